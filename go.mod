@@ -1,0 +1,3 @@
+module github.com/ellm-gpu/ellm-gpu
+
+go 1.26
