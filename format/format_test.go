@@ -1,0 +1,308 @@
+package format
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden container")
+
+// sampleCoded returns a coded matrix with low bits, a row order, outliers and two tiles, and the levels it was made from (stored order, padded columns).
+func sampleCoded(rng *rand.Rand, table int) (*Coded, *huffman.Table, []uint8) {
+	c := &Coded{Rows: 37, Cols: 64*33 - 10, Coding: Coding{RowsPerGroup: 16, Levels: 16, LowBits: 1, Zero: -16}, Scale: Scale{Kind: ScaleRow, Scale: 0.25}}
+	stride := c.Steps() * StepCols
+	levels := make([]uint8, c.Rows*stride)
+	hist := make([]uint64, 256)
+	for i := range levels {
+		levels[i] = uint8(min(max(8+rng.NormFloat64()*2, 0), 15))
+		if i%2 == 1 {
+			hist[int(levels[i-1])*16+int(levels[i])]++
+		}
+	}
+	t, err := huffman.Build(hist, 16, huffman.DefaultMaxLen)
+	if err != nil {
+		panic(err)
+	}
+	for g := range c.Groups() {
+		c.GroupTable = append(c.GroupTable, uint8(table))
+		for k := range c.Tiles() {
+			c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
+			from := levels[g*c.Coding.RowsPerGroup*stride+k*c.StepsPerTile()*StepCols:]
+			words, main, tail, err := t.EncodeChunk(c.Stream, from, stride, c.TileSteps(k), c.GroupRows(g))
+			if err != nil {
+				panic(err)
+			}
+			for len(words)%8 != 0 {
+				words = append(words, 0)
+			}
+			c.Stream, c.MainWords, c.LaneTail = words, append(c.MainWords, uint16(main)), append(c.LaneTail, tail[:]...)
+		}
+	}
+	c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
+	c.Stream = append(c.Stream, make([]uint32, c.GuardWords())...)
+	c.Low = make([]uint32, c.LowOffset(c.Groups(), 0))
+	for i := range c.Low {
+		c.Low[i] = rng.Uint32()
+	}
+	for i := range c.Rows {
+		c.RowOrder = append(c.RowOrder, uint32((i*5)%c.Rows))
+		c.RowScale = append(c.RowScale, uint16(0x3c00+i))
+	}
+	c.OutlierStart = []uint32{0, 2, 2, 3}
+	c.Outliers = []uint32{PackOutlier(Outlier{0, 7, -100}), PackOutlier(Outlier{3, 2000, 9}), PackOutlier(Outlier{4, 0, 127})}
+	return c, t, levels
+}
+
+func writeSample(t *testing.T, path string) (*Coded, []uint8) {
+	t.Helper()
+	c, table, levels := sampleCoded(rand.New(rand.NewPCG(11, 12)), 1)
+	small, err := huffman.Build([]uint64{4, 3, 2, 1}, 2, 12)
+	require.NoError(t, err)
+	w, err := Create(path)
+	require.NoError(t, err)
+	defer w.Abort()
+	require.NoError(t, w.Section(KindTokenizer, []byte("vocabulary vocabulary vocabulary vocabulary vocabulary"), true))
+	require.NoError(t, w.Raw("output_norm.weight", &Raw{Rows: 1, Cols: 3, DType: F32, Data: make([]byte, 12)}))
+	require.NoError(t, w.Coded("blk.0.attn_q.weight", c))
+	size, err := w.Finish(&Meta{Producer: "test", Scheme: "sample", Config: json.RawMessage(`{"n_vocab":3}`)}, []*huffman.Table{small, table})
+	require.NoError(t, err)
+	st, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, st.Size(), size)
+	return c, levels
+}
+
+func TestRoundTrip(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.ellm")
+	want, levels := writeSample(t, path)
+	r, err := Open(path)
+	require.NoError(t, err)
+	defer r.Close()
+	require.Equal(t, "sample", r.Meta().Scheme)
+	tok, err := r.Section(KindTokenizer)
+	require.NoError(t, err)
+	require.Equal(t, "vocabulary vocabulary vocabulary vocabulary vocabulary", string(tok))
+	none, err := r.Section(KindGGUF)
+	require.NoError(t, err)
+	require.Nil(t, none)
+
+	got, ok := r.Tensor("blk.0.attn_q.weight")
+	require.True(t, ok)
+	require.NoError(t, r.Verify(got))
+	require.Equal(t, want, got.Coded)
+	r.Release(got)
+
+	// Any chunk decodes alone.
+	c := got.Coded
+	stride := c.Steps() * StepCols
+	for g := range c.Groups() {
+		for k := range c.Tiles() {
+			i := g*c.Tiles() + k
+			tab := r.Tables()[c.GroupTable[g]]
+			dst := make([]uint8, c.GroupRows(g)*stride)
+			require.NoError(t, huffman.DecodeChunk(tab.Lookup(), tab.MaxLen, c.Stream[c.ChunkOffset[i]:c.ChunkOffset[i+1]], int(c.MainWords[i]), c.LaneTail[32*i:], c.TileSteps(k), c.GroupRows(g), dst, stride))
+			for row := range c.GroupRows(g) {
+				from := (g*c.Coding.RowsPerGroup+row)*stride + k*c.StepsPerTile()*StepCols
+				require.Equal(t, levels[from:from+c.TileSteps(k)*StepCols], dst[row*stride:][:c.TileSteps(k)*StepCols])
+			}
+		}
+	}
+	raw, ok := r.Tensor("output_norm.weight")
+	require.True(t, ok)
+	require.NoError(t, r.Verify(raw))
+	require.Equal(t, F32, raw.Raw.DType)
+}
+
+// TestGolden pins the file format: version 1 files must stay readable and writing must stay reproducible.
+func TestGolden(t *testing.T) {
+	golden := filepath.Join("testdata", "sample-v1.ellm")
+	path := filepath.Join(t.TempDir(), "a.ellm")
+	writeSample(t, path)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(golden, b, 0o644))
+	}
+	want, err := os.ReadFile(golden)
+	require.NoError(t, err)
+	sum := func(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
+	require.Equal(t, sum(want), sum(b), "the bytes written for the same model changed: raise Version or restore the layout")
+	r, err := Open(golden)
+	require.NoError(t, err)
+	defer r.Close()
+	for _, x := range r.Tensors() {
+		require.NoError(t, r.Verify(x))
+	}
+}
+
+// openAll opens a file and verifies everything in it.
+func openAll(path string) error {
+	r, err := Open(path)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if _, err := r.Section(KindTokenizer); err != nil {
+		return err
+	}
+	for _, t := range r.Tensors() {
+		if err := r.Verify(t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestDamagedFiles(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.ellm")
+	writeSample(t, path)
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	bad := filepath.Join(dir, "bad.ellm")
+	open := func(b []byte) error {
+		require.NoError(t, os.WriteFile(bad, b, 0o644))
+		return openAll(bad)
+	}
+	require.NoError(t, open(good))
+	require.ErrorIs(t, openAll(dir), ErrNotEllm)
+	require.ErrorIs(t, open(nil), ErrNotEllm)
+	require.ErrorIs(t, open([]byte("GGUF....................................................................")), ErrNotEllm)
+	for n := 1; n < len(good); n += 97 {
+		require.Error(t, open(good[:n]), "truncated to %d", n)
+	}
+	require.ErrorContains(t, open(append(append([]byte{}, good...), 0)), "bytes, expected")
+
+	future := append([]byte{}, good...)
+	future[8] = 2
+	require.ErrorContains(t, open(future), "version 2")
+
+	// Flipped bits: everywhere but in the padding between sections.
+	r, err := Open(path)
+	require.NoError(t, err)
+	covered := func(i int) bool {
+		if i < headerSize || i >= int(binary.LittleEndian.Uint64(good[16:])) {
+			return true
+		}
+		for _, s := range r.sections {
+			if uint64(i) >= s.offset && uint64(i) < s.offset+s.length {
+				return true
+			}
+		}
+		return false
+	}
+	for i := 0; i < len(good); i += 13 {
+		if covered(i) {
+			b := append([]byte{}, good...)
+			b[i] ^= 1 << (i % 8)
+			require.Error(t, open(b), "bit flipped at %d", i)
+		}
+	}
+	r.Close()
+}
+
+// TestHostileIndex rewrites the index with valid checksums: sizes that lie must be refused, not followed.
+func TestHostileIndex(t *testing.T) {
+	c, table, _ := sampleCoded(rand.New(rand.NewPCG(11, 12)), 0)
+	for name, spoil := range map[string]func(*Coded, *indexEntry){
+		"rows":        func(_ *Coded, e *indexEntry) { e.Rows = 1 << 40 },
+		"cols":        func(_ *Coded, e *indexEntry) { e.Cols = -1 },
+		"group":       func(_ *Coded, e *indexEntry) { e.Coding.RowsPerGroup = 0 },
+		"levels":      func(_ *Coded, e *indexEntry) { e.Coding.Levels = 33 },
+		"table":       func(c *Coded, _ *indexEntry) { c.GroupTable[1] = 9 },
+		"low":         func(_ *Coded, e *indexEntry) { e.Coding.LowBits = 12 },
+		"block":       func(_ *Coded, e *indexEntry) { e.Scale.Kind, e.Scale.Block = ScaleBlock, 0 },
+		"scale":       func(_ *Coded, e *indexEntry) { e.Scale.Kind = "cubic" },
+		"offset":      func(c *Coded, _ *indexEntry) { c.ChunkOffset[1] += 8 },
+		"main":        func(c *Coded, _ *indexEntry) { c.MainWords[2]++ },
+		"tail":        func(c *Coded, _ *indexEntry) { c.LaneTail[5] += 200 },
+		"order":       func(c *Coded, _ *indexEntry) { c.RowOrder[3] = c.RowOrder[4] },
+		"order range": func(c *Coded, _ *indexEntry) { c.RowOrder[3] = 1 << 30 },
+		"outlier":     func(c *Coded, _ *indexEntry) { c.Outliers[0] = PackOutlier(Outlier{3, MaxCols - 1, 1}) },
+		"outliers":    func(c *Coded, _ *indexEntry) { c.OutlierStart[1] = 77 },
+		"part":        func(_ *Coded, e *indexEntry) { e.Parts["stream"] = [2]int64{0, 1 << 60} },
+		"negative":    func(_ *Coded, e *indexEntry) { e.Parts["stream"] = [2]int64{-64, 64} },
+		"missing":     func(_ *Coded, e *indexEntry) { delete(e.Parts, "chunk_offset") },
+		"section":     func(_ *Coded, e *indexEntry) { e.Section = 99 },
+		"kind":        func(_ *Coded, e *indexEntry) { e.Kind = "cooked" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cc := *c
+			cc.GroupTable, cc.ChunkOffset, cc.MainWords = append([]uint8{}, c.GroupTable...), append([]uint32{}, c.ChunkOffset...), append([]uint16{}, c.MainWords...)
+			cc.LaneTail, cc.RowOrder = append([]uint8{}, c.LaneTail...), append([]uint32{}, c.RowOrder...)
+			cc.Outliers, cc.OutlierStart = append([]uint32{}, c.Outliers...), append([]uint32{}, c.OutlierStart...)
+			spoil(&cc, &indexEntry{Coding: &Coding{}, Scale: &Scale{}, Parts: map[string][2]int64{}})
+			path := filepath.Join(t.TempDir(), "h.ellm")
+			w, err := Create(path)
+			require.NoError(t, err)
+			defer w.Abort()
+			require.NoError(t, w.Coded("x", &cc))
+			spoil(&Coded{GroupTable: make([]uint8, 9), ChunkOffset: make([]uint32, 9), MainWords: make([]uint16, 9), LaneTail: make([]uint8, 99), RowOrder: make([]uint32, 9), Outliers: make([]uint32, 9), OutlierStart: make([]uint32, 9)}, &w.index.Tensors[0])
+			_, err = w.Finish(&Meta{}, []*huffman.Table{table})
+			require.NoError(t, err)
+			var corrupt *CorruptError
+			require.ErrorAs(t, openAll(path), &corrupt)
+		})
+	}
+}
+
+func TestAbortLeavesTheOldFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.ellm")
+	require.NoError(t, os.WriteFile(path, []byte("old"), 0o644))
+	w, err := Create(path)
+	require.NoError(t, err)
+	require.NoError(t, w.Section("TEST", make([]byte, 1000), true))
+	w.Abort()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "old", string(b))
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	_, err = Create(filepath.Join(dir, "no", "such", "dir", "a.ellm"))
+	require.Error(t, err)
+}
+
+func TestOutlierPacking(t *testing.T) {
+	for _, o := range []Outlier{{0, 0, 0}, {127, MaxCols - 1, -128}, {5, 4095, 127}} {
+		require.Equal(t, o, UnpackOutlier(PackOutlier(o)))
+	}
+}
+
+// FuzzOpen mutates a container; whatever comes out, opening and verifying it must not panic.
+func FuzzOpen(f *testing.F) {
+	b, err := os.ReadFile(filepath.Join("testdata", "sample-v1.ellm"))
+	require.NoError(f, err)
+	f.Add(b, 100, byte(1))
+	f.Fuzz(func(t *testing.T, b []byte, at int, flip byte) {
+		if len(b) > 0 && at >= 0 {
+			b = append([]byte{}, b...)
+			b[at%len(b)] ^= flip
+		}
+		if len(b) > headerSize { // let mutations get past the checksums of header and table
+			le := binary.LittleEndian
+			le.PutUint64(b[24:], uint64(len(b)))
+			if off := le.Uint64(b[16:]); off < uint64(len(b)) {
+				n := min(uint64(le.Uint32(b[12:]))*recordSize, uint64(len(b))-off)
+				le.PutUint32(b[32:], castagnoli(b[off:off+n]))
+			}
+			le.PutUint32(b[60:], castagnoli(b[:60]))
+		}
+		path := filepath.Join(t.TempDir(), "f.ellm")
+		require.NoError(t, os.WriteFile(path, b, 0o644))
+		_ = openAll(path)
+	})
+}

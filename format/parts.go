@@ -1,0 +1,165 @@
+package format
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+)
+
+// part ties a name of docs/format.md section 6 to a field of Coded and to its number of elements.
+type part struct {
+	name     string
+	bytes    func() []byte // the field's memory, for writing
+	set      func([]byte)  // lets the field view b, for reading
+	elemSize int64
+	count    int64 // expected elements; −1 = any
+	optional bool
+}
+
+func fieldPart[T element](name string, f *[]T, count int64, optional bool) part {
+	var zero T
+	return part{
+		name:     name,
+		bytes:    func() []byte { return bytesOf(*f) },
+		set:      func(b []byte) { *f = viewOf[T](b) },
+		elemSize: int64(unsafe.Sizeof(zero)),
+		count:    count,
+		optional: optional,
+	}
+}
+
+// parts lists the parts of c in file order. Geometry must have been checked (checkGeometry).
+func (c *Coded) parts() []part {
+	groups, chunks, rows, cols := int64(c.Groups()), int64(c.Chunks()), int64(c.Rows), int64(c.Cols)
+	p := []part{
+		fieldPart("row_order", &c.RowOrder, rows, true),
+		fieldPart("group_table", &c.GroupTable, groups, false),
+		fieldPart("chunk_offset", &c.ChunkOffset, chunks+1, false),
+		fieldPart("main_words", &c.MainWords, chunks, false),
+		fieldPart("lane_tail", &c.LaneTail, huffman.Lanes*chunks, false),
+		fieldPart("outlier_start", &c.OutlierStart, groups+1, true),
+		fieldPart("outliers", &c.Outliers, -1, true),
+		fieldPart("col_scale", &c.ColScale, cols, true),
+	}
+	switch c.Scale.Kind {
+	case ScaleRow:
+		p = append(p, fieldPart("row_scale", &c.RowScale, rows, false))
+	case ScaleBlock:
+		supers := rows * (cols / int64(c.Scale.Super))
+		sub := (rows*(cols/int64(c.Scale.Block))*int64(c.Scale.SubBits) + 7) / 8
+		p = append(p,
+			fieldPart("d", &c.D, supers, false),
+			fieldPart("dmin", &c.DMin, supers, true),
+			fieldPart("sub_scale", &c.SubScale, sub, true),
+			fieldPart("sub_min", &c.SubMin, sub, true))
+	}
+	if c.Coding.LowBits > 0 {
+		p = append(p, fieldPart("low", &c.Low, int64(c.LowOffset(c.Groups(), 0)), false))
+	}
+	return append(p, fieldPart("stream", &c.Stream, -1, false))
+}
+
+// checkGeometry checks everything that sizes are computed from.
+func (c *Coded) checkGeometry() error {
+	k, s := &c.Coding, &c.Scale
+	switch {
+	case c.Rows < 1 || c.Rows > MaxRows || c.Cols < 1 || c.Cols > MaxCols:
+		return fmt.Errorf("matrix of %d × %d, expected at most %d × %d", c.Rows, c.Cols, MaxRows, MaxCols)
+	case k.RowsPerGroup < 1 || k.RowsPerGroup > MaxRowsPerGroup:
+		return fmt.Errorf("rows_per_group is %d, expected 1 to %d", k.RowsPerGroup, MaxRowsPerGroup)
+	case k.Levels < huffman.MinLevels || k.Levels > huffman.MaxLevels:
+		return fmt.Errorf("levels is %d, expected %d to %d", k.Levels, huffman.MinLevels, huffman.MaxLevels)
+	case k.LowBits < 0 || k.LowBits > MaxLowBits:
+		return fmt.Errorf("low_bits is %d, expected 0 to %d", k.LowBits, MaxLowBits)
+	case k.Zero < -1<<16 || k.Zero > 1<<16:
+		return fmt.Errorf("zero is %d, expected at most 65536 in magnitude", k.Zero)
+	case len(k.Values) > 0 && (k.LowBits != 0 || len(k.Values) != k.Levels):
+		return fmt.Errorf("%d values with %d levels and %d low bits, expected one per level and no low bits", len(k.Values), k.Levels, k.LowBits)
+	case k.Float == FloatBF16 && k.LowBits != 8 || k.Float == FloatF16 && k.LowBits != 11:
+		return fmt.Errorf("float %q with %d low bits", k.Float, k.LowBits)
+	case k.Float != NotFloat && k.Float != FloatBF16 && k.Float != FloatF16:
+		return fmt.Errorf("float is %q, expected bf16 or f16", k.Float)
+	case (k.Float != NotFloat) != (s.Kind == ScaleNone):
+		return fmt.Errorf("float %q with scale kind %q", k.Float, s.Kind)
+	}
+	switch s.Kind {
+	case ScaleTensor, ScaleRow, ScaleNone:
+	case ScaleBlock:
+		if s.Block < 2 || s.Block%2 != 0 || s.Super < s.Block || s.Super%s.Block != 0 || c.Cols%s.Super != 0 || s.SubBits < 0 || s.SubBits > 8 {
+			return fmt.Errorf("blocks of %d in super-blocks of %d with %d bits do not divide rows of %d columns", s.Block, s.Super, s.SubBits, c.Cols)
+		}
+	default:
+		return fmt.Errorf("scale kind is %q, expected tensor, row, block or none", s.Kind)
+	}
+	return nil
+}
+
+// checkContents checks the numbers that decoders use as indexes. Part lengths are already right.
+func (c *Coded) checkContents(tables []*huffman.Table) error {
+	if c.RowOrder != nil {
+		seen := make([]uint64, (c.Rows+63)/64)
+		for i, r := range c.RowOrder {
+			if int64(r) >= int64(c.Rows) || seen[r/64]>>(r%64)&1 != 0 {
+				return fmt.Errorf("row_order[%d] is %d: not a permutation of %d rows", i, r, c.Rows)
+			}
+			seen[r/64] |= 1 << (r % 64)
+		}
+	}
+	for g, t := range c.GroupTable {
+		if int(t) >= len(tables) || tables[t].Levels != c.Coding.Levels {
+			return fmt.Errorf("group_table[%d] is %d: no such table of %d levels", g, t, c.Coding.Levels)
+		}
+	}
+	if err := c.checkStream(); err != nil {
+		return err
+	}
+	return c.checkOutliers()
+}
+
+func (c *Coded) checkStream() error {
+	n := c.Chunks()
+	end := int64(0)
+	for i := range n {
+		if int64(c.ChunkOffset[i]) != end {
+			return fmt.Errorf("chunk_offset[%d] is %d, expected %d", i, c.ChunkOffset[i], end)
+		}
+		words := huffman.Lanes * int64(c.MainWords[i])
+		for _, t := range c.LaneTail[huffman.Lanes*i:][:huffman.Lanes] {
+			words += int64(t)
+		}
+		end += alignUp(words, 8)
+	}
+	if int64(c.ChunkOffset[n]) != end || int64(len(c.Stream)) != end+int64(c.GuardWords()) {
+		return fmt.Errorf("stream of %d words ending at %d, expected %d + %d", len(c.Stream), c.ChunkOffset[n], end, c.GuardWords())
+	}
+	return nil
+}
+
+func (c *Coded) checkOutliers() error {
+	if c.OutlierStart == nil {
+		if c.Outliers != nil {
+			return fmt.Errorf("outliers without outlier_start")
+		}
+		return nil
+	}
+	end := uint32(0)
+	for g, start := range c.OutlierStart {
+		if start < end || int64(start) > int64(len(c.Outliers)) || g == 0 && start != 0 {
+			return fmt.Errorf("outlier_start[%d] is %d, expected %d to %d", g, start, end, len(c.Outliers))
+		}
+		if g > 0 {
+			for i := end; i < start; i++ {
+				o := UnpackOutlier(c.Outliers[i])
+				if o.Row >= c.GroupRows(g-1) || o.Col >= c.Cols {
+					return fmt.Errorf("outliers[%d] lies at row %d, column %d of group %d: outside the matrix", i, o.Row, o.Col, g-1)
+				}
+			}
+		}
+		end = start
+	}
+	if int(end) != len(c.Outliers) {
+		return fmt.Errorf("outlier_start ends at %d, expected %d", end, len(c.Outliers))
+	}
+	return nil
+}
