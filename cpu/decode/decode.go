@@ -1,0 +1,127 @@
+// Package decode turns coded chunks (docs/format.md, section 6) into integer codes, as fast as the processor can. internal/huffman holds the plain
+// decoder that says what is right; every decoder here gives the same bits.
+package decode
+
+import (
+	"fmt"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+)
+
+// ISA is an instruction set with a decoder in this package.
+type ISA int
+
+const (
+	Generic ISA = iota // portable Go
+	AVX2               // 8 lanes a register, gathered table
+	AVX512             // 16 lanes a register: AVX-512 F, BW and VBMI2
+)
+
+func (i ISA) String() string { return [...]string{"generic Go", "AVX2", "AVX-512"}[i] }
+
+// Matrix decodes the chunks of one matrix. It is safe for concurrent use.
+type Matrix struct {
+	c   *format.Coded
+	isa ISA
+	lut [][]uint32 // per table of the pool; nil where this matrix does not use it
+	// Base is added to a byte code to give the integer code q (without outliers): q = Base + u.
+	Base int
+	wide bool
+}
+
+// New prepares the decoding of c, whose indexes Reader.Verify has checked.
+func New(c *format.Coded, tables []*huffman.Table, isa ISA) (*Matrix, error) {
+	m := &Matrix{c: c, isa: isa, lut: make([][]uint32, len(tables)), Base: int(c.Coding.Zero)}
+	m.wide = c.Coding.Levels<<c.Coding.LowBits > 256
+	value := func(a uint32) uint32 { return a << c.Coding.LowBits }
+	if v := c.Coding.Values; v != nil {
+		lo, hi := v[0], v[0]
+		for _, x := range v {
+			lo, hi = min(lo, x), max(hi, x)
+		}
+		if int(hi)-int(lo) > 255 {
+			return nil, fmt.Errorf("values from %d to %d do not fit a byte", lo, hi)
+		}
+		m.Base = int(lo)
+		value = func(a uint32) uint32 { return uint32(v[a] - lo) }
+	}
+	for _, t := range c.GroupTable {
+		if int(t) >= len(tables) {
+			return nil, fmt.Errorf("group refers to code table %d of %d", t, len(tables))
+		}
+		if m.lut[t] != nil {
+			continue
+		}
+		lut := tables[t].Lookup()
+		if !m.wide {
+			for i, e := range lut {
+				lut[i] = value(e&0xff) | value(e>>8&0xff)<<8 | e&^0xffff
+			}
+		}
+		m.lut[t] = lut
+	}
+	return m, nil
+}
+
+// Wide says that codes do not fit a byte: use ChunkWide.
+func (m *Matrix) Wide() bool { return m.wide }
+
+// chunk is one chunk's input.
+type chunk struct {
+	words     []uint32 // from its first word to the end of the stream, which has guard words
+	mainWords int
+	tail      []uint8
+	lut       []uint32
+	low       []uint32
+	lowBits   int
+	steps     int
+	rows      int
+}
+
+func (m *Matrix) chunk(g, k int) chunk {
+	c := m.c
+	i := g*c.Tiles() + k
+	ch := chunk{
+		words: c.Stream[c.ChunkOffset[i]:], mainWords: int(c.MainWords[i]), tail: c.LaneTail[huffman.Lanes*i:][:huffman.Lanes],
+		lut: m.lut[c.GroupTable[g]], lowBits: c.Coding.LowBits, steps: c.TileSteps(k), rows: c.GroupRows(g),
+	}
+	if ch.lowBits > 0 {
+		ch.low = c.Low[c.LowOffset(g, k):]
+	}
+	return ch
+}
+
+// Chunk decodes tile k of group g to one byte per weight: row r of the group stands at dst[r*stride:], steps·64 bytes. Outliers are left out.
+func (m *Matrix) Chunk(g, k int, dst []byte, stride int) {
+	ch := m.chunk(g, k)
+	dst = dst[:(ch.rows-1)*stride+ch.steps*format.StepCols]
+	switch m.isa {
+	case AVX512:
+		decodeAVX512(&ch, dst, stride)
+	case AVX2:
+		decodeAVX2(&ch, dst, stride)
+	default:
+		decodeGeneric(&ch, dst, stride)
+	}
+}
+
+// Group decodes all tiles of group g: row r stands at dst[r*stride:].
+func (m *Matrix) Group(g int, dst []byte, stride int) {
+	for k := range m.c.Tiles() {
+		m.Chunk(g, k, dst[k*m.c.StepsPerTile()*format.StepCols:], stride)
+	}
+}
+
+// ChunkWide decodes tile k of group g to (level << low bits | low) in 16 bits, strides counted in values. Outliers are left out.
+func (m *Matrix) ChunkWide(g, k int, dst []uint16, stride int) {
+	ch := m.chunk(g, k)
+	decodeWide(&ch, dst, stride)
+}
+
+// GroupWide is Group for wide codes.
+func (m *Matrix) GroupWide(g int, dst []uint16, stride int) {
+	for k := range m.c.Tiles() {
+		m.ChunkWide(g, k, dst[k*m.c.StepsPerTile()*format.StepCols:], stride)
+	}
+}

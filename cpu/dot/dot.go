@@ -1,0 +1,150 @@
+// Package dot multiplies packed integer codes with activations quantized to 16 bits. All sums of whole numbers are exact, so every
+// instruction set gives the same bits and a product does not depend on how its rows were split over threads.
+//
+// # Activations
+//
+// A tile of up to 32 steps of 64 activations has one scale: x ≈ scale · v with |v| ≤ 32,512. v = 256·hi + lo is stored as 64 bytes hi then 64
+// bytes lo per step, because the fast instructions multiply bytes.
+//
+// # Codes
+//
+// Codes are unsigned, 4, 5, 6 or 8 bits wide. Of a row's step the low 4 bits take 32 bytes: byte i holds column i in its low nibble and
+// column 32 + i in its high one; each further bit is a little-endian mask of 64 bits. Codes of 8 bits are plain bytes.
+package dot
+
+// StepCols is the number of columns of a step.
+const StepCols = 64
+
+// MaxValue bounds the magnitude of quantized activations: 127·256 + 127 would overflow the high byte when rounded.
+const MaxValue = 127 * 256
+
+// ISA is an instruction set with kernels in this package.
+type ISA int
+
+const (
+	Generic ISA = iota // portable Go
+	AVX512             // AVX-512 F, BW, DQ, VBMI2 and VNNI
+)
+
+func (i ISA) String() string {
+	if i == AVX512 {
+		return "AVX-512 VNNI"
+	}
+	return "generic Go"
+}
+
+// widths lists the supported code widths in bits.
+var widths = [...]int{4, 5, 6, 8}
+
+// WidthFor returns the smallest supported width of at least bits, at most 8.
+func WidthFor(bits int) int {
+	for _, w := range widths {
+		if w >= bits {
+			return w
+		}
+	}
+	return 8
+}
+
+// NibbleBytes returns the bytes per step of a row's main plane: 32, or 64 for codes of 8 bits.
+func NibbleBytes(width int) int {
+	if width == 8 {
+		return StepCols
+	}
+	return StepCols / 2
+}
+
+// BitBytes returns the bytes per step of a row's bit planes.
+func BitBytes(width int) int {
+	if width == 8 {
+		return 0
+	}
+	return 8 * (width - 4)
+}
+
+// Rows is a run of packed rows with a constant distance between them.
+type Rows struct {
+	Width        int
+	Nibble, Bits []byte // row r's steps start at r·NibbleStride and r·BitsStride
+	NibbleStride int
+	BitsStride   int
+	Scale        []float32 // Blocks only: row r's block scales start at r·ScaleStride
+	ScaleStride  int
+	Count        int
+	Steps        int
+}
+
+// Quantize splits x into hi and lo bytes at dst (128 bytes per step; x is padded with zeros to whole steps) and returns the scale and Σ v.
+func (i ISA) Quantize(dst []int8, x []float32) (scale float32, sum int64) {
+	steps := (len(x) + StepCols - 1) / StepCols
+	if i == AVX512 && len(x) == steps*StepCols && steps > 0 {
+		return quantizeAVX512(dst, x, steps)
+	}
+	return quantizeGeneric(dst, x, steps)
+}
+
+// Dot writes Σ u·hi and Σ u·lo of every row to out[2r] and out[2r+1]: the product is 256·out[2r] + out[2r+1].
+func (i ISA) Dot(out []int32, w *Rows, x []int8) {
+	if i == AVX512 && w.Count > 0 && w.Steps > 0 {
+		dotAVX512(out, w, x)
+		return
+	}
+	dotGeneric(out, w, x)
+}
+
+// DotBlocks writes Σ_b scale_b · Σ_{c in b} u·v of every row to out[r]; block is 16 or 32 columns.
+func (i ISA) DotBlocks(out []float32, w *Rows, block int, x []int8) {
+	if i == AVX512 && w.Count > 0 && w.Steps > 0 && (block == 16 || block == 32) {
+		dotBlocksAVX512(out, w, block, x)
+		return
+	}
+	dotBlocksGeneric(out, w, block, x)
+}
+
+// Pack turns a row of steps·64 codes into planes.
+func (i ISA) Pack(width int, nibble, bits, codes []byte, steps int) {
+	switch {
+	case width == 8:
+		copy(nibble[:steps*StepCols], codes)
+	case i == AVX512 && steps > 0:
+		packAVX512(width, nibble, bits, codes, steps)
+	default:
+		packGeneric(width, nibble, bits, codes, steps)
+	}
+}
+
+// Unpack is the inverse of Pack.
+func (i ISA) Unpack(width int, codes, nibble, bits []byte, steps int) {
+	switch {
+	case width == 8:
+		copy(codes[:steps*StepCols], nibble)
+	case i == AVX512 && steps > 0:
+		unpackAVX512(width, codes, nibble, bits, steps)
+	default:
+		unpackGeneric(width, codes, nibble, bits, steps)
+	}
+}
+
+// TileRows is the number of rows that Tile and Gemm work on.
+const TileRows = 32
+
+// TileBytes returns the size of a tile.
+func TileBytes(steps int) int { return TileRows * StepCols * steps }
+
+// Tile reorders 32 rows of codes, one byte each and stride bytes apart, for Gemm: [16·steps][32 rows][4 columns].
+func (i ISA) Tile(dst, codes []byte, stride, steps int) {
+	if i == AVX512 && steps > 0 {
+		tileAVX512(dst, codes, stride, steps)
+		return
+	}
+	tileGeneric(dst, codes, stride, steps)
+}
+
+// Gemm multiplies a tile with tokens whose quantized activations lie xStride bytes apart: out is int32[tokens][2][32 rows], Σ u·hi and Σ u·lo.
+func (i ISA) Gemm(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	if i == AVX512 && steps > 0 {
+		gemmAVX512(out, tile, x, xStride, steps, tokens)
+		return
+	}
+	gemmGeneric(out, tile, x, xStride, steps, tokens)
+}

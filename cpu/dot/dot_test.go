@@ -1,0 +1,210 @@
+package dot
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// isas returns the generic code and, where the processor has it, the fast one.
+func isas() []ISA {
+	if b := Best(); b != Generic {
+		return []ISA{Generic, b}
+	}
+	return []ISA{Generic}
+}
+
+// sample returns random codes of a width, rows × steps·64, and activations with their quantized form.
+func sample(rng *rand.Rand, width, rows, steps int) (codes []byte, x []float32, q []int8) {
+	codes = make([]byte, rows*steps*StepCols)
+	for i := range codes {
+		codes[i] = byte(rng.IntN(1 << width))
+	}
+	x = make([]float32, steps*StepCols)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64())
+	}
+	q = make([]int8, 2*StepCols*steps)
+	return codes, x, q
+}
+
+func pack(isa ISA, width, rows, steps int, codes []byte) *Rows {
+	w := &Rows{Width: width, NibbleStride: steps * NibbleBytes(width), BitsStride: steps * BitBytes(width), Count: rows, Steps: steps}
+	w.Nibble, w.Bits = make([]byte, rows*w.NibbleStride), make([]byte, rows*w.BitsStride)
+	for r := range rows {
+		isa.Pack(width, w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:], codes[r*steps*StepCols:], steps)
+	}
+	return w
+}
+
+func value(q []int8, c int) int64 {
+	at := c/StepCols*2*StepCols + c%StepCols
+	return int64(q[at])*256 + int64(q[at+StepCols])
+}
+
+func TestQuantize(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for _, n := range []int{1, 63, 64, 65, 576, 2048} {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(rng.NormFloat64() * 3)
+		}
+		steps := (n + StepCols - 1) / StepCols
+		want := make([]int8, 2*StepCols*steps)
+		scale, sum := Generic.Quantize(want, x)
+		total := int64(0)
+		for c, f := range x {
+			require.InDelta(t, f, float64(scale)*float64(value(want, c)), float64(scale)*0.51)
+			total += value(want, c)
+		}
+		require.Equal(t, total, sum)
+		got := make([]int8, len(want))
+		for _, isa := range isas() {
+			s2, sum2 := isa.Quantize(got, x)
+			require.Equal(t, scale, s2)
+			require.Equal(t, sum, sum2)
+			require.Equal(t, want, got)
+		}
+	}
+	for _, isa := range isas() {
+		q := make([]int8, 128)
+		scale, sum := isa.Quantize(q, make([]float32, 64))
+		require.Zero(t, scale)
+		require.Zero(t, sum)
+	}
+}
+
+// TestExact checks packing, unpacking, the dot product and the tile product of every instruction set against sums of whole numbers.
+func TestExact(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 2))
+	for _, width := range widths {
+		for _, steps := range []int{1, 2, 3, 4, 5, 9, 32} {
+			for _, rows := range []int{1, 7, 32} {
+				codes, x, q := sample(rng, width, rows, steps)
+				Generic.Quantize(q, x)
+				want := make([]int64, rows)
+				for r := range rows {
+					for c := range steps * StepCols {
+						want[r] += int64(codes[r*steps*StepCols+c]) * value(q, c)
+					}
+				}
+				for _, isa := range isas() {
+					name := fmt.Sprintf("%s width %d steps %d rows %d", isa, width, steps, rows)
+					w := pack(isa, width, rows, steps, codes)
+					require.Equal(t, pack(Generic, width, rows, steps, codes), w, name)
+					back := make([]byte, steps*StepCols)
+					isa.Unpack(width, back, w.Nibble, w.Bits, steps)
+					require.Equal(t, codes[:len(back)], back, name)
+					out := make([]int32, 2*rows)
+					isa.Dot(out, w, q)
+					for r := range rows {
+						require.Equal(t, want[r], int64(out[2*r])*256+int64(out[2*r+1]), name)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestGemmIsExact(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	for _, steps := range []int{1, 9, 32} {
+		for tokens := 1; tokens <= 13; tokens++ {
+			codes, _, _ := sample(rng, 8, TileRows, steps)
+			stride := 2*StepCols*steps + 128
+			x := make([]int8, tokens*stride)
+			for i := range x {
+				x[i] = int8(rng.IntN(256) - 128)
+			}
+			for _, isa := range isas() {
+				tile := make([]byte, TileBytes(steps))
+				isa.Tile(tile, codes, steps*StepCols, steps)
+				out := make([]int32, 2*TileRows*tokens)
+				isa.Gemm(out, tile, x, stride, steps, tokens)
+				for tok := range tokens {
+					one := make([]int32, 2*TileRows)
+					Generic.Dot(one, &Rows{Width: 8, Nibble: codes, NibbleStride: steps * StepCols, Count: TileRows, Steps: steps}, x[tok*stride:])
+					for r := range TileRows {
+						require.Equal(t, one[2*r], out[tok*2*TileRows+r], "%s", isa)
+						require.Equal(t, one[2*r+1], out[tok*2*TileRows+TileRows+r], "%s", isa)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestDotBlocks(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 4))
+	for _, width := range widths {
+		for _, block := range []int{16, 32, 64} {
+			steps, rows := 9, 5
+			codes, x, q := sample(rng, width, rows, steps)
+			Generic.Quantize(q, x)
+			w := pack(Generic, width, rows, steps, codes)
+			w.ScaleStride = steps * StepCols / block
+			w.Scale = make([]float32, rows*w.ScaleStride)
+			for i := range w.Scale {
+				w.Scale[i] = rng.Float32()
+			}
+			for _, isa := range isas() {
+				out := make([]float32, rows)
+				isa.DotBlocks(out, w, block, q)
+				for r := range rows {
+					want, mag := 0.0, 0.0
+					for c := range steps * StepCols {
+						p := float64(w.Scale[r*w.ScaleStride+c/block]) * float64(codes[r*steps*StepCols+c]) * float64(value(q, c))
+						want += p
+						mag += math.Abs(p)
+					}
+					require.InDelta(t, want, out[r], mag*1e-6, "%s width %d block %d", isa, width, block)
+				}
+			}
+		}
+	}
+}
+
+func BenchmarkDot(b *testing.B) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	for _, width := range widths {
+		for _, rows := range []int{16, 32768} { // in cache, and from memory
+			codes, x, q := sample(rng, width, rows, 32)
+			for _, isa := range isas() {
+				b.Run(fmt.Sprintf("%s/width=%d/rows=%d", isa, width, rows), func(b *testing.B) {
+					isa.Quantize(q, x)
+					w := pack(isa, width, rows, 32, codes)
+					out := make([]int32, 2*rows)
+					for b.Loop() {
+						isa.Dot(out, w, q)
+					}
+					rate := float64(len(codes)) * float64(b.N) / b.Elapsed().Seconds() / 1e9
+					b.ReportMetric(rate, "Gweights/s")
+					b.ReportMetric(rate*float64(width)/8, "GB/s")
+				})
+			}
+		}
+	}
+}
+
+func BenchmarkGemm(b *testing.B) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	const steps, tokens = 24, 48
+	codes, _, _ := sample(rng, 8, TileRows, steps)
+	x := make([]int8, tokens*2*StepCols*steps)
+	for i := range x {
+		x[i] = int8(rng.IntN(256))
+	}
+	for _, isa := range isas() {
+		b.Run(isa.String(), func(b *testing.B) {
+			tile, out := make([]byte, TileBytes(steps)), make([]int32, 2*TileRows*tokens)
+			for b.Loop() {
+				isa.Tile(tile, codes, steps*StepCols, steps)
+				isa.Gemm(out, tile, x, 2*StepCols*steps, steps, tokens)
+			}
+			b.ReportMetric(float64(TileRows*StepCols*steps*tokens)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GMAC/s")
+		})
+	}
+}

@@ -1,0 +1,135 @@
+package dot
+
+import "math"
+
+func quantizeGeneric(dst []int8, x []float32, steps int) (scale float32, sum int64) {
+	m := float32(0)
+	for _, v := range x {
+		m = max(m, float32(math.Abs(float64(v))))
+	}
+	scale, inv := scales(m)
+	clear(dst[:2*StepCols*steps])
+	for c, f := range x {
+		v := int(math.RoundToEven(float64(f * inv)))
+		hi := (v + 128) >> 8
+		at := c/StepCols*2*StepCols + c%StepCols
+		dst[at], dst[at+StepCols] = int8(hi), int8(v-hi<<8)
+		sum += int64(v)
+	}
+	return scale, sum
+}
+
+// scales returns the scale for a tile whose largest magnitude is m, and its reciprocal.
+func scales(m float32) (scale, inv float32) {
+	if m < 1e-30 || m != m || m > 1e30 {
+		return 0, 0
+	}
+	return m / MaxValue, MaxValue / m
+}
+
+func dotGeneric(out []int32, w *Rows, x []int8) {
+	var codes [StepCols]byte
+	for r := range w.Count {
+		hi, lo := int32(0), int32(0)
+		for s := range w.Steps {
+			u := w.step(&codes, r, s)
+			xh, xl := x[2*StepCols*s:][:StepCols], x[2*StepCols*s+StepCols:][:StepCols]
+			for c := range xh {
+				hi += int32(u[c]) * int32(xh[c])
+				lo += int32(u[c]) * int32(xl[c])
+			}
+		}
+		out[2*r], out[2*r+1] = hi, lo
+	}
+}
+
+func dotBlocksGeneric(out []float32, w *Rows, block int, x []int8) {
+	var codes [StepCols]byte
+	perStep := StepCols / block
+	for r := range w.Count {
+		sum := float32(0)
+		for s := range w.Steps {
+			u := w.step(&codes, r, s)
+			xh, xl := x[2*StepCols*s:][:StepCols], x[2*StepCols*s+StepCols:][:StepCols]
+			for b := range perStep {
+				t := int32(0)
+				for c := b * block; c < (b+1)*block; c++ {
+					t += int32(u[c]) * (int32(xh[c])<<8 + int32(xl[c]))
+				}
+				sum += w.Scale[r*w.ScaleStride+s*perStep+b] * float32(t)
+			}
+		}
+		out[r] = sum
+	}
+}
+
+// step returns the 64 codes of a row's step.
+func (w *Rows) step(buf *[StepCols]byte, r, s int) *[StepCols]byte {
+	nb := NibbleBytes(w.Width)
+	nibble := w.Nibble[r*w.NibbleStride+s*nb:][:nb]
+	if w.Width == 8 {
+		return (*[StepCols]byte)(nibble)
+	}
+	bb := BitBytes(w.Width)
+	unpackGeneric(w.Width, buf[:], nibble, w.Bits[min(len(w.Bits), r*w.BitsStride+s*bb):], 1)
+	return buf
+}
+
+func packGeneric(width int, nibble, bits, codes []byte, steps int) {
+	planes := width - 4
+	for s := range steps {
+		u := codes[s*StepCols:][:StepCols]
+		for i := range StepCols / 2 {
+			nibble[s*32+i] = u[i]&15 | u[i+32]<<4
+		}
+		for p := range planes {
+			mask := bits[8*(s*planes+p):][:8]
+			clear(mask)
+			for c, v := range u {
+				mask[c/8] |= v >> (4 + p) & 1 << (c % 8)
+			}
+		}
+	}
+}
+
+func unpackGeneric(width int, codes, nibble, bits []byte, steps int) {
+	planes := width - 4
+	for s := range steps {
+		u := codes[s*StepCols:][:StepCols]
+		for i, n := range nibble[s*32:][:32] {
+			u[i], u[i+32] = n&15, n>>4
+		}
+		for p := range planes {
+			mask := bits[8*(s*planes+p):][:8]
+			for c := range u {
+				u[c] |= mask[c/8] >> (c % 8) & 1 << (4 + p)
+			}
+		}
+	}
+}
+
+func tileGeneric(dst, codes []byte, stride, steps int) {
+	for g := range 16 * steps {
+		for r := range TileRows {
+			copy(dst[(g*TileRows+r)*4:][:4], codes[r*stride+4*g:])
+		}
+	}
+}
+
+func gemmGeneric(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	for t := range tokens {
+		acc := out[t*2*TileRows:][:2*TileRows]
+		clear(acc)
+		for g := range 16 * steps {
+			at := t*xStride + g/16*2*StepCols + g%16*4
+			xh, xl := x[at:][:4], x[at+StepCols:][:4]
+			w := tile[g*TileRows*4:][:TileRows*4]
+			for r := range TileRows {
+				for c := range 4 {
+					acc[r] += int32(w[4*r+c]) * int32(xh[c])
+					acc[TileRows+r] += int32(w[4*r+c]) * int32(xl[c])
+				}
+			}
+		}
+	}
+}

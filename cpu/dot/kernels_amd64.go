@@ -1,0 +1,181 @@
+package dot
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/cpu"
+)
+
+// Best returns the fastest instruction set of this processor.
+func Best() ISA {
+	x := &cpu.X86
+	if x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI2 && x.HasAVX512VNNI {
+		return AVX512
+	}
+	return Generic
+}
+
+// The argument structures mirror the offsets in internal/asm. Slices are checked before their pointers go there.
+
+type dotArgs struct {
+	out, nibble  unsafe.Pointer
+	nibbleStride int
+	bits         unsafe.Pointer
+	bitsStride   int
+	x            unsafe.Pointer
+	steps, rows  int
+	scale        unsafe.Pointer
+	scaleStride  int
+}
+
+func newDotArgs(w *Rows, x []int8) *dotArgs {
+	a := &dotArgs{nibbleStride: w.NibbleStride, bitsStride: w.BitsStride, x: unsafe.Pointer(&x[:w.Steps*2*StepCols][0]), steps: w.Steps, rows: w.Count}
+	a.nibble = unsafe.Pointer(&w.Nibble[:(w.Count-1)*w.NibbleStride+w.Steps*NibbleBytes(w.Width)][0])
+	if bb := BitBytes(w.Width); bb > 0 {
+		a.bits = unsafe.Pointer(&w.Bits[:(w.Count-1)*w.BitsStride+w.Steps*bb][0])
+	}
+	return a
+}
+
+func dotAVX512(out []int32, w *Rows, x []int8) {
+	a := newDotArgs(w, x)
+	a.out = unsafe.Pointer(&out[:2*w.Count][0])
+	p := (*byte)(unsafe.Pointer(a))
+	switch w.Width {
+	case 4:
+		dot512w4(p)
+	case 5:
+		dot512w5(p)
+	case 6:
+		dot512w6(p)
+	default:
+		dot512w8(p)
+	}
+}
+
+func dotBlocksAVX512(out []float32, w *Rows, block int, x []int8) {
+	a := newDotArgs(w, x)
+	a.out = unsafe.Pointer(&out[:w.Count][0])
+	a.scale = unsafe.Pointer(&w.Scale[:(w.Count-1)*w.ScaleStride+w.Steps*StepCols/block][0])
+	a.scaleStride = 4 * w.ScaleStride
+	p := (*byte)(unsafe.Pointer(a))
+	switch {
+	case w.Width == 4 && block == 16:
+		dotBlock512w4b16(p)
+	case w.Width == 4:
+		dotBlock512w4b32(p)
+	case w.Width == 5 && block == 16:
+		dotBlock512w5b16(p)
+	case w.Width == 5:
+		dotBlock512w5b32(p)
+	case w.Width == 6 && block == 16:
+		dotBlock512w6b16(p)
+	case w.Width == 6:
+		dotBlock512w6b32(p)
+	case block == 16:
+		dotBlock512w8b16(p)
+	default:
+		dotBlock512w8b32(p)
+	}
+}
+
+type packArgs struct {
+	codes, nibble, bits unsafe.Pointer
+	steps               int
+}
+
+func newPackArgs(width int, codes, nibble, bits []byte, steps int) *byte {
+	a := &packArgs{codes: unsafe.Pointer(&codes[:steps*StepCols][0]), nibble: unsafe.Pointer(&nibble[:steps*NibbleBytes(width)][0]), steps: steps}
+	if bb := BitBytes(width); bb > 0 {
+		a.bits = unsafe.Pointer(&bits[:steps*bb][0])
+	}
+	return (*byte)(unsafe.Pointer(a))
+}
+
+func packAVX512(width int, nibble, bits, codes []byte, steps int) {
+	p := newPackArgs(width, codes, nibble, bits, steps)
+	switch width {
+	case 4:
+		pack512w4(p)
+	case 5:
+		pack512w5(p)
+	default:
+		pack512w6(p)
+	}
+}
+
+func unpackAVX512(width int, codes, nibble, bits []byte, steps int) {
+	p := newPackArgs(width, codes, nibble, bits, steps)
+	switch width {
+	case 4:
+		unpack512w4(p)
+	case 5:
+		unpack512w5(p)
+	default:
+		unpack512w6(p)
+	}
+}
+
+type quantArgs struct {
+	x     unsafe.Pointer
+	steps int
+	out   unsafe.Pointer
+	inv   float32
+	_     uint32
+	sum   int32 // or the bits of a float32
+	_     uint32
+}
+
+func quantizeAVX512(dst []int8, x []float32, steps int) (scale float32, sum int64) {
+	a := &quantArgs{x: unsafe.Pointer(&x[0]), steps: steps, out: unsafe.Pointer(&dst[:2*StepCols*steps][0])}
+	p := (*byte)(unsafe.Pointer(a))
+	absMax512(p)
+	scale, a.inv = scales(*(*float32)(unsafe.Pointer(&a.sum)))
+	split512(p)
+	return scale, int64(a.sum)
+}
+
+type tileArgs struct {
+	codes  unsafe.Pointer
+	stride int
+	out    unsafe.Pointer
+	steps  int
+}
+
+func tileAVX512(dst, codes []byte, stride, steps int) {
+	a := &tileArgs{codes: unsafe.Pointer(&codes[:(TileRows-1)*stride+steps*StepCols][0]), stride: stride, out: unsafe.Pointer(&dst[:TileBytes(steps)][0]), steps: steps}
+	tile512((*byte)(unsafe.Pointer(a)))
+}
+
+type gemmArgs struct {
+	out, tile, x unsafe.Pointer
+	xStride      int
+	steps        int
+}
+
+// gemmTokens is the number of tokens whose sums fit the registers beside two vectors of weights.
+const gemmTokens = 6
+
+func gemmAVX512(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	a := &gemmArgs{tile: unsafe.Pointer(&tile[:TileBytes(steps)][0]), xStride: xStride, steps: steps}
+	p := (*byte)(unsafe.Pointer(a))
+	for t := 0; t < tokens; t += gemmTokens {
+		n := min(gemmTokens, tokens-t)
+		a.out = unsafe.Pointer(&out[t*2*TileRows:][:n*2*TileRows][0])
+		a.x = unsafe.Pointer(&x[t*xStride:][:(n-1)*xStride+2*StepCols*steps][0])
+		switch n {
+		case 1:
+			gemm512x1(p)
+		case 2:
+			gemm512x2(p)
+		case 3:
+			gemm512x3(p)
+		case 4:
+			gemm512x4(p)
+		case 5:
+			gemm512x5(p)
+		default:
+			gemm512x6(p)
+		}
+	}
+}

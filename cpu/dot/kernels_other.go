@@ -1,0 +1,26 @@
+//go:build !amd64
+
+package dot
+
+// Best returns the fastest instruction set of this processor.
+func Best() ISA { return Generic }
+
+// Without assembly these are never reached: Best is the only source of another ISA than Generic.
+
+func quantizeAVX512(dst []int8, x []float32, steps int) (float32, int64) {
+	return quantizeGeneric(dst, x, steps)
+}
+func dotAVX512(out []int32, w *Rows, x []int8) { dotGeneric(out, w, x) }
+func dotBlocksAVX512(out []float32, w *Rows, block int, x []int8) {
+	dotBlocksGeneric(out, w, block, x)
+}
+func packAVX512(width int, nibble, bits, codes []byte, steps int) {
+	packGeneric(width, nibble, bits, codes, steps)
+}
+func unpackAVX512(width int, codes, nibble, bits []byte, steps int) {
+	unpackGeneric(width, codes, nibble, bits, steps)
+}
+func tileAVX512(dst, codes []byte, stride, steps int) { tileGeneric(dst, codes, stride, steps) }
+func gemmAVX512(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	gemmGeneric(out, tile, x, xStride, steps, tokens)
+}

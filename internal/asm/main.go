@@ -1,0 +1,45 @@
+// Command asm generates the project's Go assembly with avo. It is a module of its own, so that avo stays out of the product's dependencies.
+//
+//	go run . decode -out ../../cpu/decode/chunk_amd64.s -stubs ../../cpu/decode/chunk_amd64.go -pkg decode
+//	go run . dot -out ../../cpu/dot/dot_amd64.s -stubs ../../cpu/dot/dot_amd64.go -pkg dot
+package main
+
+import (
+	"fmt"
+	"os"
+
+	. "github.com/mmcloughlin/avo/build"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: asm decode|dot [avo flags]")
+		os.Exit(2)
+	}
+	what := os.Args[1]
+	os.Args = append(os.Args[:1], os.Args[2:]...)
+	ConstraintExpr("amd64")
+	switch what {
+	case "decode":
+		chunk512()
+		chunk256()
+	case "dot":
+		blocks16, blocks32 := blockNumbers(16), blockNumbers(32)
+		for _, planes := range []int{-1, 0, 1, 2} {
+			dot512(planes)
+			dotBlock512(planes, 16, blocks16)
+			dotBlock512(planes, 32, blocks32)
+			if planes >= 0 {
+				pack512(planes)
+				unpack512(planes)
+			}
+		}
+		absMax512()
+		split512()
+		tile512()
+		for tokens := 1; tokens <= 6; tokens++ {
+			gemm512(tokens)
+		}
+	}
+	Generate()
+}
