@@ -23,15 +23,11 @@ type ISA int
 
 const (
 	Generic ISA = iota // portable Go
-	AVX512             // AVX-512 F, BW, DQ, VBMI2 and VNNI
+	AVX2               // AVX2 and FMA
+	AVX512             // AVX-512 F, BW, DQ, VL, VBMI2 and VNNI
 )
 
-func (i ISA) String() string {
-	if i == AVX512 {
-		return "AVX-512 VNNI"
-	}
-	return "generic Go"
-}
+func (i ISA) String() string { return [...]string{"generic Go", "AVX2", "AVX-512 VNNI"}[i] }
 
 // widths lists the supported code widths in bits.
 var widths = [...]int{4, 5, 6, 8}
@@ -77,16 +73,16 @@ type Rows struct {
 // Quantize splits x into hi and lo bytes at dst (128 bytes per step; x is padded with zeros to whole steps) and returns the scale and Σ v.
 func (i ISA) Quantize(dst []int8, x []float32) (scale float32, sum int64) {
 	steps := (len(x) + StepCols - 1) / StepCols
-	if i == AVX512 && len(x) == steps*StepCols && steps > 0 {
-		return quantizeAVX512(dst, x, steps)
+	if i != Generic && len(x) == steps*StepCols && steps > 0 {
+		return i.quantizeASM(dst, x, steps)
 	}
 	return quantizeGeneric(dst, x, steps)
 }
 
 // Dot writes Σ u·hi and Σ u·lo of every row to out[2r] and out[2r+1]: the product is 256·out[2r] + out[2r+1].
 func (i ISA) Dot(out []int32, w *Rows, x []int8) {
-	if i == AVX512 && w.Count > 0 && w.Steps > 0 {
-		dotAVX512(out, w, x)
+	if i != Generic && w.Count > 0 && w.Steps > 0 {
+		i.dotASM(out, w, x)
 		return
 	}
 	dotGeneric(out, w, x)
@@ -94,8 +90,8 @@ func (i ISA) Dot(out []int32, w *Rows, x []int8) {
 
 // DotBlocks writes Σ_b scale_b · Σ_{c in b} u·v of every row to out[r]; block is 16 or 32 columns.
 func (i ISA) DotBlocks(out []float32, w *Rows, block int, x []int8) {
-	if i == AVX512 && w.Count > 0 && w.Steps > 0 && (block == 16 || block == 32) {
-		dotBlocksAVX512(out, w, block, x)
+	if i != Generic && w.Count > 0 && w.Steps > 0 && (block == 16 || block == 32) {
+		i.dotBlocksASM(out, w, block, x)
 		return
 	}
 	dotBlocksGeneric(out, w, block, x)
@@ -140,11 +136,14 @@ func (i ISA) Tile(dst, codes []byte, stride, steps int) {
 	tileGeneric(dst, codes, stride, steps)
 }
 
-// Gemm multiplies a tile with tokens whose quantized activations lie xStride bytes apart: out is int32[tokens][2][32 rows], Σ u·hi and Σ u·lo.
-func (i ISA) Gemm(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
-	if i == AVX512 && steps > 0 {
+// Gemm multiplies a tile of codes below 1<<width with tokens whose quantized activations lie xStride bytes apart: out is int32[tokens][2][32 rows], Σ u·hi and Σ u·lo.
+func (i ISA) Gemm(out []int32, tile []byte, width int, x []int8, xStride, steps, tokens int) {
+	switch {
+	case i == AVX512 && steps > 0:
 		gemmAVX512(out, tile, x, xStride, steps, tokens)
-		return
+	case i == AVX2 && steps > 0 && width < 8:
+		gemmAVX2(out, tile, x, xStride, steps, tokens)
+	default:
+		gemmGeneric(out, tile, x, xStride, steps, tokens)
 	}
-	gemmGeneric(out, tile, x, xStride, steps, tokens)
 }

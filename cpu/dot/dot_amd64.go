@@ -9,6 +9,11 @@ package dot
 //go:noescape
 func dot512w8(a *byte)
 
+// dot256w8 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
+//
+//go:noescape
+func dot256w8(a *byte)
+
 // dotBlock512w8b16 is like the plain dot product, with one scale per 16 columns. It writes float32[rows].
 //
 //go:noescape
@@ -19,10 +24,25 @@ func dotBlock512w8b16(a *byte)
 //go:noescape
 func dotBlock512w8b32(a *byte)
 
+// dotBlock256w8b16 is like the plain dot product, with one scale per 16 columns. It writes float32[rows].
+//
+//go:noescape
+func dotBlock256w8b16(a *byte)
+
+// dotBlock256w8b32 is like the plain dot product, with one scale per 32 columns. It writes float32[rows].
+//
+//go:noescape
+func dotBlock256w8b32(a *byte)
+
 // dot512w4 multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
 //go:noescape
 func dot512w4(a *byte)
+
+// dot256w4 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
+//
+//go:noescape
+func dot256w4(a *byte)
 
 // dotBlock512w4b16 is like the plain dot product, with one scale per 16 columns. It writes float32[rows].
 //
@@ -33,6 +53,16 @@ func dotBlock512w4b16(a *byte)
 //
 //go:noescape
 func dotBlock512w4b32(a *byte)
+
+// dotBlock256w4b16 is like the plain dot product, with one scale per 16 columns. It writes float32[rows].
+//
+//go:noescape
+func dotBlock256w4b16(a *byte)
+
+// dotBlock256w4b32 is like the plain dot product, with one scale per 32 columns. It writes float32[rows].
+//
+//go:noescape
+func dotBlock256w4b32(a *byte)
 
 // pack512w4 turns a row of codes of one byte each into planes.
 //
@@ -49,6 +79,11 @@ func unpack512w4(a *byte)
 //go:noescape
 func dot512w5(a *byte)
 
+// dot256w5 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
+//
+//go:noescape
+func dot256w5(a *byte)
+
 // dotBlock512w5b16 is like the plain dot product, with one scale per 16 columns. It writes float32[rows].
 //
 //go:noescape
@@ -58,6 +93,16 @@ func dotBlock512w5b16(a *byte)
 //
 //go:noescape
 func dotBlock512w5b32(a *byte)
+
+// dotBlock256w5b16 is like the plain dot product, with one scale per 16 columns. It writes float32[rows].
+//
+//go:noescape
+func dotBlock256w5b16(a *byte)
+
+// dotBlock256w5b32 is like the plain dot product, with one scale per 32 columns. It writes float32[rows].
+//
+//go:noescape
+func dotBlock256w5b32(a *byte)
 
 // pack512w5 turns a row of codes of one byte each into planes.
 //
@@ -74,6 +119,11 @@ func unpack512w5(a *byte)
 //go:noescape
 func dot512w6(a *byte)
 
+// dot256w6 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
+//
+//go:noescape
+func dot256w6(a *byte)
+
 // dotBlock512w6b16 is like the plain dot product, with one scale per 16 columns. It writes float32[rows].
 //
 //go:noescape
@@ -83,6 +133,16 @@ func dotBlock512w6b16(a *byte)
 //
 //go:noescape
 func dotBlock512w6b32(a *byte)
+
+// dotBlock256w6b16 is like the plain dot product, with one scale per 16 columns. It writes float32[rows].
+//
+//go:noescape
+func dotBlock256w6b16(a *byte)
+
+// dotBlock256w6b32 is like the plain dot product, with one scale per 32 columns. It writes float32[rows].
+//
+//go:noescape
+func dotBlock256w6b32(a *byte)
 
 // pack512w6 turns a row of codes of one byte each into planes.
 //
@@ -104,10 +164,30 @@ func absMax512(a *byte)
 //go:noescape
 func split512(a *byte)
 
+// split256 is split512 for AVX2.
+//
+//go:noescape
+func split256(a *byte)
+
 // tile512 reorders 32 rows of codes so that 4 columns of 16 rows form a vector.
 //
 //go:noescape
 func tile512(a *byte)
+
+// gemm256x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemm256x1(a *byte)
+
+// gemm256x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemm256x2(a *byte)
+
+// gemm256x3 multiplies a tile of 32 rows with 3 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemm256x3(a *byte)
 
 // gemm512x1 multiplies a tile of 32 rows with 1 tokens with AVX-512 VNNI.
 //

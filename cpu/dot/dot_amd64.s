@@ -40,6 +40,244 @@ DATA blockNumbers32<>+14(SB)/1, $0x01
 DATA blockNumbers32<>+15(SB)/1, $0x01
 GLOBL blockNumbers32<>(SB), RODATA|NOPTR, $16
 
+DATA bytes15<>+0(SB)/1, $0x0f
+DATA bytes15<>+1(SB)/1, $0x0f
+DATA bytes15<>+2(SB)/1, $0x0f
+DATA bytes15<>+3(SB)/1, $0x0f
+DATA bytes15<>+4(SB)/1, $0x0f
+DATA bytes15<>+5(SB)/1, $0x0f
+DATA bytes15<>+6(SB)/1, $0x0f
+DATA bytes15<>+7(SB)/1, $0x0f
+DATA bytes15<>+8(SB)/1, $0x0f
+DATA bytes15<>+9(SB)/1, $0x0f
+DATA bytes15<>+10(SB)/1, $0x0f
+DATA bytes15<>+11(SB)/1, $0x0f
+DATA bytes15<>+12(SB)/1, $0x0f
+DATA bytes15<>+13(SB)/1, $0x0f
+DATA bytes15<>+14(SB)/1, $0x0f
+DATA bytes15<>+15(SB)/1, $0x0f
+DATA bytes15<>+16(SB)/1, $0x0f
+DATA bytes15<>+17(SB)/1, $0x0f
+DATA bytes15<>+18(SB)/1, $0x0f
+DATA bytes15<>+19(SB)/1, $0x0f
+DATA bytes15<>+20(SB)/1, $0x0f
+DATA bytes15<>+21(SB)/1, $0x0f
+DATA bytes15<>+22(SB)/1, $0x0f
+DATA bytes15<>+23(SB)/1, $0x0f
+DATA bytes15<>+24(SB)/1, $0x0f
+DATA bytes15<>+25(SB)/1, $0x0f
+DATA bytes15<>+26(SB)/1, $0x0f
+DATA bytes15<>+27(SB)/1, $0x0f
+DATA bytes15<>+28(SB)/1, $0x0f
+DATA bytes15<>+29(SB)/1, $0x0f
+DATA bytes15<>+30(SB)/1, $0x0f
+DATA bytes15<>+31(SB)/1, $0x0f
+GLOBL bytes15<>(SB), RODATA|NOPTR, $32
+
+DATA words1<>+0(SB)/1, $0x01
+DATA words1<>+1(SB)/1, $0x00
+DATA words1<>+2(SB)/1, $0x01
+DATA words1<>+3(SB)/1, $0x00
+DATA words1<>+4(SB)/1, $0x01
+DATA words1<>+5(SB)/1, $0x00
+DATA words1<>+6(SB)/1, $0x01
+DATA words1<>+7(SB)/1, $0x00
+DATA words1<>+8(SB)/1, $0x01
+DATA words1<>+9(SB)/1, $0x00
+DATA words1<>+10(SB)/1, $0x01
+DATA words1<>+11(SB)/1, $0x00
+DATA words1<>+12(SB)/1, $0x01
+DATA words1<>+13(SB)/1, $0x00
+DATA words1<>+14(SB)/1, $0x01
+DATA words1<>+15(SB)/1, $0x00
+DATA words1<>+16(SB)/1, $0x01
+DATA words1<>+17(SB)/1, $0x00
+DATA words1<>+18(SB)/1, $0x01
+DATA words1<>+19(SB)/1, $0x00
+DATA words1<>+20(SB)/1, $0x01
+DATA words1<>+21(SB)/1, $0x00
+DATA words1<>+22(SB)/1, $0x01
+DATA words1<>+23(SB)/1, $0x00
+DATA words1<>+24(SB)/1, $0x01
+DATA words1<>+25(SB)/1, $0x00
+DATA words1<>+26(SB)/1, $0x01
+DATA words1<>+27(SB)/1, $0x00
+DATA words1<>+28(SB)/1, $0x01
+DATA words1<>+29(SB)/1, $0x00
+DATA words1<>+30(SB)/1, $0x01
+DATA words1<>+31(SB)/1, $0x00
+GLOBL words1<>(SB), RODATA|NOPTR, $32
+
+DATA words16<>+0(SB)/1, $0x10
+DATA words16<>+1(SB)/1, $0x00
+DATA words16<>+2(SB)/1, $0x10
+DATA words16<>+3(SB)/1, $0x00
+DATA words16<>+4(SB)/1, $0x10
+DATA words16<>+5(SB)/1, $0x00
+DATA words16<>+6(SB)/1, $0x10
+DATA words16<>+7(SB)/1, $0x00
+DATA words16<>+8(SB)/1, $0x10
+DATA words16<>+9(SB)/1, $0x00
+DATA words16<>+10(SB)/1, $0x10
+DATA words16<>+11(SB)/1, $0x00
+DATA words16<>+12(SB)/1, $0x10
+DATA words16<>+13(SB)/1, $0x00
+DATA words16<>+14(SB)/1, $0x10
+DATA words16<>+15(SB)/1, $0x00
+DATA words16<>+16(SB)/1, $0x10
+DATA words16<>+17(SB)/1, $0x00
+DATA words16<>+18(SB)/1, $0x10
+DATA words16<>+19(SB)/1, $0x00
+DATA words16<>+20(SB)/1, $0x10
+DATA words16<>+21(SB)/1, $0x00
+DATA words16<>+22(SB)/1, $0x10
+DATA words16<>+23(SB)/1, $0x00
+DATA words16<>+24(SB)/1, $0x10
+DATA words16<>+25(SB)/1, $0x00
+DATA words16<>+26(SB)/1, $0x10
+DATA words16<>+27(SB)/1, $0x00
+DATA words16<>+28(SB)/1, $0x10
+DATA words16<>+29(SB)/1, $0x00
+DATA words16<>+30(SB)/1, $0x10
+DATA words16<>+31(SB)/1, $0x00
+GLOBL words16<>(SB), RODATA|NOPTR, $32
+
+DATA maskSpread<>+0(SB)/1, $0x00
+DATA maskSpread<>+1(SB)/1, $0x00
+DATA maskSpread<>+2(SB)/1, $0x00
+DATA maskSpread<>+3(SB)/1, $0x00
+DATA maskSpread<>+4(SB)/1, $0x00
+DATA maskSpread<>+5(SB)/1, $0x00
+DATA maskSpread<>+6(SB)/1, $0x00
+DATA maskSpread<>+7(SB)/1, $0x00
+DATA maskSpread<>+8(SB)/1, $0x01
+DATA maskSpread<>+9(SB)/1, $0x01
+DATA maskSpread<>+10(SB)/1, $0x01
+DATA maskSpread<>+11(SB)/1, $0x01
+DATA maskSpread<>+12(SB)/1, $0x01
+DATA maskSpread<>+13(SB)/1, $0x01
+DATA maskSpread<>+14(SB)/1, $0x01
+DATA maskSpread<>+15(SB)/1, $0x01
+DATA maskSpread<>+16(SB)/1, $0x02
+DATA maskSpread<>+17(SB)/1, $0x02
+DATA maskSpread<>+18(SB)/1, $0x02
+DATA maskSpread<>+19(SB)/1, $0x02
+DATA maskSpread<>+20(SB)/1, $0x02
+DATA maskSpread<>+21(SB)/1, $0x02
+DATA maskSpread<>+22(SB)/1, $0x02
+DATA maskSpread<>+23(SB)/1, $0x02
+DATA maskSpread<>+24(SB)/1, $0x03
+DATA maskSpread<>+25(SB)/1, $0x03
+DATA maskSpread<>+26(SB)/1, $0x03
+DATA maskSpread<>+27(SB)/1, $0x03
+DATA maskSpread<>+28(SB)/1, $0x03
+DATA maskSpread<>+29(SB)/1, $0x03
+DATA maskSpread<>+30(SB)/1, $0x03
+DATA maskSpread<>+31(SB)/1, $0x03
+GLOBL maskSpread<>(SB), RODATA|NOPTR, $32
+
+DATA maskSelect<>+0(SB)/1, $0x01
+DATA maskSelect<>+1(SB)/1, $0x02
+DATA maskSelect<>+2(SB)/1, $0x04
+DATA maskSelect<>+3(SB)/1, $0x08
+DATA maskSelect<>+4(SB)/1, $0x10
+DATA maskSelect<>+5(SB)/1, $0x20
+DATA maskSelect<>+6(SB)/1, $0x40
+DATA maskSelect<>+7(SB)/1, $0x80
+DATA maskSelect<>+8(SB)/1, $0x01
+DATA maskSelect<>+9(SB)/1, $0x02
+DATA maskSelect<>+10(SB)/1, $0x04
+DATA maskSelect<>+11(SB)/1, $0x08
+DATA maskSelect<>+12(SB)/1, $0x10
+DATA maskSelect<>+13(SB)/1, $0x20
+DATA maskSelect<>+14(SB)/1, $0x40
+DATA maskSelect<>+15(SB)/1, $0x80
+DATA maskSelect<>+16(SB)/1, $0x01
+DATA maskSelect<>+17(SB)/1, $0x02
+DATA maskSelect<>+18(SB)/1, $0x04
+DATA maskSelect<>+19(SB)/1, $0x08
+DATA maskSelect<>+20(SB)/1, $0x10
+DATA maskSelect<>+21(SB)/1, $0x20
+DATA maskSelect<>+22(SB)/1, $0x40
+DATA maskSelect<>+23(SB)/1, $0x80
+DATA maskSelect<>+24(SB)/1, $0x01
+DATA maskSelect<>+25(SB)/1, $0x02
+DATA maskSelect<>+26(SB)/1, $0x04
+DATA maskSelect<>+27(SB)/1, $0x08
+DATA maskSelect<>+28(SB)/1, $0x10
+DATA maskSelect<>+29(SB)/1, $0x20
+DATA maskSelect<>+30(SB)/1, $0x40
+DATA maskSelect<>+31(SB)/1, $0x80
+GLOBL maskSelect<>(SB), RODATA|NOPTR, $32
+
+DATA bytes16<>+0(SB)/1, $0x10
+DATA bytes16<>+1(SB)/1, $0x10
+DATA bytes16<>+2(SB)/1, $0x10
+DATA bytes16<>+3(SB)/1, $0x10
+DATA bytes16<>+4(SB)/1, $0x10
+DATA bytes16<>+5(SB)/1, $0x10
+DATA bytes16<>+6(SB)/1, $0x10
+DATA bytes16<>+7(SB)/1, $0x10
+DATA bytes16<>+8(SB)/1, $0x10
+DATA bytes16<>+9(SB)/1, $0x10
+DATA bytes16<>+10(SB)/1, $0x10
+DATA bytes16<>+11(SB)/1, $0x10
+DATA bytes16<>+12(SB)/1, $0x10
+DATA bytes16<>+13(SB)/1, $0x10
+DATA bytes16<>+14(SB)/1, $0x10
+DATA bytes16<>+15(SB)/1, $0x10
+DATA bytes16<>+16(SB)/1, $0x10
+DATA bytes16<>+17(SB)/1, $0x10
+DATA bytes16<>+18(SB)/1, $0x10
+DATA bytes16<>+19(SB)/1, $0x10
+DATA bytes16<>+20(SB)/1, $0x10
+DATA bytes16<>+21(SB)/1, $0x10
+DATA bytes16<>+22(SB)/1, $0x10
+DATA bytes16<>+23(SB)/1, $0x10
+DATA bytes16<>+24(SB)/1, $0x10
+DATA bytes16<>+25(SB)/1, $0x10
+DATA bytes16<>+26(SB)/1, $0x10
+DATA bytes16<>+27(SB)/1, $0x10
+DATA bytes16<>+28(SB)/1, $0x10
+DATA bytes16<>+29(SB)/1, $0x10
+DATA bytes16<>+30(SB)/1, $0x10
+DATA bytes16<>+31(SB)/1, $0x10
+GLOBL bytes16<>(SB), RODATA|NOPTR, $32
+
+DATA bytes32<>+0(SB)/1, $0x20
+DATA bytes32<>+1(SB)/1, $0x20
+DATA bytes32<>+2(SB)/1, $0x20
+DATA bytes32<>+3(SB)/1, $0x20
+DATA bytes32<>+4(SB)/1, $0x20
+DATA bytes32<>+5(SB)/1, $0x20
+DATA bytes32<>+6(SB)/1, $0x20
+DATA bytes32<>+7(SB)/1, $0x20
+DATA bytes32<>+8(SB)/1, $0x20
+DATA bytes32<>+9(SB)/1, $0x20
+DATA bytes32<>+10(SB)/1, $0x20
+DATA bytes32<>+11(SB)/1, $0x20
+DATA bytes32<>+12(SB)/1, $0x20
+DATA bytes32<>+13(SB)/1, $0x20
+DATA bytes32<>+14(SB)/1, $0x20
+DATA bytes32<>+15(SB)/1, $0x20
+DATA bytes32<>+16(SB)/1, $0x20
+DATA bytes32<>+17(SB)/1, $0x20
+DATA bytes32<>+18(SB)/1, $0x20
+DATA bytes32<>+19(SB)/1, $0x20
+DATA bytes32<>+20(SB)/1, $0x20
+DATA bytes32<>+21(SB)/1, $0x20
+DATA bytes32<>+22(SB)/1, $0x20
+DATA bytes32<>+23(SB)/1, $0x20
+DATA bytes32<>+24(SB)/1, $0x20
+DATA bytes32<>+25(SB)/1, $0x20
+DATA bytes32<>+26(SB)/1, $0x20
+DATA bytes32<>+27(SB)/1, $0x20
+DATA bytes32<>+28(SB)/1, $0x20
+DATA bytes32<>+29(SB)/1, $0x20
+DATA bytes32<>+30(SB)/1, $0x20
+DATA bytes32<>+31(SB)/1, $0x20
+GLOBL bytes32<>(SB), RODATA|NOPTR, $32
+
 // func dot512w8(a *byte)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·dot512w8(SB), NOSPLIT, $0-8
@@ -115,6 +353,84 @@ sum:
 	ADDQ          16(AX), BX
 	DECQ          DX
 	JNZ           row
+	VZEROUPPER
+	RET
+
+// func dot256w8(a *byte)
+// Requires: AVX, AVX2
+TEXT ·dot256w8(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	VMOVDQU bytes15<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y3
+
+row:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  BX, DI
+	MOVQ  SI, R8
+	MOVQ  40(AX), R8
+	MOVQ  48(AX), R9
+
+step:
+	VMOVDQU      (DI), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        Y2, Y4, Y4
+	VPAND        Y2, Y5, Y5
+	VPMADDUBSW   (R8), Y4, Y6
+	VPMADDWD     Y3, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   64(R8), Y4, Y4
+	VPMADDWD     Y3, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VPMADDUBSW   (R8), Y5, Y4
+	VPMADDWD     words16<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDUBSW   64(R8), Y5, Y4
+	VPMADDWD     words16<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      32(DI), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        Y2, Y4, Y4
+	VPAND        Y2, Y5, Y5
+	VPMADDUBSW   32(R8), Y4, Y6
+	VPMADDWD     Y3, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   96(R8), Y4, Y4
+	VPMADDWD     Y3, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VPMADDUBSW   32(R8), Y5, Y4
+	VPMADDWD     words16<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDUBSW   96(R8), Y5, Y4
+	VPMADDWD     words16<>+0(SB), Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000080, R8
+	DECQ         R9
+	JNZ          step
+	VEXTRACTI128 $0x01, Y0, X4
+	VPADDD       X0, X4, X0
+	VPSHUFD      $0xee, X0, X4
+	VPADDD       X4, X0, X0
+	VPSHUFD      $0x55, X0, X4
+	VPADDD       X4, X0, X0
+	VMOVD        X0, (CX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X1
+	VPSHUFD      $0xee, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x55, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(CX)
+	ADDQ         $0x00000008, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	DECQ         DX
+	JNZ          row
 	VZEROUPPER
 	RET
 
@@ -226,6 +542,186 @@ step:
 	VZEROUPPER
 	RET
 
+// func dotBlock256w8b16(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·dotBlock256w8b16(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    64(AX), DI
+	VMOVDQU bytes15<>+0(SB), Y1
+	VMOVDQU words1<>+0(SB), Y2
+
+row:
+	VPXOR Y0, Y0, Y0
+	MOVQ  BX, R8
+	MOVQ  SI, R9
+	MOVQ  DI, R10
+	MOVQ  40(AX), R9
+	MOVQ  48(AX), R11
+
+step:
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      (R8), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        Y1, Y5, Y5
+	VPAND        Y1, Y6, Y6
+	VPMADDUBSW   (R9), Y6, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPMADDUBSW   64(R9), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPMADDUBSW   (R9), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   64(R9), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD (R10), Y3
+	VPERMPS      Y3, Y5, Y3
+	VFMADD231PS  Y3, Y4, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      32(R8), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        Y1, Y5, Y5
+	VPAND        Y1, Y6, Y6
+	VPMADDUBSW   32(R9), Y6, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPMADDUBSW   96(R9), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPMADDUBSW   32(R9), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   96(R9), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD 8(R10), Y3
+	VPERMPS      Y3, Y5, Y3
+	VFMADD231PS  Y3, Y4, Y0
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000080, R9
+	ADDQ         $0x00000010, R10
+	DECQ         R11
+	JNZ          step
+	VEXTRACTF128 $0x01, Y0, X3
+	VADDPS       X0, X3, X0
+	VPERMILPS    $0xee, X0, X3
+	VADDPS       X3, X0, X0
+	VPERMILPS    $0x55, X0, X3
+	VADDPS       X3, X0, X0
+	VMOVSS       X0, (CX)
+	ADDQ         $0x00000004, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	ADDQ         72(AX), DI
+	DECQ         DX
+	JNZ          row
+	VZEROUPPER
+	RET
+
+// func dotBlock256w8b32(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·dotBlock256w8b32(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    64(AX), DI
+	VMOVDQU bytes15<>+0(SB), Y1
+	VMOVDQU words1<>+0(SB), Y2
+
+row:
+	VPXOR Y0, Y0, Y0
+	MOVQ  BX, R8
+	MOVQ  SI, R9
+	MOVQ  DI, R10
+	MOVQ  40(AX), R9
+	MOVQ  48(AX), R11
+
+step:
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      (R8), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        Y1, Y5, Y5
+	VPAND        Y1, Y6, Y6
+	VPMADDUBSW   (R9), Y6, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPMADDUBSW   64(R9), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPMADDUBSW   (R9), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   64(R9), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VBROADCASTSS (R10), Y3
+	VFMADD231PS  Y3, Y4, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      32(R8), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        Y1, Y5, Y5
+	VPAND        Y1, Y6, Y6
+	VPMADDUBSW   32(R9), Y6, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPMADDUBSW   96(R9), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPMADDUBSW   32(R9), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   96(R9), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VBROADCASTSS 4(R10), Y3
+	VFMADD231PS  Y3, Y4, Y0
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000080, R9
+	ADDQ         $0x00000008, R10
+	DECQ         R11
+	JNZ          step
+	VEXTRACTF128 $0x01, Y0, X3
+	VADDPS       X0, X3, X0
+	VPERMILPS    $0xee, X0, X3
+	VADDPS       X3, X0, X0
+	VPERMILPS    $0x55, X0, X3
+	VADDPS       X3, X0, X0
+	VMOVSS       X0, (CX)
+	ADDQ         $0x00000004, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	ADDQ         72(AX), DI
+	DECQ         DX
+	JNZ          row
+	VZEROUPPER
+	RET
+
 // func dot512w4(a *byte)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·dot512w4(SB), NOSPLIT, $0-8
@@ -318,6 +814,69 @@ sum:
 	ADDQ          16(AX), BX
 	DECQ          DX
 	JNZ           row
+	VZEROUPPER
+	RET
+
+// func dot256w4(a *byte)
+// Requires: AVX, AVX2
+TEXT ·dot256w4(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	VMOVDQU bytes15<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y3
+
+row:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  BX, DI
+	MOVQ  SI, R8
+	MOVQ  40(AX), R9
+	MOVQ  48(AX), R10
+
+step:
+	VMOVDQU      (DI), Y4
+	VPAND        Y2, Y4, Y5
+	VPMADDUBSW   (R9), Y5, Y6
+	VPMADDWD     Y3, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   64(R9), Y5, Y5
+	VPMADDWD     Y3, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VPMADDUBSW   32(R9), Y4, Y5
+	VPMADDWD     Y3, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMADDUBSW   96(R9), Y4, Y4
+	VPMADDWD     Y3, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000000, R8
+	ADDQ         $0x00000080, R9
+	DECQ         R10
+	JNZ          step
+	VEXTRACTI128 $0x01, Y0, X4
+	VPADDD       X0, X4, X0
+	VPSHUFD      $0xee, X0, X4
+	VPADDD       X4, X0, X0
+	VPSHUFD      $0x55, X0, X4
+	VPADDD       X4, X0, X0
+	VMOVD        X0, (CX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X1
+	VPSHUFD      $0xee, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x55, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(CX)
+	ADDQ         $0x00000008, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	DECQ         DX
+	JNZ          row
 	VZEROUPPER
 	RET
 
@@ -446,6 +1005,156 @@ step:
 	ADDQ            72(AX), SI
 	DECQ            DX
 	JNZ             row
+	VZEROUPPER
+	RET
+
+// func dotBlock256w4b16(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·dotBlock256w4b16(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    64(AX), DI
+	VMOVDQU bytes15<>+0(SB), Y1
+	VMOVDQU words1<>+0(SB), Y2
+
+row:
+	VPXOR Y0, Y0, Y0
+	MOVQ  BX, R8
+	MOVQ  SI, R9
+	MOVQ  DI, R11
+	MOVQ  40(AX), R10
+	MOVQ  48(AX), R12
+
+step:
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VPAND        (R8), Y1, Y5
+	VPMADDUBSW   (R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   64(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD (R11), Y3
+	VPERMPS      Y3, Y5, Y3
+	VFMADD231PS  Y3, Y4, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      (R8), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPMADDUBSW   32(R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   96(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD 8(R11), Y3
+	VPERMPS      Y3, Y5, Y3
+	VFMADD231PS  Y3, Y4, Y0
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000000, R9
+	ADDQ         $0x00000080, R10
+	ADDQ         $0x00000010, R11
+	DECQ         R12
+	JNZ          step
+	VEXTRACTF128 $0x01, Y0, X3
+	VADDPS       X0, X3, X0
+	VPERMILPS    $0xee, X0, X3
+	VADDPS       X3, X0, X0
+	VPERMILPS    $0x55, X0, X3
+	VADDPS       X3, X0, X0
+	VMOVSS       X0, (CX)
+	ADDQ         $0x00000004, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	ADDQ         72(AX), DI
+	DECQ         DX
+	JNZ          row
+	VZEROUPPER
+	RET
+
+// func dotBlock256w4b32(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·dotBlock256w4b32(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    64(AX), DI
+	VMOVDQU bytes15<>+0(SB), Y1
+	VMOVDQU words1<>+0(SB), Y2
+
+row:
+	VPXOR Y0, Y0, Y0
+	MOVQ  BX, R8
+	MOVQ  SI, R9
+	MOVQ  DI, R11
+	MOVQ  40(AX), R10
+	MOVQ  48(AX), R12
+
+step:
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VPAND        (R8), Y1, Y5
+	VPMADDUBSW   (R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   64(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VBROADCASTSS (R11), Y3
+	VFMADD231PS  Y3, Y4, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      (R8), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPMADDUBSW   32(R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   96(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VBROADCASTSS 4(R11), Y3
+	VFMADD231PS  Y3, Y4, Y0
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000000, R9
+	ADDQ         $0x00000080, R10
+	ADDQ         $0x00000008, R11
+	DECQ         R12
+	JNZ          step
+	VEXTRACTF128 $0x01, Y0, X3
+	VADDPS       X0, X3, X0
+	VPERMILPS    $0xee, X0, X3
+	VADDPS       X3, X0, X0
+	VPERMILPS    $0x55, X0, X3
+	VADDPS       X3, X0, X0
+	VMOVSS       X0, (CX)
+	ADDQ         $0x00000004, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	ADDQ         72(AX), DI
+	DECQ         DX
+	JNZ          row
 	VZEROUPPER
 	RET
 
@@ -617,6 +1326,83 @@ sum:
 	VZEROUPPER
 	RET
 
+// func dot256w5(a *byte)
+// Requires: AVX, AVX2
+TEXT ·dot256w5(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	VMOVDQU bytes15<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y3
+
+row:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  BX, DI
+	MOVQ  SI, R8
+	MOVQ  40(AX), R9
+	MOVQ  48(AX), R10
+
+step:
+	VMOVDQU      (DI), Y4
+	VPAND        Y2, Y4, Y5
+	VPBROADCASTD (R8), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   (R9), Y5, Y6
+	VPMADDWD     Y3, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   64(R9), Y5, Y5
+	VPMADDWD     Y3, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VPBROADCASTD 4(R8), Y5
+	VPSHUFB      maskSpread<>+0(SB), Y5, Y5
+	VMOVDQU      maskSelect<>+0(SB), Y6
+	VPAND        Y6, Y5, Y5
+	VPCMPEQB     Y6, Y5, Y5
+	VPAND        bytes16<>+0(SB), Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMADDUBSW   32(R9), Y4, Y5
+	VPMADDWD     Y3, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMADDUBSW   96(R9), Y4, Y4
+	VPMADDWD     Y3, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000008, R8
+	ADDQ         $0x00000080, R9
+	DECQ         R10
+	JNZ          step
+	VEXTRACTI128 $0x01, Y0, X4
+	VPADDD       X0, X4, X0
+	VPSHUFD      $0xee, X0, X4
+	VPADDD       X4, X0, X0
+	VPSHUFD      $0x55, X0, X4
+	VPADDD       X4, X0, X0
+	VMOVD        X0, (CX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X1
+	VPSHUFD      $0xee, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x55, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(CX)
+	ADDQ         $0x00000008, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	DECQ         DX
+	JNZ          row
+	VZEROUPPER
+	RET
+
 // func dotBlock512w5b16(a *byte)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·dotBlock512w5b16(SB), NOSPLIT, $0-8
@@ -750,6 +1536,184 @@ step:
 	ADDQ            72(AX), SI
 	DECQ            DX
 	JNZ             row
+	VZEROUPPER
+	RET
+
+// func dotBlock256w5b16(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·dotBlock256w5b16(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    64(AX), DI
+	VMOVDQU bytes15<>+0(SB), Y1
+	VMOVDQU words1<>+0(SB), Y2
+
+row:
+	VPXOR Y0, Y0, Y0
+	MOVQ  BX, R8
+	MOVQ  SI, R9
+	MOVQ  DI, R11
+	MOVQ  40(AX), R10
+	MOVQ  48(AX), R12
+
+step:
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VPAND        (R8), Y1, Y5
+	VPBROADCASTD (R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   (R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   64(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD (R11), Y3
+	VPERMPS      Y3, Y5, Y3
+	VFMADD231PS  Y3, Y4, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      (R8), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPBROADCASTD 4(R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   32(R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   96(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD 8(R11), Y3
+	VPERMPS      Y3, Y5, Y3
+	VFMADD231PS  Y3, Y4, Y0
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000008, R9
+	ADDQ         $0x00000080, R10
+	ADDQ         $0x00000010, R11
+	DECQ         R12
+	JNZ          step
+	VEXTRACTF128 $0x01, Y0, X3
+	VADDPS       X0, X3, X0
+	VPERMILPS    $0xee, X0, X3
+	VADDPS       X3, X0, X0
+	VPERMILPS    $0x55, X0, X3
+	VADDPS       X3, X0, X0
+	VMOVSS       X0, (CX)
+	ADDQ         $0x00000004, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	ADDQ         72(AX), DI
+	DECQ         DX
+	JNZ          row
+	VZEROUPPER
+	RET
+
+// func dotBlock256w5b32(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·dotBlock256w5b32(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    64(AX), DI
+	VMOVDQU bytes15<>+0(SB), Y1
+	VMOVDQU words1<>+0(SB), Y2
+
+row:
+	VPXOR Y0, Y0, Y0
+	MOVQ  BX, R8
+	MOVQ  SI, R9
+	MOVQ  DI, R11
+	MOVQ  40(AX), R10
+	MOVQ  48(AX), R12
+
+step:
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VPAND        (R8), Y1, Y5
+	VPBROADCASTD (R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   (R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   64(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VBROADCASTSS (R11), Y3
+	VFMADD231PS  Y3, Y4, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      (R8), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPBROADCASTD 4(R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   32(R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   96(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VBROADCASTSS 4(R11), Y3
+	VFMADD231PS  Y3, Y4, Y0
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000008, R9
+	ADDQ         $0x00000080, R10
+	ADDQ         $0x00000008, R11
+	DECQ         R12
+	JNZ          step
+	VEXTRACTF128 $0x01, Y0, X3
+	VADDPS       X0, X3, X0
+	VPERMILPS    $0xee, X0, X3
+	VADDPS       X3, X0, X0
+	VPERMILPS    $0x55, X0, X3
+	VADDPS       X3, X0, X0
+	VMOVSS       X0, (CX)
+	ADDQ         $0x00000004, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	ADDQ         72(AX), DI
+	DECQ         DX
+	JNZ          row
 	VZEROUPPER
 	RET
 
@@ -941,6 +1905,97 @@ sum:
 	VZEROUPPER
 	RET
 
+// func dot256w6(a *byte)
+// Requires: AVX, AVX2
+TEXT ·dot256w6(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	VMOVDQU bytes15<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y3
+
+row:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  BX, DI
+	MOVQ  SI, R8
+	MOVQ  40(AX), R9
+	MOVQ  48(AX), R10
+
+step:
+	VMOVDQU      (DI), Y4
+	VPAND        Y2, Y4, Y5
+	VPBROADCASTD (R8), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTD 8(R8), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes32<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   (R9), Y5, Y6
+	VPMADDWD     Y3, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   64(R9), Y5, Y5
+	VPMADDWD     Y3, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPSRLW       $0x04, Y4, Y4
+	VPAND        Y2, Y4, Y4
+	VPBROADCASTD 4(R8), Y5
+	VPSHUFB      maskSpread<>+0(SB), Y5, Y5
+	VMOVDQU      maskSelect<>+0(SB), Y6
+	VPAND        Y6, Y5, Y5
+	VPCMPEQB     Y6, Y5, Y5
+	VPAND        bytes16<>+0(SB), Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPBROADCASTD 12(R8), Y5
+	VPSHUFB      maskSpread<>+0(SB), Y5, Y5
+	VMOVDQU      maskSelect<>+0(SB), Y6
+	VPAND        Y6, Y5, Y5
+	VPCMPEQB     Y6, Y5, Y5
+	VPAND        bytes32<>+0(SB), Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPMADDUBSW   32(R9), Y4, Y5
+	VPMADDWD     Y3, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPMADDUBSW   96(R9), Y4, Y4
+	VPMADDWD     Y3, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000010, R8
+	ADDQ         $0x00000080, R9
+	DECQ         R10
+	JNZ          step
+	VEXTRACTI128 $0x01, Y0, X4
+	VPADDD       X0, X4, X0
+	VPSHUFD      $0xee, X0, X4
+	VPADDD       X4, X0, X0
+	VPSHUFD      $0x55, X0, X4
+	VPADDD       X4, X0, X0
+	VMOVD        X0, (CX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X1
+	VPSHUFD      $0xee, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x55, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(CX)
+	ADDQ         $0x00000008, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	DECQ         DX
+	JNZ          row
+	VZEROUPPER
+	RET
+
 // func dotBlock512w6b16(a *byte)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
 TEXT ·dotBlock512w6b16(SB), NOSPLIT, $0-8
@@ -1082,6 +2137,212 @@ step:
 	ADDQ            72(AX), SI
 	DECQ            DX
 	JNZ             row
+	VZEROUPPER
+	RET
+
+// func dotBlock256w6b16(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·dotBlock256w6b16(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    64(AX), DI
+	VMOVDQU bytes15<>+0(SB), Y1
+	VMOVDQU words1<>+0(SB), Y2
+
+row:
+	VPXOR Y0, Y0, Y0
+	MOVQ  BX, R8
+	MOVQ  SI, R9
+	MOVQ  DI, R11
+	MOVQ  40(AX), R10
+	MOVQ  48(AX), R12
+
+step:
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VPAND        (R8), Y1, Y5
+	VPBROADCASTD (R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTD 8(R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes32<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   (R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   64(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD (R11), Y3
+	VPERMPS      Y3, Y5, Y3
+	VFMADD231PS  Y3, Y4, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      (R8), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPBROADCASTD 4(R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTD 12(R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes32<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   32(R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   96(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD 8(R11), Y3
+	VPERMPS      Y3, Y5, Y3
+	VFMADD231PS  Y3, Y4, Y0
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000010, R9
+	ADDQ         $0x00000080, R10
+	ADDQ         $0x00000010, R11
+	DECQ         R12
+	JNZ          step
+	VEXTRACTF128 $0x01, Y0, X3
+	VADDPS       X0, X3, X0
+	VPERMILPS    $0xee, X0, X3
+	VADDPS       X3, X0, X0
+	VPERMILPS    $0x55, X0, X3
+	VADDPS       X3, X0, X0
+	VMOVSS       X0, (CX)
+	ADDQ         $0x00000004, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	ADDQ         72(AX), DI
+	DECQ         DX
+	JNZ          row
+	VZEROUPPER
+	RET
+
+// func dotBlock256w6b32(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·dotBlock256w6b32(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	MOVQ    64(AX), DI
+	VMOVDQU bytes15<>+0(SB), Y1
+	VMOVDQU words1<>+0(SB), Y2
+
+row:
+	VPXOR Y0, Y0, Y0
+	MOVQ  BX, R8
+	MOVQ  SI, R9
+	MOVQ  DI, R11
+	MOVQ  40(AX), R10
+	MOVQ  48(AX), R12
+
+step:
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VPAND        (R8), Y1, Y5
+	VPBROADCASTD (R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTD 8(R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes32<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   (R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   64(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VBROADCASTSS (R11), Y3
+	VFMADD231PS  Y3, Y4, Y0
+	VPXOR        Y3, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VMOVDQU      (R8), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y1, Y5, Y5
+	VPBROADCASTD 4(R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTD 12(R9), Y6
+	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
+	VMOVDQU      maskSelect<>+0(SB), Y7
+	VPAND        Y7, Y6, Y6
+	VPCMPEQB     Y7, Y6, Y6
+	VPAND        bytes32<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   32(R10), Y5, Y6
+	VPMADDWD     Y2, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   96(R10), Y5, Y5
+	VPMADDWD     Y2, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPSLLD       $0x08, Y3, Y3
+	VPADDD       Y3, Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VBROADCASTSS 4(R11), Y3
+	VFMADD231PS  Y3, Y4, Y0
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000010, R9
+	ADDQ         $0x00000080, R10
+	ADDQ         $0x00000008, R11
+	DECQ         R12
+	JNZ          step
+	VEXTRACTF128 $0x01, Y0, X3
+	VADDPS       X0, X3, X0
+	VPERMILPS    $0xee, X0, X3
+	VADDPS       X3, X0, X0
+	VPERMILPS    $0x55, X0, X3
+	VADDPS       X3, X0, X0
+	VMOVSS       X0, (CX)
+	ADDQ         $0x00000004, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	ADDQ         72(AX), DI
+	DECQ         DX
+	JNZ          row
 	VZEROUPPER
 	RET
 
@@ -1245,6 +2506,124 @@ step:
 	VPSHUFD       $0x55, X0, X1
 	VPADDD        X1, X0, X0
 	VMOVD         X0, 32(AX)
+	VZEROUPPER
+	RET
+
+DATA packOrder<>+0(SB)/4, $0x00000000
+DATA packOrder<>+4(SB)/4, $0x00000004
+DATA packOrder<>+8(SB)/4, $0x00000001
+DATA packOrder<>+12(SB)/4, $0x00000005
+DATA packOrder<>+16(SB)/4, $0x00000002
+DATA packOrder<>+20(SB)/4, $0x00000006
+DATA packOrder<>+24(SB)/4, $0x00000003
+DATA packOrder<>+28(SB)/4, $0x00000007
+GLOBL packOrder<>(SB), RODATA|NOPTR, $32
+
+// func split256(a *byte)
+// Requires: AVX, AVX2
+TEXT ·split256(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	VBROADCASTSS 24(AX), Y0
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x1f, Y1, Y1
+	VPSLLD       $0x07, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+
+step:
+	VMULPS       (CX), Y0, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPADDD       Y1, Y3, Y4
+	VPSRAD       $0x08, Y4, Y4
+	VPSLLD       $0x08, Y4, Y5
+	VPSUBD       Y5, Y3, Y3
+	VMULPS       32(CX), Y0, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPADDD       Y1, Y5, Y6
+	VPSRAD       $0x08, Y6, Y6
+	VPSLLD       $0x08, Y6, Y7
+	VPSUBD       Y7, Y5, Y5
+	VMULPS       64(CX), Y0, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPADDD       Y1, Y7, Y8
+	VPSRAD       $0x08, Y8, Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPSUBD       Y9, Y7, Y7
+	VMULPS       96(CX), Y0, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPADDD       Y1, Y9, Y10
+	VPSRAD       $0x08, Y10, Y10
+	VPSLLD       $0x08, Y10, Y11
+	VPSUBD       Y11, Y9, Y9
+	VPACKSSDW    Y6, Y4, Y4
+	VPACKSSDW    Y10, Y8, Y8
+	VPACKSSWB    Y8, Y4, Y4
+	VMOVDQU      packOrder<>+0(SB), Y6
+	VPERMD       Y4, Y6, Y4
+	VMOVDQU      Y4, (BX)
+	VPACKSSDW    Y5, Y3, Y3
+	VPACKSSDW    Y9, Y7, Y7
+	VPACKSSWB    Y7, Y3, Y3
+	VMOVDQU      packOrder<>+0(SB), Y4
+	VPERMD       Y3, Y4, Y3
+	VMOVDQU      Y3, 64(BX)
+	VMULPS       128(CX), Y0, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPADDD       Y1, Y3, Y4
+	VPSRAD       $0x08, Y4, Y4
+	VPSLLD       $0x08, Y4, Y5
+	VPSUBD       Y5, Y3, Y3
+	VMULPS       160(CX), Y0, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VPADDD       Y1, Y5, Y6
+	VPSRAD       $0x08, Y6, Y6
+	VPSLLD       $0x08, Y6, Y7
+	VPSUBD       Y7, Y5, Y5
+	VMULPS       192(CX), Y0, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPADDD       Y1, Y7, Y8
+	VPSRAD       $0x08, Y8, Y8
+	VPSLLD       $0x08, Y8, Y9
+	VPSUBD       Y9, Y7, Y7
+	VMULPS       224(CX), Y0, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPADDD       Y1, Y9, Y10
+	VPSRAD       $0x08, Y10, Y10
+	VPSLLD       $0x08, Y10, Y11
+	VPSUBD       Y11, Y9, Y9
+	VPACKSSDW    Y6, Y4, Y4
+	VPACKSSDW    Y10, Y8, Y8
+	VPACKSSWB    Y8, Y4, Y4
+	VMOVDQU      packOrder<>+0(SB), Y6
+	VPERMD       Y4, Y6, Y4
+	VMOVDQU      Y4, 32(BX)
+	VPACKSSDW    Y5, Y3, Y3
+	VPACKSSDW    Y9, Y7, Y7
+	VPACKSSWB    Y7, Y3, Y3
+	VMOVDQU      packOrder<>+0(SB), Y4
+	VPERMD       Y3, Y4, Y3
+	VMOVDQU      Y3, 96(BX)
+	ADDQ         $0x00000100, CX
+	ADDQ         $0x00000080, BX
+	DECQ         DX
+	JNZ          step
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDD       X2, X0, X1
+	VPSHUFD      $0xee, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x55, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 32(AX)
 	VZEROUPPER
 	RET
 
@@ -1419,6 +2798,1869 @@ DATA rowNumbers<>+13(SB)/1, $0x0d
 DATA rowNumbers<>+14(SB)/1, $0x0e
 DATA rowNumbers<>+15(SB)/1, $0x0f
 GLOBL rowNumbers<>(SB), RODATA|NOPTR, $16
+
+// func gemm256x1(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemm256x1(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    24(AX), CX
+	MOVQ    (AX), DX
+	MOVQ    8(AX), BX
+	VMOVDQU words1<>+0(SB), Y0
+	MOVQ    $0x00000002, R10
+
+pass:
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	MOVQ  BX, SI
+	MOVQ  16(AX), DI
+	LEAQ  (DI)(CX*2), R8
+	MOVQ  32(AX), R9
+
+step:
+	VPBROADCASTD (DI), Y5
+	VMOVDQU      (SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      32(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 64(DI), Y5
+	VMOVDQU      (SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      32(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 4(DI), Y5
+	VMOVDQU      128(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      160(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 68(DI), Y5
+	VMOVDQU      128(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      160(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 8(DI), Y5
+	VMOVDQU      256(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      288(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 72(DI), Y5
+	VMOVDQU      256(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      288(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 12(DI), Y5
+	VMOVDQU      384(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      416(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 76(DI), Y5
+	VMOVDQU      384(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      416(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 16(DI), Y5
+	VMOVDQU      512(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      544(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 80(DI), Y5
+	VMOVDQU      512(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      544(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 20(DI), Y5
+	VMOVDQU      640(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      672(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 84(DI), Y5
+	VMOVDQU      640(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      672(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 24(DI), Y5
+	VMOVDQU      768(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      800(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 88(DI), Y5
+	VMOVDQU      768(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      800(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 28(DI), Y5
+	VMOVDQU      896(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      928(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 92(DI), Y5
+	VMOVDQU      896(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      928(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 32(DI), Y5
+	VMOVDQU      1024(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1056(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 96(DI), Y5
+	VMOVDQU      1024(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1056(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 36(DI), Y5
+	VMOVDQU      1152(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1184(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 100(DI), Y5
+	VMOVDQU      1152(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1184(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 40(DI), Y5
+	VMOVDQU      1280(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1312(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 104(DI), Y5
+	VMOVDQU      1280(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1312(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 44(DI), Y5
+	VMOVDQU      1408(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1440(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 108(DI), Y5
+	VMOVDQU      1408(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1440(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 48(DI), Y5
+	VMOVDQU      1536(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1568(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 112(DI), Y5
+	VMOVDQU      1536(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1568(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 52(DI), Y5
+	VMOVDQU      1664(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1696(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 116(DI), Y5
+	VMOVDQU      1664(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1696(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 56(DI), Y5
+	VMOVDQU      1792(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1824(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 120(DI), Y5
+	VMOVDQU      1792(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1824(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD 60(DI), Y5
+	VMOVDQU      1920(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1952(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPBROADCASTD 124(DI), Y5
+	VMOVDQU      1920(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1952(SI), Y6
+	VPMADDUBSW   Y5, Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPADDD       Y6, Y4, Y4
+	ADDQ         $0x00000800, SI
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
+	DECQ         R9
+	JNZ          step
+	VMOVDQU      Y1, (DX)
+	VMOVDQU      Y2, 32(DX)
+	VMOVDQU      Y3, 128(DX)
+	VMOVDQU      Y4, 160(DX)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, DX
+	DECQ         R10
+	JNZ          pass
+	VZEROUPPER
+	RET
+
+// func gemm256x2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemm256x2(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    24(AX), CX
+	MOVQ    (AX), DX
+	MOVQ    8(AX), BX
+	VMOVDQU words1<>+0(SB), Y0
+	MOVQ    $0x00000002, R10
+
+pass:
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	VPXOR Y8, Y8, Y8
+	MOVQ  BX, SI
+	MOVQ  16(AX), DI
+	LEAQ  (DI)(CX*2), R8
+	MOVQ  32(AX), R9
+
+step:
+	VPBROADCASTD (DI), Y9
+	VMOVDQU      (SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      32(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 64(DI), Y9
+	VMOVDQU      (SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      32(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD (DI)(CX*1), Y9
+	VMOVDQU      (SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      32(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 64(DI)(CX*1), Y9
+	VMOVDQU      (SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      32(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 4(DI), Y9
+	VMOVDQU      128(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      160(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 68(DI), Y9
+	VMOVDQU      128(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      160(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 4(DI)(CX*1), Y9
+	VMOVDQU      128(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      160(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 68(DI)(CX*1), Y9
+	VMOVDQU      128(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      160(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 8(DI), Y9
+	VMOVDQU      256(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      288(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 72(DI), Y9
+	VMOVDQU      256(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      288(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 8(DI)(CX*1), Y9
+	VMOVDQU      256(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      288(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 72(DI)(CX*1), Y9
+	VMOVDQU      256(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      288(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 12(DI), Y9
+	VMOVDQU      384(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      416(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 76(DI), Y9
+	VMOVDQU      384(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      416(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 12(DI)(CX*1), Y9
+	VMOVDQU      384(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      416(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 76(DI)(CX*1), Y9
+	VMOVDQU      384(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      416(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 16(DI), Y9
+	VMOVDQU      512(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      544(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 80(DI), Y9
+	VMOVDQU      512(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      544(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 16(DI)(CX*1), Y9
+	VMOVDQU      512(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      544(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 80(DI)(CX*1), Y9
+	VMOVDQU      512(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      544(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 20(DI), Y9
+	VMOVDQU      640(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      672(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 84(DI), Y9
+	VMOVDQU      640(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      672(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 20(DI)(CX*1), Y9
+	VMOVDQU      640(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      672(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 84(DI)(CX*1), Y9
+	VMOVDQU      640(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      672(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 24(DI), Y9
+	VMOVDQU      768(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      800(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 88(DI), Y9
+	VMOVDQU      768(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      800(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 24(DI)(CX*1), Y9
+	VMOVDQU      768(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      800(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 88(DI)(CX*1), Y9
+	VMOVDQU      768(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      800(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 28(DI), Y9
+	VMOVDQU      896(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      928(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 92(DI), Y9
+	VMOVDQU      896(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      928(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 28(DI)(CX*1), Y9
+	VMOVDQU      896(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      928(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 92(DI)(CX*1), Y9
+	VMOVDQU      896(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      928(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 32(DI), Y9
+	VMOVDQU      1024(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1056(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 96(DI), Y9
+	VMOVDQU      1024(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1056(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 32(DI)(CX*1), Y9
+	VMOVDQU      1024(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1056(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 96(DI)(CX*1), Y9
+	VMOVDQU      1024(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1056(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 36(DI), Y9
+	VMOVDQU      1152(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1184(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 100(DI), Y9
+	VMOVDQU      1152(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1184(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 36(DI)(CX*1), Y9
+	VMOVDQU      1152(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1184(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 100(DI)(CX*1), Y9
+	VMOVDQU      1152(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1184(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 40(DI), Y9
+	VMOVDQU      1280(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1312(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 104(DI), Y9
+	VMOVDQU      1280(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1312(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 40(DI)(CX*1), Y9
+	VMOVDQU      1280(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1312(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 104(DI)(CX*1), Y9
+	VMOVDQU      1280(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1312(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 44(DI), Y9
+	VMOVDQU      1408(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1440(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 108(DI), Y9
+	VMOVDQU      1408(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1440(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 44(DI)(CX*1), Y9
+	VMOVDQU      1408(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1440(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 108(DI)(CX*1), Y9
+	VMOVDQU      1408(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1440(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 48(DI), Y9
+	VMOVDQU      1536(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1568(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 112(DI), Y9
+	VMOVDQU      1536(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1568(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 48(DI)(CX*1), Y9
+	VMOVDQU      1536(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1568(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 112(DI)(CX*1), Y9
+	VMOVDQU      1536(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1568(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 52(DI), Y9
+	VMOVDQU      1664(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1696(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 116(DI), Y9
+	VMOVDQU      1664(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1696(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 52(DI)(CX*1), Y9
+	VMOVDQU      1664(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1696(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 116(DI)(CX*1), Y9
+	VMOVDQU      1664(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1696(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 56(DI), Y9
+	VMOVDQU      1792(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1824(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 120(DI), Y9
+	VMOVDQU      1792(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1824(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 56(DI)(CX*1), Y9
+	VMOVDQU      1792(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1824(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 120(DI)(CX*1), Y9
+	VMOVDQU      1792(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1824(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD 60(DI), Y9
+	VMOVDQU      1920(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1952(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 124(DI), Y9
+	VMOVDQU      1920(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1952(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 60(DI)(CX*1), Y9
+	VMOVDQU      1920(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1952(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPBROADCASTD 124(DI)(CX*1), Y9
+	VMOVDQU      1920(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1952(SI), Y10
+	VPMADDUBSW   Y9, Y10, Y10
+	VPMADDWD     Y0, Y10, Y10
+	VPADDD       Y10, Y8, Y8
+	ADDQ         $0x00000800, SI
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
+	DECQ         R9
+	JNZ          step
+	VMOVDQU      Y1, (DX)
+	VMOVDQU      Y2, 32(DX)
+	VMOVDQU      Y3, 128(DX)
+	VMOVDQU      Y4, 160(DX)
+	VMOVDQU      Y5, 256(DX)
+	VMOVDQU      Y6, 288(DX)
+	VMOVDQU      Y7, 384(DX)
+	VMOVDQU      Y8, 416(DX)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, DX
+	DECQ         R10
+	JNZ          pass
+	VZEROUPPER
+	RET
+
+// func gemm256x3(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemm256x3(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    24(AX), CX
+	MOVQ    (AX), DX
+	MOVQ    8(AX), BX
+	VMOVDQU words1<>+0(SB), Y0
+	MOVQ    $0x00000002, R10
+
+pass:
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	VPXOR Y8, Y8, Y8
+	VPXOR Y9, Y9, Y9
+	VPXOR Y10, Y10, Y10
+	VPXOR Y11, Y11, Y11
+	VPXOR Y12, Y12, Y12
+	MOVQ  BX, SI
+	MOVQ  16(AX), DI
+	LEAQ  (DI)(CX*2), R8
+	MOVQ  32(AX), R9
+
+step:
+	VPBROADCASTD (DI), Y13
+	VMOVDQU      (SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      32(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 64(DI), Y13
+	VMOVDQU      (SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      32(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD (DI)(CX*1), Y13
+	VMOVDQU      (SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      32(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 64(DI)(CX*1), Y13
+	VMOVDQU      (SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      32(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD (R8), Y13
+	VMOVDQU      (SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      32(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 64(R8), Y13
+	VMOVDQU      (SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      32(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 4(DI), Y13
+	VMOVDQU      128(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      160(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 68(DI), Y13
+	VMOVDQU      128(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      160(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 4(DI)(CX*1), Y13
+	VMOVDQU      128(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      160(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 68(DI)(CX*1), Y13
+	VMOVDQU      128(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      160(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 4(R8), Y13
+	VMOVDQU      128(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      160(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 68(R8), Y13
+	VMOVDQU      128(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      160(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 8(DI), Y13
+	VMOVDQU      256(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      288(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 72(DI), Y13
+	VMOVDQU      256(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      288(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 8(DI)(CX*1), Y13
+	VMOVDQU      256(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      288(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 72(DI)(CX*1), Y13
+	VMOVDQU      256(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      288(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 8(R8), Y13
+	VMOVDQU      256(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      288(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 72(R8), Y13
+	VMOVDQU      256(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      288(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 12(DI), Y13
+	VMOVDQU      384(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      416(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 76(DI), Y13
+	VMOVDQU      384(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      416(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 12(DI)(CX*1), Y13
+	VMOVDQU      384(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      416(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 76(DI)(CX*1), Y13
+	VMOVDQU      384(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      416(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 12(R8), Y13
+	VMOVDQU      384(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      416(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 76(R8), Y13
+	VMOVDQU      384(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      416(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 16(DI), Y13
+	VMOVDQU      512(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      544(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 80(DI), Y13
+	VMOVDQU      512(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      544(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 16(DI)(CX*1), Y13
+	VMOVDQU      512(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      544(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 80(DI)(CX*1), Y13
+	VMOVDQU      512(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      544(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 16(R8), Y13
+	VMOVDQU      512(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      544(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 80(R8), Y13
+	VMOVDQU      512(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      544(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 20(DI), Y13
+	VMOVDQU      640(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      672(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 84(DI), Y13
+	VMOVDQU      640(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      672(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 20(DI)(CX*1), Y13
+	VMOVDQU      640(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      672(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 84(DI)(CX*1), Y13
+	VMOVDQU      640(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      672(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 20(R8), Y13
+	VMOVDQU      640(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      672(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 84(R8), Y13
+	VMOVDQU      640(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      672(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 24(DI), Y13
+	VMOVDQU      768(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      800(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 88(DI), Y13
+	VMOVDQU      768(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      800(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 24(DI)(CX*1), Y13
+	VMOVDQU      768(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      800(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 88(DI)(CX*1), Y13
+	VMOVDQU      768(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      800(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 24(R8), Y13
+	VMOVDQU      768(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      800(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 88(R8), Y13
+	VMOVDQU      768(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      800(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 28(DI), Y13
+	VMOVDQU      896(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      928(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 92(DI), Y13
+	VMOVDQU      896(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      928(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 28(DI)(CX*1), Y13
+	VMOVDQU      896(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      928(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 92(DI)(CX*1), Y13
+	VMOVDQU      896(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      928(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 28(R8), Y13
+	VMOVDQU      896(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      928(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 92(R8), Y13
+	VMOVDQU      896(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      928(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 32(DI), Y13
+	VMOVDQU      1024(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      1056(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 96(DI), Y13
+	VMOVDQU      1024(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      1056(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 32(DI)(CX*1), Y13
+	VMOVDQU      1024(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      1056(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 96(DI)(CX*1), Y13
+	VMOVDQU      1024(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      1056(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 32(R8), Y13
+	VMOVDQU      1024(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      1056(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 96(R8), Y13
+	VMOVDQU      1024(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      1056(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 36(DI), Y13
+	VMOVDQU      1152(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      1184(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 100(DI), Y13
+	VMOVDQU      1152(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      1184(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 36(DI)(CX*1), Y13
+	VMOVDQU      1152(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      1184(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 100(DI)(CX*1), Y13
+	VMOVDQU      1152(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      1184(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 36(R8), Y13
+	VMOVDQU      1152(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      1184(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 100(R8), Y13
+	VMOVDQU      1152(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      1184(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 40(DI), Y13
+	VMOVDQU      1280(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      1312(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 104(DI), Y13
+	VMOVDQU      1280(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      1312(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 40(DI)(CX*1), Y13
+	VMOVDQU      1280(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      1312(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 104(DI)(CX*1), Y13
+	VMOVDQU      1280(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      1312(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 40(R8), Y13
+	VMOVDQU      1280(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      1312(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 104(R8), Y13
+	VMOVDQU      1280(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      1312(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 44(DI), Y13
+	VMOVDQU      1408(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      1440(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 108(DI), Y13
+	VMOVDQU      1408(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      1440(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 44(DI)(CX*1), Y13
+	VMOVDQU      1408(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      1440(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 108(DI)(CX*1), Y13
+	VMOVDQU      1408(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      1440(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 44(R8), Y13
+	VMOVDQU      1408(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      1440(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 108(R8), Y13
+	VMOVDQU      1408(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      1440(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 48(DI), Y13
+	VMOVDQU      1536(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      1568(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 112(DI), Y13
+	VMOVDQU      1536(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      1568(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 48(DI)(CX*1), Y13
+	VMOVDQU      1536(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      1568(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 112(DI)(CX*1), Y13
+	VMOVDQU      1536(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      1568(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 48(R8), Y13
+	VMOVDQU      1536(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      1568(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 112(R8), Y13
+	VMOVDQU      1536(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      1568(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 52(DI), Y13
+	VMOVDQU      1664(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      1696(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 116(DI), Y13
+	VMOVDQU      1664(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      1696(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 52(DI)(CX*1), Y13
+	VMOVDQU      1664(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      1696(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 116(DI)(CX*1), Y13
+	VMOVDQU      1664(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      1696(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 52(R8), Y13
+	VMOVDQU      1664(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      1696(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 116(R8), Y13
+	VMOVDQU      1664(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      1696(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 56(DI), Y13
+	VMOVDQU      1792(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      1824(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 120(DI), Y13
+	VMOVDQU      1792(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      1824(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 56(DI)(CX*1), Y13
+	VMOVDQU      1792(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      1824(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 120(DI)(CX*1), Y13
+	VMOVDQU      1792(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      1824(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 56(R8), Y13
+	VMOVDQU      1792(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      1824(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 120(R8), Y13
+	VMOVDQU      1792(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      1824(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD 60(DI), Y13
+	VMOVDQU      1920(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y1, Y1
+	VMOVDQU      1952(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y2, Y2
+	VPBROADCASTD 124(DI), Y13
+	VMOVDQU      1920(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y3, Y3
+	VMOVDQU      1952(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y4, Y4
+	VPBROADCASTD 60(DI)(CX*1), Y13
+	VMOVDQU      1920(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y5, Y5
+	VMOVDQU      1952(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y6, Y6
+	VPBROADCASTD 124(DI)(CX*1), Y13
+	VMOVDQU      1920(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y7, Y7
+	VMOVDQU      1952(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y8, Y8
+	VPBROADCASTD 60(R8), Y13
+	VMOVDQU      1920(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y9, Y9
+	VMOVDQU      1952(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y10, Y10
+	VPBROADCASTD 124(R8), Y13
+	VMOVDQU      1920(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y11, Y11
+	VMOVDQU      1952(SI), Y14
+	VPMADDUBSW   Y13, Y14, Y14
+	VPMADDWD     Y0, Y14, Y14
+	VPADDD       Y14, Y12, Y12
+	ADDQ         $0x00000800, SI
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
+	DECQ         R9
+	JNZ          step
+	VMOVDQU      Y1, (DX)
+	VMOVDQU      Y2, 32(DX)
+	VMOVDQU      Y3, 128(DX)
+	VMOVDQU      Y4, 160(DX)
+	VMOVDQU      Y5, 256(DX)
+	VMOVDQU      Y6, 288(DX)
+	VMOVDQU      Y7, 384(DX)
+	VMOVDQU      Y8, 416(DX)
+	VMOVDQU      Y9, 512(DX)
+	VMOVDQU      Y10, 544(DX)
+	VMOVDQU      Y11, 640(DX)
+	VMOVDQU      Y12, 672(DX)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, DX
+	DECQ         R10
+	JNZ          pass
+	VZEROUPPER
+	RET
 
 // func gemm512x1(a *byte)
 // Requires: AVX, AVX512F, AVX512VNNI

@@ -3,11 +3,7 @@ package dot
 import "math"
 
 func quantizeGeneric(dst []int8, x []float32, steps int) (scale float32, sum int64) {
-	m := float32(0)
-	for _, v := range x {
-		m = max(m, float32(math.Abs(float64(v))))
-	}
-	scale, inv := scales(m)
+	scale, inv := scales(absMax(x))
 	clear(dst[:2*StepCols*steps])
 	for c, f := range x {
 		v := int(math.RoundToEven(float64(f * inv)))
@@ -17,6 +13,14 @@ func quantizeGeneric(dst []int8, x []float32, steps int) (scale float32, sum int
 		sum += int64(v)
 	}
 	return scale, sum
+}
+
+func absMax(x []float32) float32 {
+	m := float32(0)
+	for _, v := range x {
+		m = max(m, v, -v)
+	}
+	return m
 }
 
 // scales returns the scale for a tile whose largest magnitude is m, and its reciprocal.

@@ -9,8 +9,11 @@ import (
 // Best returns the fastest instruction set of this processor.
 func Best() ISA {
 	x := &cpu.X86
-	if x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI2 && x.HasAVX512VNNI {
+	switch {
+	case x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI2 && x.HasAVX512VNNI:
 		return AVX512
+	case x.HasAVX2 && x.HasFMA:
+		return AVX2
 	}
 	return Generic
 }
@@ -37,45 +40,83 @@ func newDotArgs(w *Rows, x []int8) *dotArgs {
 	return a
 }
 
-func dotAVX512(out []int32, w *Rows, x []int8) {
+func (i ISA) dotASM(out []int32, w *Rows, x []int8) {
 	a := newDotArgs(w, x)
 	a.out = unsafe.Pointer(&out[:2*w.Count][0])
 	p := (*byte)(unsafe.Pointer(a))
-	switch w.Width {
-	case 4:
+	wide := i == AVX512
+	switch {
+	case w.Width == 4 && wide:
 		dot512w4(p)
-	case 5:
+	case w.Width == 5 && wide:
 		dot512w5(p)
-	case 6:
+	case w.Width == 6 && wide:
 		dot512w6(p)
-	default:
+	case wide:
 		dot512w8(p)
+	case w.Width == 4:
+		dot256w4(p)
+	case w.Width == 5:
+		dot256w5(p)
+	case w.Width == 6:
+		dot256w6(p)
+	default:
+		dot256w8(p)
 	}
 }
 
-func dotBlocksAVX512(out []float32, w *Rows, block int, x []int8) {
+func (i ISA) dotBlocksASM(out []float32, w *Rows, block int, x []int8) {
 	a := newDotArgs(w, x)
 	a.out = unsafe.Pointer(&out[:w.Count][0])
 	a.scale = unsafe.Pointer(&w.Scale[:(w.Count-1)*w.ScaleStride+w.Steps*StepCols/block][0])
 	a.scaleStride = 4 * w.ScaleStride
 	p := (*byte)(unsafe.Pointer(a))
+	if i == AVX512 {
+		dotBlocks512(p, w.Width, block)
+	} else {
+		dotBlocks256(p, w.Width, block)
+	}
+}
+
+func dotBlocks512(p *byte, width, block int) {
 	switch {
-	case w.Width == 4 && block == 16:
+	case width == 4 && block == 16:
 		dotBlock512w4b16(p)
-	case w.Width == 4:
+	case width == 4:
 		dotBlock512w4b32(p)
-	case w.Width == 5 && block == 16:
+	case width == 5 && block == 16:
 		dotBlock512w5b16(p)
-	case w.Width == 5:
+	case width == 5:
 		dotBlock512w5b32(p)
-	case w.Width == 6 && block == 16:
+	case width == 6 && block == 16:
 		dotBlock512w6b16(p)
-	case w.Width == 6:
+	case width == 6:
 		dotBlock512w6b32(p)
 	case block == 16:
 		dotBlock512w8b16(p)
 	default:
 		dotBlock512w8b32(p)
+	}
+}
+
+func dotBlocks256(p *byte, width, block int) {
+	switch {
+	case width == 4 && block == 16:
+		dotBlock256w4b16(p)
+	case width == 4:
+		dotBlock256w4b32(p)
+	case width == 5 && block == 16:
+		dotBlock256w5b16(p)
+	case width == 5:
+		dotBlock256w5b32(p)
+	case width == 6 && block == 16:
+		dotBlock256w6b16(p)
+	case width == 6:
+		dotBlock256w6b32(p)
+	case block == 16:
+		dotBlock256w8b16(p)
+	default:
+		dotBlock256w8b32(p)
 	}
 }
 
@@ -126,9 +167,14 @@ type quantArgs struct {
 	_     uint32
 }
 
-func quantizeAVX512(dst []int8, x []float32, steps int) (scale float32, sum int64) {
+func (i ISA) quantizeASM(dst []int8, x []float32, steps int) (scale float32, sum int64) {
 	a := &quantArgs{x: unsafe.Pointer(&x[0]), steps: steps, out: unsafe.Pointer(&dst[:2*StepCols*steps][0])}
 	p := (*byte)(unsafe.Pointer(a))
+	if i == AVX2 {
+		scale, a.inv = scales(absMax(x))
+		split256(p)
+		return scale, int64(a.sum)
+	}
 	absMax512(p)
 	scale, a.inv = scales(*(*float32)(unsafe.Pointer(&a.sum)))
 	split512(p)
@@ -153,29 +199,23 @@ type gemmArgs struct {
 	steps        int
 }
 
-// gemmTokens is the number of tokens whose sums fit the registers beside two vectors of weights.
-const gemmTokens = 6
-
 func gemmAVX512(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	kernels := [...]func(*byte){gemm512x1, gemm512x2, gemm512x3, gemm512x4, gemm512x5, gemm512x6}
+	gemmASM(kernels[:], out, tile, x, xStride, steps, tokens)
+}
+
+func gemmAVX2(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	kernels := [...]func(*byte){gemm256x1, gemm256x2, gemm256x3}
+	gemmASM(kernels[:], out, tile, x, xStride, steps, tokens)
+}
+
+// gemmASM runs kernels[n−1] on n tokens at a time: as many as have their sums in registers.
+func gemmASM(kernels []func(*byte), out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
 	a := &gemmArgs{tile: unsafe.Pointer(&tile[:TileBytes(steps)][0]), xStride: xStride, steps: steps}
-	p := (*byte)(unsafe.Pointer(a))
-	for t := 0; t < tokens; t += gemmTokens {
-		n := min(gemmTokens, tokens-t)
+	for t := 0; t < tokens; t += len(kernels) {
+		n := min(len(kernels), tokens-t)
 		a.out = unsafe.Pointer(&out[t*2*TileRows:][:n*2*TileRows][0])
 		a.x = unsafe.Pointer(&x[t*xStride:][:(n-1)*xStride+2*StepCols*steps][0])
-		switch n {
-		case 1:
-			gemm512x1(p)
-		case 2:
-			gemm512x2(p)
-		case 3:
-			gemm512x3(p)
-		case 4:
-			gemm512x4(p)
-		case 5:
-			gemm512x5(p)
-		default:
-			gemm512x6(p)
-		}
+		kernels[n-1]((*byte)(unsafe.Pointer(a)))
 	}
 }

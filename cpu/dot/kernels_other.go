@@ -7,12 +7,15 @@ func Best() ISA { return Generic }
 
 // Without assembly these are never reached: Best is the only source of another ISA than Generic.
 
-func quantizeAVX512(dst []int8, x []float32, steps int) (float32, int64) {
+func (ISA) quantizeASM(dst []int8, x []float32, steps int) (float32, int64) {
 	return quantizeGeneric(dst, x, steps)
 }
-func dotAVX512(out []int32, w *Rows, x []int8) { dotGeneric(out, w, x) }
-func dotBlocksAVX512(out []float32, w *Rows, block int, x []int8) {
+func (ISA) dotASM(out []int32, w *Rows, x []int8) { dotGeneric(out, w, x) }
+func (ISA) dotBlocksASM(out []float32, w *Rows, block int, x []int8) {
 	dotBlocksGeneric(out, w, block, x)
+}
+func gemmAVX2(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	gemmGeneric(out, tile, x, xStride, steps, tokens)
 }
 func packAVX512(width int, nibble, bits, codes []byte, steps int) {
 	packGeneric(width, nibble, bits, codes, steps)

@@ -25,10 +25,14 @@ func main() {
 		chunk256()
 	case "dot":
 		blocks16, blocks32 := blockNumbers(16), blockNumbers(32)
+		avx2 := newAVX2Consts()
 		for _, planes := range []int{-1, 0, 1, 2} {
 			dot512(planes)
+			dot256(planes, avx2)
 			dotBlock512(planes, 16, blocks16)
 			dotBlock512(planes, 32, blocks32)
+			dotBlock256(planes, 16, avx2, blocks16)
+			dotBlock256(planes, 32, avx2, blocks32)
 			if planes >= 0 {
 				pack512(planes)
 				unpack512(planes)
@@ -36,7 +40,11 @@ func main() {
 		}
 		absMax512()
 		split512()
+		split256(newPackOrder())
 		tile512()
+		for tokens := 1; tokens <= 3; tokens++ {
+			gemm256(tokens, avx2)
+		}
 		for tokens := 1; tokens <= 6; tokens++ {
 			gemm512(tokens)
 		}
