@@ -136,7 +136,8 @@ func (w *Writer) Coded(name string, c *Coded) error {
 		}
 		names, data = append(names, p.name), append(data, b)
 	}
-	return w.tensor(indexEntry{Name: name, Rows: c.Rows, Cols: c.Cols, Kind: kindCoded, Coding: &c.Coding, Scale: &c.Scale}, names, data)
+	coding, scale := c.Coding, c.Scale // copies: the index must not keep the weights in memory
+	return w.tensor(indexEntry{Name: name, Rows: c.Rows, Cols: c.Cols, Kind: kindCoded, Coding: &coding, Scale: &scale}, names, data)
 }
 
 // Raw appends an uncoded tensor.

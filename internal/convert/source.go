@@ -2,6 +2,7 @@
 package convert
 
 import (
+	"github.com/ellm-gpu/ellm-gpu/internal/gguf"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 	"github.com/ellm-gpu/ellm-gpu/internal/tokenizer"
 )
@@ -13,7 +14,7 @@ type Source interface {
 	Config() (*model.Config, error)
 	Tokenizer() (*tokenizer.Tokenizer, error)
 	ChatTemplate() string
-	// GGUFMetadata returns the metadata (without tokenizer arrays) in GGUF's key-value encoding, for export.
+	// GGUFMetadata returns the metadata without the vocabulary in GGUF's encoding (gguf.Metadata.Encode), for export.
 	GGUFMetadata() ([]byte, error)
 	Tensors() []TensorInfo
 	// ReadRows dequantizes rows [r0, r1) of tensor i into dst, (r1−r0) × cols.
@@ -34,23 +35,8 @@ type TensorInfo struct {
 	Layout     *BlockLayout
 }
 
-// BlockLayout describes a block-quantized type in the container's terms (docs/format.md, 6.2 and 6.6).
-type BlockLayout struct {
-	Codes   int     // number of different integer codes: a power of two up to 256
-	Zero    int32   // added to the stored code
-	Values  []int16 // or: the value of each code
-	Block   int     // columns per sub-scale
-	Super   int     // columns per D
-	SubBits int     // 0: no sub-scales
-	SubBias int
-	HasMin  bool // DMin is present
-	SubMin  bool // SubMin is present
-}
+// BlockLayout describes a block-quantized type as integers and scales, the container's terms (docs/format.md, 6.2 and 6.6).
+type BlockLayout = gguf.Layout
 
-// Blocks receives integers and scales of some rows, row-major. Slices are reused when large enough.
-type Blocks struct {
-	Codes    []uint8  // rows × cols, without Zero
-	D, DMin  []uint16 // float16, rows × cols/Super; DMin is added (so negated where the file subtracts)
-	SubScale []uint8  // rows × cols/Block, one per byte, without bias (8 bits: two's complement)
-	SubMin   []uint8
-}
+// Blocks receives integers and scales of some rows.
+type Blocks = gguf.Blocks

@@ -54,7 +54,7 @@ func Build(cfg *Config, has func(tensor string) bool) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := cfg.validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("model configuration: %w", err)
 	}
 	p := &Program{Config: *cfg}
@@ -69,7 +69,8 @@ func Build(cfg *Config, has func(tensor string) bool) (*Program, error) {
 	return p, nil
 }
 
-func (c *Config) validate() error {
+// Validate checks that every hyperparameter is set and within bounds.
+func (c *Config) Validate() error {
 	for _, f := range []struct {
 		name     string
 		n, limit int

@@ -1,0 +1,97 @@
+# The project's only build interface; "make help" lists the targets.
+
+GO      ?= go
+CMAKE   ?= cmake
+PYTHON  ?= python3
+JOBS    ?= $(shell nproc 2>/dev/null || echo 2)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PKG     := ./cli/ellm-gpu
+NVCC    := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+
+# simd/archsimd exists on amd64 only; everything builds without it too.
+ifeq ($(shell $(GO) env GOARCH),amd64)
+SIMD := GOEXPERIMENT=simd
+endif
+
+# MODEL=file.gguf makes "make demo" and "make bench" use that model instead of obtaining SmolLM2-135M-Instruct.
+DEMO_GGUF  := models/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL      ?= $(DEMO_GGUF)
+DEMO_ELLM   = models/$(basename $(notdir $(MODEL))).ellm
+PROMPT     ?= In one sentence: what is a Huffman code?
+TEXT       ?= wiki.test.raw
+PEER       ?= llama.cpp/build/bin
+
+.PHONY: help build build-cuda kernels emu nvcc test test-go test-kernels lint demo bench bench-compare sass clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/ellm-gpu in pure Go
+	CGO_ENABLED=0 $(SIMD) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ellm-gpu $(PKG)
+
+build-cuda: kernels ## bin/ellm-gpu with GPU support; starts without a GPU too
+	CGO_ENABLED=1 $(SIMD) $(GO) build -tags cuda -trimpath -ldflags '$(LDFLAGS)' -o bin/ellm-gpu $(PKG)
+
+kernels: ## the CUDA kernels with nvcc, into gpu/driver/cuda/kernels (embedded by build-cuda)
+ifeq ($(NVCC),)
+	@echo 'nvcc was not found. "make nvcc" installs it on Debian and Ubuntu; elsewhere install the CUDA toolkit (10.2 to 12.9) and put nvcc on PATH.' >&2; exit 1
+else
+	$(CMAKE) -S . -B build/cmake -DELLM_CUDA=ON -DELLM_NVCC=$(NVCC)
+	$(CMAKE) --build build/cmake --target kernels -j $(JOBS)
+	rm -f gpu/driver/cuda/kernels/*.cubin gpu/driver/cuda/kernels/*.ptx
+	cp build/kernels/*.cubin build/kernels/*.ptx gpu/driver/cuda/kernels/
+endif
+
+emu: ## bin/ellm-emu, which runs the kernels on the CPU
+	$(CMAKE) -S . -B build/cmake
+	$(CMAKE) --build build/cmake --target ellm-emu ellm-emu-fast emu-selftest -j $(JOBS)
+	mkdir -p bin
+	cp build/ellm-emu build/ellm-emu-fast bin/
+
+nvcc: ## install nvcc (Debian, Ubuntu; as root or with sudo)
+	.ci/install-nvcc
+
+test: lint emu test-go test-kernels ## all checks; compiles the kernels if nvcc is there
+
+lint:
+	@bad=$$(gofmt -l cli cpu format gpu internal bench); if [ -n "$$bad" ]; then echo "gofmt would change:" $$bad >&2; exit 1; fi
+	$(SIMD) $(GO) vet ./...
+
+# The CPU packages have generic and vectorized forms: both are tested.
+test-go:
+	build/cmake/emu-selftest
+	ELLM_EMU=$(CURDIR)/bin/ellm-emu ELLM_REQUIRE_EMU=1 $(SIMD) $(GO) test ./...
+	GOEXPERIMENT=nosimd $(GO) test ./cpu/... ./internal/engine/... ./internal/huffman/...
+
+ifeq ($(NVCC),)
+test-kernels:
+	@echo 'SKIPPED: nvcc was not found, so the kernels were tested in the emulator but not compiled for GPUs ("make nvcc" installs it)'
+else
+test-kernels: kernels
+	CGO_ENABLED=1 $(GO) vet -tags cuda ./gpu/... ./cli/...
+endif
+
+demo: build $(DEMO_ELLM) ## obtain a small chat model, compress it, answer a prompt on the CPU
+	bin/ellm-gpu inspect $(DEMO_ELLM) | tail -n 12
+	bin/ellm-gpu run $(DEMO_ELLM) --device cpu --temp 0 -n 128 -p '$(PROMPT)'
+
+$(DEMO_ELLM): $(MODEL) | build
+	@mkdir -p models
+	bin/ellm-gpu compress $(MODEL) -o $@ --lossless
+
+$(DEMO_GGUF):
+	@bench/get-model $@
+
+bench: build $(DEMO_ELLM) ## speed of the demo model on the CPU
+	bin/ellm-gpu bench $(DEMO_ELLM) --device cpu
+
+bench-compare: build ## same tokens and perplexity as llama.cpp: PEER=dir with its binaries, TEXT=file, MODEL=file.gguf
+	bench/compare/llama_cpp.sh $(PEER) $(MODEL) $(TEXT)
+
+sass: kernels ## instructions per weight of the compiled kernels
+	$(GO) run ./bench/sass build/kernels
+
+clean: ## remove what was built (not models/)
+	rm -rf bin build
+	rm -f gpu/driver/cuda/kernels/*.cubin gpu/driver/cuda/kernels/*.ptx

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// instruction is one machine instruction.
+type instruction struct {
+	address uint64
+	op      string // with its modifiers: "LDS.U.32"
+	target  uint64 // of a branch
+}
+
+type kernel struct {
+	name string
+	code []instruction
+}
+
+type usage struct{ registers, shared, local int }
+
+var (
+	functionLine = regexp.MustCompile(`^\s*Function : (\S+)`)
+	codeLine     = regexp.MustCompile(`/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*([^;}]*)[;}]`)
+	hexOperand   = regexp.MustCompile(`0x([0-9a-f]+)`)
+	usageName    = regexp.MustCompile(`Function (\S+):`)
+	usageField   = regexp.MustCompile(`(REG|SHARED|LOCAL|STACK):(\d+)`)
+)
+
+func parseCode(sass []byte) []kernel {
+	var all []kernel
+	for line := range strings.Lines(string(sass)) {
+		if m := functionLine.FindStringSubmatch(line); m != nil {
+			all = append(all, kernel{name: m[1]})
+			continue
+		}
+		m := codeLine.FindStringSubmatch(line)
+		if m == nil || len(all) == 0 {
+			continue
+		}
+		in := instruction{op: m[2]}
+		in.address, _ = strconv.ParseUint(m[1], 16, 64) // the pattern admits nothing else
+		if strings.HasPrefix(in.op, "BRA") {
+			if t := hexOperand.FindStringSubmatch(m[3]); t != nil {
+				in.target, _ = strconv.ParseUint(t[1], 16, 64)
+			}
+		}
+		k := &all[len(all)-1]
+		if in.op != "NOP" {
+			k.code = append(k.code, in)
+		}
+	}
+	return all
+}
+
+func parseUsage(text []byte) map[string]usage {
+	all, name := map[string]usage{}, ""
+	for line := range strings.Lines(string(text)) {
+		if m := usageName.FindStringSubmatch(line); m != nil {
+			name = m[1]
+		}
+		for _, m := range usageField.FindAllStringSubmatch(line, -1) {
+			n, _ := strconv.Atoi(m[2])
+			u := all[name]
+			switch m[1] {
+			case "REG":
+				u.registers = n
+			case "SHARED":
+				u.shared = n
+			default:
+				u.local += n
+			}
+			all[name] = u
+		}
+	}
+	return all
+}
+
+// loop is a run of instructions that ends with a branch to its beginning.
+type loop struct{ first, last int }
+
+// loops returns all loops, inner ones before those around them.
+func loops(code []instruction) []loop {
+	var all []loop
+	for i, in := range code {
+		if strings.HasPrefix(in.op, "BRA") && in.target < in.address {
+			// A target may be the control word in front of an instruction.
+			first := sort.Search(i, func(k int) bool { return code[k].address >= in.target })
+			all = append(all, loop{first, i})
+		}
+	}
+	return all
+}
+
+// own returns the instructions of a loop that lie in no loop inside it.
+func (l loop) own(code []instruction, all []loop) []instruction {
+	var own []instruction
+	for i := l.first; i <= l.last; i++ {
+		inside := false
+		for _, m := range all {
+			inside = inside || m != l && m.first >= l.first && m.last <= l.last && m.first <= i && i <= m.last
+		}
+		if !inside {
+			own = append(own, code[i])
+		}
+	}
+	return own
+}
+
+// weights counts the weights that the instructions of one pass handle: a packed half product is a pair of them, a float32 product is one, and
+// where there are no products every store writes a decoded pair.
+func weights(code []instruction) int {
+	packed, single, stores := 0, 0, 0
+	for _, in := range code {
+		switch base, _, _ := strings.Cut(in.op, "."); base {
+		case "HFMA2":
+			packed++
+		case "FFMA":
+			single++
+		case "ST", "STG":
+			stores++
+		}
+	}
+	switch {
+	case packed > 0:
+		return 2 * packed
+	case single > 0:
+		return single
+	}
+	return 2 * stores
+}
+
+// mainLoop describes the loop that handles the most weights, without the loops inside it (they serve ends of rows and other rare cases).
+func mainLoop(code []instruction) string {
+	all := loops(code)
+	n, most := 0, 0
+	for _, l := range all {
+		own := l.own(code, all)
+		if w := weights(own); w > most {
+			n, most = len(own), w
+		}
+	}
+	if most == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d / %d = %.2f", n, most, float64(n)/float64(most))
+}

@@ -1,0 +1,124 @@
+// Package cli is the command line of ellm-gpu: one file per command.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+)
+
+// Streams are the program's standard streams.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// program carries what commands share.
+type program struct {
+	Streams
+	version string
+}
+
+// Main runs the command line args (args[0] is the program's name) and returns the exit code.
+// Results go to st.Out, everything else to st.Err.
+func Main(ctx context.Context, version string, args []string, st Streams) int {
+	p := &program{Streams: st, version: version}
+	app := p.app()
+	err := app.RunContext(ctx, flagsFirst(app, args))
+	if err != nil {
+		fmt.Fprintf(st.Err, "ellm-gpu: %s\n", strings.TrimSpace(explain(err)))
+	}
+	return exitCode(err)
+}
+
+func (p *program) app() *cli.App {
+	app := &cli.App{
+		Name:      "ellm-gpu",
+		Usage:     "compress language models with Huffman codes and run them from the codes",
+		Version:   p.version,
+		Reader:    p.In,
+		Writer:    p.Out,
+		ErrWriter: p.Err,
+		Commands: []*cli.Command{
+			p.compressCommand(), p.runCommand(), p.inspectCommand(), p.verifyCommand(), p.planCommand(),
+			p.devicesCommand(), p.benchCommand(), p.exportCommand(), p.evalCommand(),
+		},
+		Action:         p.noCommand,
+		OnUsageError:   onUsageError,
+		ExitErrHandler: func(*cli.Context, error) {}, // Main decides on the exit code
+	}
+	prepare(app.Commands)
+	return app
+}
+
+// prepare gives every command the behaviour all share.
+func prepare(commands []*cli.Command) {
+	for _, c := range commands {
+		c.OnUsageError = onUsageError
+		prepare(c.Subcommands)
+	}
+}
+
+func onUsageError(_ *cli.Context, err error, _ bool) error {
+	return usagef("%v (--help lists the options)", err)
+}
+
+func (p *program) noCommand(c *cli.Context) error {
+	if !c.Args().Present() {
+		return cli.ShowAppHelp(c)
+	}
+	return usagef("there is no command %q (--help lists the commands)", c.Args().First())
+}
+
+// interruptible derives a context that the first Ctrl-C or SIGTERM cancels; the second one ends the program at once.
+func interruptible(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// operand returns the only argument that is no option; what names it in the error message.
+func operand(c *cli.Context, what string) (string, error) {
+	switch c.NArg() {
+	case 1:
+		return c.Args().First(), nil
+	case 0:
+		return "", usagef("%s: the %s is missing (usage: %s %s)", c.Command.Name, what, c.Command.HelpName, c.Command.ArgsUsage)
+	}
+	return "", usagef("%s: one %s expected, found %d: %s (quote names with spaces)", c.Command.Name, what, c.NArg(), strings.Join(c.Args().Slice(), ", "))
+}
+
+// isTerminal reports whether a stream is an interactive terminal.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// notef writes a line for the user to standard error.
+func (p *program) notef(format string, args ...any) {
+	fmt.Fprintf(p.Err, format+"\n", args...)
+}
+
+// checkInput says early and clearly that path cannot be read as a file.
+func checkInput(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		var pe *os.PathError
+		if errors.As(err, &pe) {
+			return fmt.Errorf("%s: %w", path, pe.Err)
+		}
+		return err
+	}
+	if st.IsDir() {
+		return fmt.Errorf("%s: is a directory, a file is expected", path)
+	}
+	return nil
+}

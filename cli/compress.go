@@ -1,0 +1,131 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/convert"
+)
+
+func (p *program) compressCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "compress",
+		Usage:     "quantize and Huffman-code a GGUF file or a Hugging Face directory",
+		ArgsUsage: "IN -o OUT.ellm",
+		Flags: []cli.Flag{
+			outputFlag("the .ellm file to write"),
+			&cli.Float64Flag{Name: "bpw", Usage: fmt.Sprintf("bits per weight of the whole file, %g to %g (the default scheme, with %g)", convert.MinBPW, convert.MaxBPW, convert.DefaultBPW)},
+			&cli.StringFlag{Name: "scheme", Usage: "entrollm-u8, entrollm-u4 (the quantizers of arXiv 2505.02380), or bf16 (weights as 16-bit floats)"},
+			&cli.BoolFlag{Name: "lossless", Usage: "keep the weights of an already quantized or 16-bit file exactly"},
+			&cli.StringFlag{Name: "imatrix", Usage: "importance matrix written by llama-imatrix"},
+			jsonFlag(),
+		},
+		Action: p.compress,
+	}
+}
+
+func outputFlag(usage string) cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: usage}
+}
+
+func (p *program) compress(c *cli.Context) error {
+	in, err := operand(c, "input")
+	if err != nil {
+		return err
+	}
+	opt, err := compressOptions(c)
+	if err != nil {
+		return err
+	}
+	out, err := outputPath(c, in)
+	if err != nil {
+		return err
+	}
+	src, err := convert.OpenSource(in)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	ctx, stop := interruptible(c.Context)
+	defer stop()
+	bar := p.newProgress("compressing")
+	report, err := convert.Compress(ctx, src, out, opt, bar.stage)
+	bar.finish()
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return p.printJSON(report)
+	}
+	fmt.Fprintf(p.Out, "%s: %s, %.3f bits per weight (%d weights in %d tensors, %d code tables, scheme %s, %.1f s)\n",
+		out, bytesText(report.Bytes), report.BitsPerWeight, report.Weights, report.Tensors, report.Tables, report.Scheme, report.Seconds)
+	if st, err := os.Stat(in); err == nil && st.Mode().IsRegular() {
+		fmt.Fprintf(p.Out, "the input has %s: %.1f %% of it remain\n", bytesText(st.Size()), 100*float64(report.Bytes)/float64(st.Size()))
+	}
+	if report.SQNR != 0 {
+		fmt.Fprintf(p.Out, "signal to quantization noise: %.2f dB\n", report.SQNR)
+	}
+	return nil
+}
+
+func compressOptions(c *cli.Context) (convert.Options, error) {
+	opt := convert.Options{BPW: c.Float64("bpw")}
+	chosen := 0
+	for _, name := range []string{"bpw", "scheme", "lossless"} {
+		if c.IsSet(name) {
+			chosen++
+		}
+	}
+	if chosen > 1 {
+		return opt, usagef("compress: --bpw, --scheme and --lossless exclude each other")
+	}
+	switch {
+	case c.Bool("lossless"):
+		opt.Scheme = convert.SchemeLossless
+	case c.IsSet("scheme"):
+		opt.Scheme = convert.Scheme(c.String("scheme"))
+		switch opt.Scheme {
+		case convert.SchemePaperU8, convert.SchemePaperU4, convert.SchemeBF16:
+		default:
+			return opt, usagef("--scheme %s: expected %s, %s or %s", opt.Scheme, convert.SchemePaperU8, convert.SchemePaperU4, convert.SchemeBF16)
+		}
+	case c.IsSet("bpw") && !(opt.BPW >= convert.MinBPW && opt.BPW <= convert.MaxBPW):
+		return opt, usagef("--bpw %g: expected %g to %g", opt.BPW, convert.MinBPW, convert.MaxBPW)
+	}
+	return opt, nil
+}
+
+// outputPath returns where to write. It refuses the input itself and what could not be renamed over.
+func outputPath(c *cli.Context, in string) (string, error) {
+	out := c.String("output")
+	if out == "" {
+		return "", usagef("%s: the output is missing (-o FILE)", c.Command.Name)
+	}
+	if st, err := os.Stat(out); err == nil {
+		if st.IsDir() {
+			return "", fmt.Errorf("%s: is a directory, a file name is expected (-o %s)", out, filepath.Join(out, "model"+outputExtension(c)))
+		}
+		if source, err := os.Stat(in); err == nil && os.SameFile(st, source) {
+			return "", usagef("%s: input and output are the same file %s", c.Command.Name, in)
+		}
+	}
+	if dir := filepath.Dir(out); dir != "" {
+		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+			return "", fmt.Errorf("%s: there is no directory %s (make it first)", out, dir)
+		}
+	}
+	if ext := filepath.Ext(out); ext != outputExtension(c) {
+		return "", usagef("%s: the output must be named *%s, not %s", c.Command.Name, outputExtension(c), out)
+	}
+	return out, nil
+}
+
+func outputExtension(c *cli.Context) string {
+	if c.Command.Name == "export" {
+		return ".gguf"
+	}
+	return ".ellm"
+}

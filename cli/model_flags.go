@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+)
+
+// deviceFlags are the options of all commands that compute with a model.
+func deviceFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "device", Aliases: []string{"d"}, Value: "auto", Usage: "`DEVICE` that computes: auto, cpu, emu (the GPU's kernels on the CPU), or the number of a GPU"},
+		&cli.StringFlag{Name: "plan", Value: string(engine.PlanAuto), Usage: "where weights live: auto, resident (decoded once), fused (decoded in every product), hybrid"},
+		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads; 0 = all cores"},
+		&cli.StringFlag{Name: "memory", Usage: "memory that the model may take, for example 2GiB; default: what is free"},
+	}
+}
+
+func ctxFlag() cli.Flag {
+	return &cli.IntFlag{Name: "ctx", Aliases: []string{"c", "ctx-size"}, Usage: "`TOKENS` of prompt and answer together; 0 = the model's, at most 4096"}
+}
+
+func jsonFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print JSON"}
+}
+
+// loadOptions reads deviceFlags and ctxFlag.
+func loadOptions(c *cli.Context) (engine.LoadOptions, error) {
+	opt := engine.LoadOptions{Plan: engine.Plan(c.String("plan")), NCtx: c.Int("ctx"), Threads: c.Int("threads")}
+	switch opt.Plan {
+	case engine.PlanAuto, engine.PlanResident, engine.PlanFused, engine.PlanHybrid:
+	default:
+		return opt, usagef("--plan %s: expected auto, resident, fused or hybrid", opt.Plan)
+	}
+	if opt.NCtx < 0 || opt.NCtx > maxCtx {
+		return opt, usagef("--ctx %d: expected 0 to %d", opt.NCtx, maxCtx)
+	}
+	if opt.Threads < 0 || opt.Threads > maxThreads {
+		return opt, usagef("--threads %d: expected 0 to %d", opt.Threads, maxThreads)
+	}
+	if s := c.String("memory"); s != "" {
+		n, err := parseBytes(s)
+		if err != nil {
+			return opt, usagef("--memory %s: %v", s, err)
+		}
+		opt.MemoryBudget = n
+	}
+	return opt, nil
+}
+
+const (
+	maxCtx     = 1 << 20
+	maxThreads = 1024
+)
+
+// loaded is a session with what it stands on.
+type loaded struct {
+	*engine.Session
+	file    *format.Reader
+	backend engine.Backend
+}
+
+func (l *loaded) close() {
+	l.backend.Close()
+	l.file.Close()
+}
+
+// load opens the model and brings it onto the chosen device, telling the user which one and with which plan.
+func (p *program) load(ctx context.Context, path, device string, opt engine.LoadOptions) (*loaded, error) {
+	f, err := openModel(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := p.openBackend(device)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	bar := p.newProgress("loading")
+	opt.Progress = bar.update
+	opt.Announce = func(m engine.MemoryPlan) { p.notef("%s", planLine(m)) }
+	s, err := engine.NewSession(ctx, f, b, opt)
+	bar.finish()
+	l := &loaded{Session: s, file: f, backend: b}
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	p.notef("device: %s", b.Describe())
+	if trained := s.Config().NCtx; trained > 0 && s.NCtx() > trained {
+		p.notef("warning: --ctx %d is more than the %d tokens the model was trained for: answers degrade beyond that", s.NCtx(), trained)
+	}
+	return l, nil
+}
+
+// openModel opens a container; errors say what the file is instead.
+func openModel(path string) (*format.Reader, error) {
+	if err := checkInput(path); err != nil {
+		return nil, err
+	}
+	return format.Open(path)
+}
+
+func planLine(m engine.MemoryPlan) string {
+	line := fmt.Sprintf("memory plan %s on %s: weights %s + cache %s + scratch %s = %s", m.Plan, m.Device, bytesText(m.Weights), bytesText(m.KV), bytesText(m.Scratch), bytesText(m.Total()))
+	if m.Budget > 0 {
+		line += " of " + bytesText(m.Budget)
+	}
+	if m.Reason != "" {
+		line += " (" + m.Reason + ")"
+	}
+	return line
+}
+
+// bytesText writes n with a binary unit.
+func bytesText(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	v, u := float64(n), 0
+	for v >= 1024 && u < len(units)-1 {
+		v, u = v/1024, u+1
+	}
+	if u == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[u])
+}
+
+// parseBytes reads a number with an optional unit: 500M, 2GiB, 1.5g (powers of 1024).
+func parseBytes(s string) (int64, error) {
+	var v float64
+	var unit string
+	if _, err := fmt.Sscanf(s, "%f%s", &v, &unit); err != nil && unit != "" || v <= 0 {
+		return 0, fmt.Errorf("expected a size such as 500M or 2GiB")
+	}
+	unit = strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(unit), "B"), "I")
+	shift := map[string]int{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+	n, ok := shift[unit]
+	if !ok || v*float64(int64(1)<<n) > 1<<60 {
+		return 0, fmt.Errorf("expected a size such as 500M or 2GiB")
+	}
+	return int64(v * float64(int64(1)<<n)), nil
+}

@@ -1,0 +1,169 @@
+//go:build goexperiment.simd
+
+package cpu
+
+import (
+	"simd/archsimd"
+	"unsafe"
+)
+
+type f32x8 = archsimd.Float32x8
+
+// load8i returns 8 int8 as int32. Only 8 bytes are read.
+func load8i(p *uint8, i int) archsimd.Int32x8 {
+	lo := *(*uint64)(at(p, i))
+	var v archsimd.Uint64x2
+	return v.SetElem(0, lo).AsUint8x16().ExtendLo8ToUint32().AsInt32x8()
+}
+
+func dequant256(dst []float32, src []uint8, bias int32, scale, add float32) {
+	n := len(src)
+	dst = dst[:n]
+	p := unsafe.SliceData(src)
+	s, m, b := archsimd.BroadcastFloat32x8(scale), archsimd.BroadcastFloat32x8(add), archsimd.BroadcastInt32x8(bias)
+	for i := 0; i < n; i += 8 {
+		load8i(p, i).Add(b).ConvertToFloat32().Mul(s).Add(m).Store(f8At(dst, i))
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
+func dequantBlocks256(dst []float32, src []uint8, bias int32, block int, scale, add []float32) {
+	n := len(src)
+	dst = dst[:n]
+	p, b := unsafe.SliceData(src), archsimd.BroadcastInt32x8(bias)
+	m := archsimd.BroadcastFloat32x8(0)
+	scale = scale[:(n+block-1)/block]
+	for j, f := range scale {
+		s := archsimd.BroadcastFloat32x8(f)
+		if add != nil {
+			m = archsimd.BroadcastFloat32x8(add[j])
+		}
+		for i := j * block; i < min((j+1)*block, n); i += 8 {
+			load8i(p, i).Add(b).ConvertToFloat32().Mul(s).Add(m).Store(f8At(dst, i))
+		}
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
+func mul256(dst, y []float32) {
+	y = y[:len(dst)]
+	for i := 0; i < len(dst); i += 8 {
+		archsimd.LoadFloat32x8(f8At(dst, i)).Mul(archsimd.LoadFloat32x8(f8At(y, i))).Store(f8At(dst, i))
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
+// dot4x256 takes two tokens at a time: 8 accumulators, as many as 16 registers allow.
+func dot4x256(out []float32, w []float32, ws int, x []float32, xs, tokens, n int) {
+	out, w, x = out[:4*tokens], w[:3*ws+n], x[:(tokens-1)*xs+n]
+	t := 0
+	for ; t+2 <= tokens; t += 2 {
+		var a0, a1, a2, a3, b0, b1, b2, b3 f32x8
+		for i := 0; i < n; i += 8 {
+			u, v := archsimd.LoadFloat32x8(f8At(x, t*xs+i)), archsimd.LoadFloat32x8(f8At(x, (t+1)*xs+i))
+			r := archsimd.LoadFloat32x8(f8At(w, i))
+			a0, b0 = r.MulAdd(u, a0), r.MulAdd(v, b0)
+			r = archsimd.LoadFloat32x8(f8At(w, ws+i))
+			a1, b1 = r.MulAdd(u, a1), r.MulAdd(v, b1)
+			r = archsimd.LoadFloat32x8(f8At(w, 2*ws+i))
+			a2, b2 = r.MulAdd(u, a2), r.MulAdd(v, b2)
+			r = archsimd.LoadFloat32x8(f8At(w, 3*ws+i))
+			a3, b3 = r.MulAdd(u, a3), r.MulAdd(v, b3)
+		}
+		addSums256(out, 4*t, a0, a1, a2, a3)
+		addSums256(out, 4*t+4, b0, b1, b2, b3)
+	}
+	for ; t < tokens; t++ {
+		var a0, a1, a2, a3 f32x8
+		for i := 0; i < n; i += 8 {
+			v := archsimd.LoadFloat32x8(f8At(x, t*xs+i))
+			a0 = archsimd.LoadFloat32x8(f8At(w, i)).MulAdd(v, a0)
+			a1 = archsimd.LoadFloat32x8(f8At(w, ws+i)).MulAdd(v, a1)
+			a2 = archsimd.LoadFloat32x8(f8At(w, 2*ws+i)).MulAdd(v, a2)
+			a3 = archsimd.LoadFloat32x8(f8At(w, 3*ws+i)).MulAdd(v, a3)
+		}
+		addSums256(out, 4*t, a0, a1, a2, a3)
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
+// addSums256 adds the sums of four vectors to out[i:i+4].
+func addSums256(out []float32, i int, a, b, c, d f32x8) {
+	ab := a.GetLo().Add(a.GetHi()).AddPairs(b.GetLo().Add(b.GetHi()))
+	cd := c.GetLo().Add(c.GetHi()).AddPairs(d.GetLo().Add(d.GetHi()))
+	archsimd.LoadFloat32x4(f4At(out, i)).Add(ab.AddPairs(cd)).Store(f4At(out, i))
+}
+
+func half256(dst []float32, src []uint16) {
+	n := len(src)
+	dst = dst[:n]
+	p, mask, f := unsafe.SliceData(src), archsimd.BroadcastInt32x8(-0x7fff_ffff-1|0x0fff_e000), archsimd.BroadcastFloat32x8(0x1p112)
+	for i := 0; i < n; i += 8 {
+		h := archsimd.LoadInt16x8((*[8]int16)(at(p, i))).ExtendToInt32()
+		h.ShiftAllLeft(13).And(mask).AsFloat32x8().Mul(f).Store(f8At(dst, i))
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
+func weighted256(acc, p, v []float32, stride int) {
+	n, rows := len(acc), len(p)
+	if rows == 0 {
+		return
+	}
+	v = v[:(rows-1)*stride+n]
+	for j := 0; j < n; j += 16 {
+		a0, a1 := archsimd.LoadFloat32x8(f8At(acc, j)), archsimd.LoadFloat32x8(f8At(acc, j+8))
+		for i, f := range p {
+			w, row := archsimd.BroadcastFloat32x8(f), i*stride+j
+			a0 = w.MulAdd(archsimd.LoadFloat32x8(f8At(v, row)), a0)
+			a1 = w.MulAdd(archsimd.LoadFloat32x8(f8At(v, row+8)), a1)
+		}
+		a0.Store(f8At(acc, j))
+		a1.Store(f8At(acc, j+8))
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
+// expVec256 returns exp(x) for minExp ≤ x ≤ maxExp.
+func expVec256(x f32x8) f32x8 {
+	n := x.Mul(archsimd.BroadcastFloat32x8(log2e)).RoundToEven()
+	r := n.MulAdd(archsimd.BroadcastFloat32x8(-ln2Hi), x)
+	r = n.MulAdd(archsimd.BroadcastFloat32x8(-ln2Lo), r)
+	y := archsimd.BroadcastFloat32x8(1. / 5040)
+	y = y.MulAdd(r, archsimd.BroadcastFloat32x8(1./720))
+	y = y.MulAdd(r, archsimd.BroadcastFloat32x8(1./120))
+	y = y.MulAdd(r, archsimd.BroadcastFloat32x8(1./24))
+	y = y.MulAdd(r, archsimd.BroadcastFloat32x8(1./6))
+	y = y.MulAdd(r, archsimd.BroadcastFloat32x8(1./2))
+	one := archsimd.BroadcastFloat32x8(1)
+	y = y.MulAdd(r, one).MulAdd(r, one)
+	return n.ConvertToInt32().Add(archsimd.BroadcastInt32x8(127)).ShiftAllLeft(23).AsFloat32x8().Mul(y)
+}
+
+func exp256(v []float32, shift float32) float32 {
+	var sum f32x8
+	s, low := archsimd.BroadcastFloat32x8(shift), archsimd.BroadcastFloat32x8(minExp)
+	for i := 0; i < len(v); i += 8 {
+		x := archsimd.LoadFloat32x8(f8At(v, i)).Sub(s)
+		e := expVec256(x.Max(low)).Masked(x.GreaterEqual(low))
+		e.Store(f8At(v, i))
+		sum = sum.Add(e)
+	}
+	q := sum.GetLo().Add(sum.GetHi())
+	q = q.AddPairs(q)
+	total := q.AddPairs(q).GetElem(0)
+	archsimd.ClearAVXUpperBits()
+	return total
+}
+
+func swiglu256(dst, gate, up []float32) {
+	gate, up = gate[:len(dst)], up[:len(dst)]
+	one, zero := archsimd.BroadcastFloat32x8(1), archsimd.BroadcastFloat32x8(0)
+	low, high := archsimd.BroadcastFloat32x8(minExp), archsimd.BroadcastFloat32x8(maxExp)
+	for i := 0; i < len(dst); i += 8 {
+		g := archsimd.LoadFloat32x8(f8At(gate, i))
+		e := expVec256(zero.Sub(g).Min(high).Max(low))
+		g.Div(e.Add(one)).Mul(archsimd.LoadFloat32x8(f8At(up, i))).Store(f8At(dst, i))
+	}
+	archsimd.ClearAVXUpperBits()
+}

@@ -1,0 +1,201 @@
+// Package cpu runs models on the processor, without cgo. It is both the reference that GPU kernels are compared with and what
+// users without a GPU run. Products take float32 activations and, whatever the plan, the same decoded integers in the same order: plans, thread counts
+// and the split of a prompt into batches do not change a bit of the result on one machine.
+package cpu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+)
+
+// Backend is the engine.Backend of this package.
+type Backend struct {
+	k    *kernels
+	isa  decode.ISA
+	plan engine.MemoryPlan
+	prog *model.Program
+	file *format.Reader
+
+	threads  int
+	pool     *pool
+	workers  []*worker
+	stages   []stage
+	matrices []*matrix // in file order
+	nCtx     int
+	maxBatch int
+	bufs     [model.NumBuffers][]float32 // maxBatch × stride(b)
+	logits   []float32
+	rope     rope
+	cache    cache
+	run      current
+	profile  profile
+}
+
+// New returns a backend that uses the best instructions this processor has.
+func New() engine.Backend {
+	b := &Backend{k: genericKernels(), isa: decode.Best(), threads: runtime.GOMAXPROCS(0)}
+	if k := simdKernels(); len(k) > 0 {
+		b.k = k[0]
+	}
+	return b
+}
+
+// Describe implements engine.Backend.
+func (b *Backend) Describe() string {
+	return fmt.Sprintf("cpu: %d threads, products %s, decoding %s", b.threads, b.k.name, b.isa)
+}
+
+// Memory implements engine.Backend.
+func (b *Backend) Memory() engine.MemoryPlan { return b.plan }
+
+// Close implements engine.Backend.
+func (b *Backend) Close() error {
+	if b.pool != nil {
+		b.pool.close()
+	}
+	*b = Backend{k: b.k, isa: b.isa, plan: b.plan, threads: runtime.GOMAXPROCS(0)}
+	return nil
+}
+
+// Load implements engine.Backend.
+func (b *Backend) Load(ctx context.Context, f *format.Reader, prog *model.Program, opt engine.LoadOptions) error {
+	if b.pool != nil {
+		return errors.New("cpu: Load called twice")
+	}
+	if err := b.setup(f, prog, opt); err != nil {
+		return err
+	}
+	if err := b.load(ctx, opt); err != nil {
+		return errors.Join(err, b.Close())
+	}
+	return nil
+}
+
+// setup takes over Load's arguments.
+func (b *Backend) setup(f *format.Reader, prog *model.Program, opt engine.LoadOptions) error {
+	if opt.NCtx < 1 || opt.NCtx > maxContext {
+		return fmt.Errorf("cpu: context of %d tokens, expected 1 to %d", opt.NCtx, maxContext)
+	}
+	b.prog, b.file, b.nCtx = prog, f, opt.NCtx
+	b.maxBatch = defaultBatch
+	if opt.MaxBatch > 0 {
+		b.maxBatch = opt.MaxBatch
+	}
+	b.maxBatch = min(b.maxBatch, b.nCtx)
+	if opt.Threads > 0 {
+		b.threads = min(opt.Threads, runtime.GOMAXPROCS(0))
+	}
+	return nil
+}
+
+const (
+	defaultBatch = 256
+	maxContext   = 1 << 20
+)
+
+func (b *Backend) load(ctx context.Context, opt engine.LoadOptions) error {
+	if err := b.link(ctx); err != nil {
+		return err
+	}
+	resident, err := b.choosePlan(opt)
+	if err != nil {
+		return err
+	}
+	if opt.Announce != nil {
+		opt.Announce(b.plan)
+	}
+	b.pool = newPool(b.threads)
+	if err := b.decodeAll(ctx, resident, opt.Progress); err != nil {
+		return err
+	}
+	return b.allocate()
+}
+
+// decodeAll decodes the given matrices on all threads and gives their pages of the file back.
+func (b *Backend) decodeAll(ctx context.Context, resident []*matrix, progress func(done, total int64)) error {
+	total, done := int64(0), int64(0)
+	for _, m := range resident {
+		total += m.tensor.Bytes
+	}
+	for _, m := range resident {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := b.decodeMatrix(m); err != nil {
+			return err
+		}
+		b.file.Release(m.tensor)
+		if done += m.tensor.Bytes; progress != nil {
+			progress(done, total)
+		}
+	}
+	return nil
+}
+
+// decodeMatrix makes m resident.
+func (b *Backend) decodeMatrix(m *matrix) error {
+	all := m.newRows(m.rows)
+	scratch := make([]groupScratch, b.pool.n)
+	patches := make([][]patch, m.units())
+	errs := make([]error, b.pool.n)
+	b.pool.run(func(w int) {
+		scratch[w] = m.newGroupScratch()
+		for {
+			g, ok := b.pool.unit(m.units())
+			if !ok {
+				return
+			}
+			first, n := m.unit(g)
+			dst := all.slice(first, n, m.form)
+			if err := m.decodeGroup(g, &dst, &scratch[w]); err != nil {
+				errs[w] = fmt.Errorf("cpu: tensor %s, group %d: %w", m.name, g, err)
+				return
+			}
+			for i := range dst.patches {
+				dst.patches[i].row += int32(first)
+			}
+			patches[g] = dst.patches
+		}
+	})
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, p := range patches {
+		all.patches = append(all.patches, p...)
+	}
+	m.resident, m.unitRows = &all, plainUnit
+	return nil
+}
+
+// allocate makes everything a forward pass writes to.
+func (b *Backend) allocate() error {
+	for i := range b.bufs {
+		if buf := model.Buffer(i); buf != model.BufLogits {
+			b.bufs[i] = make([]float32, b.maxBatch*b.stride(buf))
+		}
+	}
+	b.logits = make([]float32, b.prog.Config.NVocab)
+	b.cache = newCache(&b.prog.Config, b.nCtx)
+	for range b.pool.n {
+		w := &worker{k: b.k, tile: make([]float32, tileRows*tileCols), acc: make([]float32, tileRows*b.maxBatch)}
+		for _, m := range b.matrices {
+			if m.resident == nil {
+				w.growFor(m)
+			}
+		}
+		w.attention = newAttention(&b.prog.Config)
+		b.workers = append(b.workers, w)
+	}
+	b.run.bind(b)
+	return nil
+}
+
+// stride returns the distance between the rows of buf: its width, padded with zeros that are never written.
+func (b *Backend) stride(buf model.Buffer) int { return roundUp(b.prog.Width(buf), format.StepCols) }

@@ -1,0 +1,72 @@
+package cpu
+
+import (
+	"time"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+)
+
+// multiply runs the products of the current stage for their tokens; logits only from token `wanted` on.
+func (b *Backend) multiply(wanted int) error {
+	r := &b.run
+	r.active = r.active[:0]
+	for i := range r.stage.products {
+		l := &r.stage.products[i]
+		n := &l.node
+		lo := b.firstToken(n, wanted)
+		if n.Dst == model.BufLogits {
+			lo = min(wanted, len(r.tokens))
+		}
+		if lo == len(r.tokens) {
+			continue
+		}
+		p := product{m: l.m, bias: l.bias, xStride: b.stride(n.A), yStride: b.stride(n.Dst), tokens: len(r.tokens) - lo}
+		p.x = b.bufs[n.A][lo*p.xStride:]
+		if n.Dst == model.BufLogits {
+			p.yStride = b.prog.Config.NVocab
+			p.y = b.logits[r.logits*p.yStride:]
+		} else {
+			p.y = b.bufs[n.Dst][lo*p.yStride:]
+		}
+		r.active = append(r.active, p)
+	}
+	return b.parallel(model.OpMatMul)
+}
+
+// productUnits returns the units of all active products together.
+func (b *Backend) productUnits() int {
+	n := 0
+	for i := range b.run.active {
+		n += b.run.active[i].m.units()
+	}
+	return n
+}
+
+// product computes one unit of the active products.
+func (b *Backend) product(w *worker, item int) error {
+	for i := range b.run.active {
+		p := &b.run.active[i]
+		if n := p.m.units(); item >= n {
+			item -= n
+			continue
+		}
+		return w.unit(p, item)
+	}
+	return nil
+}
+
+// profile is the time spent in each operation, as seen by the caller.
+type profile [numOps]time.Duration
+
+// Profile returns how long the operations of all Forward calls since Load took.
+func (b *Backend) Profile() map[string]time.Duration {
+	names := [numOps]string{
+		model.OpEmbed: "embed", model.OpRMSNorm: "rmsnorm", model.OpMatMul: "matmul", model.OpRoPE: "rope",
+		model.OpAttention: "attention", model.OpSwiGLU: "swiglu", model.OpAdd: "add",
+	}
+	out := map[string]time.Duration{}
+	for op, name := range names {
+		out[name] = b.profile[op]
+	}
+	return out
+}

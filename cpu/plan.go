@@ -1,0 +1,132 @@
+package cpu
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+)
+
+// choosePlan fills b.plan and returns the matrices to make resident. It allocates nothing large.
+func (b *Backend) choosePlan(opt engine.LoadOptions) ([]*matrix, error) {
+	fixed := engine.MemoryPlan{Device: "cpu", KV: b.kvBytes(), Budget: opt.MemoryBudget}
+	if fixed.Budget <= 0 {
+		fixed.Budget = availableMemory()
+	}
+	var resident []*matrix
+	for _, m := range b.matrices {
+		if m.coded != nil && m.multiplied {
+			resident = append(resident, m)
+		}
+	}
+	decoded, coded := b.withWeights(fixed, resident), b.withWeights(fixed, nil)
+	fits := func(p *engine.MemoryPlan) bool { return p.Budget <= 0 || p.Total() <= p.Budget }
+	switch opt.Plan {
+	case engine.PlanResident:
+		b.plan, b.plan.Reason = decoded, "as asked"
+	case engine.PlanFused:
+		b.plan, b.plan.Reason = coded, "as asked"
+	case engine.PlanAuto, "":
+		b.plan, b.plan.Reason = decoded, "all decoded weights fit in memory"
+		if !fits(&decoded) {
+			b.plan, b.plan.Reason = coded, fmt.Sprintf("decoded weights need %s, %s are available", mib(decoded.Total()), mib(decoded.Budget))
+		}
+	default:
+		return nil, fmt.Errorf("cpu: plan %q is not available on this device (choose resident, fused or auto)", opt.Plan)
+	}
+	if !fits(&b.plan) {
+		return nil, b.refusal(&coded)
+	}
+	if b.plan.Plan == engine.PlanFused {
+		resident = nil
+	}
+	return resident, nil
+}
+
+// withWeights completes a plan. Matrices that are not resident are read from the file's mapping.
+func (b *Backend) withWeights(p engine.MemoryPlan, resident []*matrix) engine.MemoryPlan {
+	p.Plan = engine.PlanFused
+	isResident := map[*matrix]bool{}
+	for _, m := range resident {
+		isResident[m] = true
+		p.Plan = engine.PlanResident
+	}
+	scratch := int64(0)
+	for _, m := range b.matrices {
+		p.Weights += m.tableBytes()
+		if isResident[m] {
+			p.Weights += m.residentBytes()
+			continue
+		}
+		p.Weights += m.tensor.Bytes
+		scratch = max(scratch, scratchBytes(m))
+	}
+	p.Scratch = int64(b.threads) * (scratch + b.workerBytes())
+	for i := range model.NumBuffers {
+		if i != model.BufLogits {
+			p.Scratch += 4 * int64(b.maxBatch) * int64(b.stride(i))
+		}
+	}
+	p.Scratch += 4 * int64(b.prog.Config.NVocab)
+	return p
+}
+
+// workerBytes returns the scratch memory of a thread that does not depend on the weights.
+func (b *Backend) workerBytes() int64 {
+	c := &b.prog.Config
+	floats := tileRows*tileCols + tileRows*b.maxBatch + attentionFloats(c)
+	return 4 * int64(floats)
+}
+
+func (b *Backend) kvBytes() int64 { return 2 * cacheSize(&b.prog.Config, b.nCtx) }
+
+// refusal explains that even the smallest plan does not fit, and what to do.
+func (b *Backend) refusal(smallest *engine.MemoryPlan) error {
+	p := &b.plan
+	advice := "use a smaller context (--ctx), a smaller model or fewer bits per weight"
+	if p.Plan != engine.PlanFused && smallest.Total() <= smallest.Budget {
+		advice = fmt.Sprintf("--plan fused needs %s", mib(smallest.Total()))
+	}
+	return fmt.Errorf("cpu: plan %s needs %s (weights %s, KV cache for %d tokens %s, scratch %s), but %s are available: %s",
+		p.Plan, mib(p.Total()), mib(p.Weights), b.nCtx, mib(p.KV), mib(p.Scratch), mib(p.Budget), advice)
+}
+
+func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
+// availableMemory returns what the system can give without swapping, or 0 if it does not tell.
+func availableMemory() int64 {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if rest, ok := strings.CutPrefix(s.Text(), "MemAvailable:"); ok {
+			kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			if err != nil {
+				return 0
+			}
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+// PlanMemory returns what Load would allocate, without doing so. An error beside a plan means that it does not fit.
+func PlanMemory(f *format.Reader, prog *model.Program, opt engine.LoadOptions) (engine.MemoryPlan, error) {
+	b := New().(*Backend)
+	if err := b.setup(f, prog, opt); err != nil {
+		return engine.MemoryPlan{}, err
+	}
+	if err := b.link(context.Background()); err != nil {
+		return engine.MemoryPlan{}, err
+	}
+	_, err := b.choosePlan(opt)
+	return b.plan, err
+}

@@ -1,0 +1,113 @@
+package cpu
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// spins is how often a waiting thread looks for work before it sleeps, about 50 µs: longer than the pauses inside a forward pass.
+const spins = 20_000
+
+// pool runs a function on n threads at once: the caller and n−1 goroutines that live as long as the pool.
+type pool struct {
+	n       int
+	fn      func(worker int)
+	job     atomic.Uint32 // number of the current job
+	pending atomic.Int32  // workers that have not finished it
+	closed  bool
+	next    atomic.Int64 // next unit of the current job, see units
+	asleep  []sleeper
+	done    sync.WaitGroup
+}
+
+// sleeper wakes one worker.
+type sleeper struct {
+	flag atomic.Bool
+	wake chan struct{}
+	_    [48]byte // a cache line of its own
+}
+
+// newPool starts a pool of n threads; more than runtime.GOMAXPROCS would wait for each other.
+func newPool(n int) *pool {
+	p := &pool{n: n, asleep: make([]sleeper, n)}
+	for w := 1; w < p.n; w++ {
+		p.asleep[w].wake = make(chan struct{}, 1)
+		p.done.Add(1)
+		go p.work(w)
+	}
+	return p
+}
+
+// run calls fn(0) … fn(n−1) concurrently and returns when all have returned. It allocates nothing if fn was made before.
+func (p *pool) run(fn func(worker int)) {
+	p.next.Store(0)
+	if p.n == 1 {
+		fn(0)
+		return
+	}
+	p.fn = fn
+	p.pending.Store(int32(p.n - 1))
+	p.wakeAll()
+	fn(0)
+	for i := 0; p.pending.Load() > 0; i++ {
+		if i > spins {
+			runtime.Gosched()
+		}
+	}
+}
+
+func (p *pool) wakeAll() {
+	p.job.Add(1)
+	for w := 1; w < p.n; w++ {
+		if s := &p.asleep[w]; s.flag.CompareAndSwap(true, false) {
+			s.wake <- struct{}{}
+		}
+	}
+}
+
+// units hands out the numbers 0 … n−1 of the current job, each once.
+func (p *pool) unit(n int) (int, bool) {
+	i := int(p.next.Add(1)) - 1
+	return i, i < n
+}
+
+func (p *pool) work(w int) {
+	defer p.done.Done()
+	last := uint32(0)
+	for {
+		last = p.await(w, last)
+		if p.closed {
+			return
+		}
+		p.fn(w)
+		p.pending.Add(-1)
+	}
+}
+
+// await returns the number of a job newer than last.
+func (p *pool) await(w int, last uint32) uint32 {
+	s := &p.asleep[w]
+	for {
+		for range spins {
+			if j := p.job.Load(); j != last {
+				return j
+			}
+		}
+		s.flag.Store(true)
+		// A job that began before the flag was set did not wake this worker; one that began after has sent a token.
+		if p.job.Load() != last && s.flag.CompareAndSwap(true, false) {
+			continue
+		}
+		<-s.wake
+	}
+}
+
+// close ends the workers.
+func (p *pool) close() {
+	p.closed = true
+	if p.n > 1 {
+		p.wakeAll()
+	}
+	p.done.Wait()
+}

@@ -1,0 +1,71 @@
+// Decodes coded rows into a plane of fixed-width codes: once at load (plan "resident"), or a piece at a time ahead of a batched product.
+#include "huffman.cuh"
+
+__device__ __forceinline__ void store_pair(uint8_t* p, int32_t a, int32_t b) { *(uint16_t*)p = (uint16_t)((a & 0xff) | (b & 0xff) << 8); }
+__device__ __forceinline__ void store_pair(uint16_t* p, int32_t a, int32_t b) { *(uint32_t*)p = (uint32_t)((a & 0xffff) | b << 16); }
+
+// One chunk: the lane's pair of every row and step. q = values[a], or (a << s | lo) + offset, or float bits.
+template <class T> __device__ __forceinline__ void decode_chunk(const matrix* w, int32_t group, int32_t tile, const uint32_t* table, uint32_t mask, int32_t offset, T* plane) {
+    int32_t rows = group_rows(w, group), steps = tile_steps(w, tile), stride = w->stride, low_bits = w->low_bits, float_kind = w->float_kind;
+    const int32_t* values = w->values;
+    T* row = plane + tile * w->steps_per_tile * 64 + 2 * (threadIdx.x % WARP);
+    pair_decoder d;
+    d.open(w, group, tile, table, mask);
+    for (int32_t r = 0; r < rows; r++, row += stride) {
+        for (int32_t j = 0; j < steps; j++) {
+            level_pair p = d.next();
+            int32_t q[2];
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                if (float_kind)
+                    q[i] = level_float(w, p.level[i], p.low[i]);
+                else
+                    q[i] = (values ? values[p.level[i]] : (int32_t)((uint32_t)p.level[i] << low_bits | p.low[i])) + offset;
+            }
+            store_pair(row + 64 * j, q[0], q[1]);
+        }
+    }
+}
+
+template <class T> __device__ __forceinline__ void decode_chunks(const matrix* w, int32_t first_group, int32_t n_groups, T* plane) {
+    SHARED_DYNAMIC(uint32_t, table_sh);
+    int32_t tiles = w->tiles, warp = threadIdx.x / WARP, end = (first_group + n_groups) * tiles, loaded = -1;
+    int32_t offset = w->float_kind ? 0 : (w->values ? 0 : w->zero) - (int32_t)w->data_zero;
+    const uint32_t* table = table_sh;
+    uint32_t mask = 0;
+    // Each block takes a contiguous range of chunks, eight at a time as far as they share a table.
+    int64_t n = (int64_t)n_groups * tiles;
+    int32_t chunk = first_group * tiles + (int32_t)(n * blockIdx.x / gridDim.x);
+    end = first_group * tiles + (int32_t)(n * (blockIdx.x + 1) / gridDim.x);
+    while (chunk < end) {
+        int32_t group = chunk / tiles, last = (min(chunk + WARPS_PER_BLOCK_MAX, end) - 1) / tiles;
+        int32_t same = same_table(w, group, last - group + 1), stop = min(min(chunk + WARPS_PER_BLOCK_MAX, end), (group + same) * tiles);
+        int32_t index = w->group_table[group];
+        if (index != loaded) table = open_table(w, index, table_sh, &mask);
+        loaded = index;
+        int32_t mine = chunk + warp, g = mine / tiles;
+        if (mine < stop) decode_chunk(w, g, mine % tiles, table, mask, offset, plane + (int64_t)(g - first_group) * w->rows_per_group * w->stride);
+        chunk = stop;
+    }
+}
+
+// All kernels of this file:
+//   grid  ⌈n_groups·tiles / 8⌉ or fewer blocks, block 256 threads
+//   dynamic shared memory  4 << max_len bytes if max_len ≤ 13, else 0
+// Outliers are not applied: decode_outliers_* follows. stride must be even and ≥ 64·steps.
+//
+// w            coded matrix
+// first_group  first group to decode
+// n_groups     groups to decode
+// plane        [stored row − first_group·rows_per_group][w->stride] codes; columns up to 64·steps are written
+
+// plane: u8, q − data_zero, which must lie in 0 … 255 (outliers aside)
+extern "C" __global__ void __launch_bounds__(256) decode_chunks_u8(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks(w, first_group, n_groups, plane); }
+// plane: i16, q − data_zero
+extern "C" __global__ void __launch_bounds__(256) decode_chunks_i16(const matrix* w, int32_t first_group, int32_t n_groups, int16_t* plane) {
+    decode_chunks(w, first_group, n_groups, (uint16_t*)plane);
+}
+// plane: bits of bf16 or f16 numbers (float_kind)
+extern "C" __global__ void __launch_bounds__(256) decode_chunks_float(const matrix* w, int32_t first_group, int32_t n_groups, uint16_t* plane) {
+    decode_chunks(w, first_group, n_groups, plane);
+}

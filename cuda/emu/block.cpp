@@ -1,0 +1,253 @@
+// Runs blocks: every CUDA thread is a fiber, a warp's fibers meet at collectives, host threads take blocks in turn.
+#include "fiber.h"
+#include "runtime.h"
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <thread>
+
+namespace emu {
+
+__thread Thread* self;
+
+namespace {
+
+enum : size_t { STACK_BYTES = 64 << 10 };
+enum : uint32_t { LANES = 32, MAX_THREADS = 1024 };
+enum State : uint8_t { RUNNABLE, IN_COLLECTIVE, IN_BARRIER, DONE };
+
+struct Fibre : Thread {
+    Fiber fiber;
+    uint32_t index, lane, warp;
+    State state;
+    Kind kind; // of the collective it waits in
+    uint32_t mask, value, result;
+    int32_t source;
+};
+
+// One host thread's machinery: the fibers of one block at a time.
+struct Worker {
+    std::vector<Fibre> fibres;
+    char* stacks = nullptr;
+    Fiber scheduler;
+    const Launch* launch = nullptr;
+    uint32_t n_done = 0, n_barrier = 0;
+    uint16_t block_epoch = 0, warp_epoch[MAX_THREADS / LANES] = {};
+    std::string error;
+
+    explicit Worker(uint32_t n_threads);
+    ~Worker() { munmap(stacks, fibres.size() * STACK_BYTES); }
+    void run_block(const Launch& l, uint3 block_idx);
+    void run_threads();
+    void resume(Fibre& f);
+    std::string stuck() const;
+};
+thread_local Worker* worker;
+
+Fibre& running() { return *static_cast<Fibre*>(self); }
+
+std::string name_thread(const Fibre& f, const Launch& l) {
+    char s[256];
+    snprintf(s, sizeof s, "kernel %s, block (%u,%u,%u), thread (%u,%u,%u)", l.kernel->name, f.block_idx.x, f.block_idx.y, f.block_idx.z,
+        f.thread_idx.x, f.thread_idx.y, f.thread_idx.z);
+    return s;
+}
+
+const char* kind_name(Kind k) {
+    switch (k) {
+    case SHUFFLE: return "a shuffle";
+    case BALLOT: return "a ballot";
+    case SYNC_WARP: return "__syncwarp";
+    case SYNC_THREADS: return "__syncthreads";
+    default: return "nothing";
+    }
+}
+
+void to_scheduler() { fiber_switch(&running().fiber, &worker->scheduler); }
+
+void thread_main() {
+    worker->launch->kernel->call(worker->launch->args);
+    running().state = DONE;
+    worker->n_done++;
+    to_scheduler();
+    __builtin_unreachable();
+}
+
+Worker::Worker(uint32_t n_threads) : fibres(n_threads) {
+    stacks = (char*)mmap(nullptr, n_threads * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stacks == MAP_FAILED) {
+        fprintf(stderr, "ellm-emu: no memory for %u thread stacks\n", n_threads);
+        exit(1);
+    }
+}
+
+void Worker::resume(Fibre& f) {
+    self = &f;
+    fiber_switch(&scheduler, &f.fiber);
+}
+
+// Lets every warp run until all its threads wait at the block's barrier or are done.
+void Worker::run_threads() {
+    uint32_t n = (uint32_t)fibres.size();
+    for (bool progress = true; progress && n_done < n;) {
+        progress = false;
+        for (uint32_t first = 0; first < n; first += LANES) {
+            uint32_t last = std::min(first + LANES, n);
+            for (bool again = true; again;) {
+                again = false;
+                for (uint32_t i = first; i < last; i++) {
+                    if (fibres[i].state != RUNNABLE) continue;
+                    again = progress = true;
+                    resume(fibres[i]);
+                    if (!error.empty()) return;
+                }
+            }
+        }
+        if (n_barrier == n) {
+            n_barrier = 0;
+            block_epoch++;
+            for (Fibre& f : fibres) f.state = RUNNABLE;
+            progress = true;
+        }
+    }
+    if (n_done < n) error = stuck();
+}
+
+// Explains why no thread can go on.
+std::string Worker::stuck() const {
+    for (const Fibre& f : fibres) {
+        if (f.state != IN_COLLECTIVE) continue;
+        for (const Fibre& g : fibres) {
+            if (g.warp != f.warp || !(f.mask >> g.lane & 1)) continue;
+            const char* where = g.state == DONE ? "has exited" : g.state == IN_BARRIER ? "waits at __syncthreads" : nullptr;
+            if (where) return name_thread(f, *launch) + ": divergent collective: waits in " + kind_name(f.kind) + " for lane " + std::to_string(g.lane) + ", which " + where;
+        }
+        uint32_t present = (uint32_t)fibres.size() - f.warp * LANES;
+        if (present < LANES && f.mask >> present) return name_thread(f, *launch) + ": " + kind_name(f.kind) + " names lanes that the block does not have";
+    }
+    for (const Fibre& f : fibres)
+        if (f.state == IN_BARRIER) return name_thread(f, *launch) + ": divergent barrier: waits at __syncthreads, but other threads have exited or wait elsewhere";
+    return "kernel " + std::string(launch->kernel->name) + ": threads wait for each other";
+}
+
+void Worker::run_block(const Launch& l, uint3 block_idx) {
+    launch = &l;
+    worker = this;
+    n_done = n_barrier = 0;
+    shared->reset(l.shared_bytes);
+    for (uint32_t i = 0; i < fibres.size(); i++) {
+        Fibre& f = fibres[i];
+        f.thread_idx = {i % l.block.x, i / l.block.x % l.block.y, i / (l.block.x * l.block.y)};
+        f.block_idx = block_idx;
+        f.block_dim = l.block;
+        f.grid_dim = l.grid;
+        f.index = i;
+        f.lane = i % LANES;
+        f.warp = i / LANES;
+        f.state = RUNNABLE;
+        fiber_init(&f.fiber, stacks + i * STACK_BYTES, STACK_BYTES, thread_main);
+    }
+    run_threads();
+    self = nullptr;
+}
+
+// All of the mask's lanes have arrived: checks that they agree and hands out the results.
+void complete(Fibre* warp, const Fibre& f) {
+    uint32_t ballot = 0;
+    for (uint32_t l = 0; l < LANES; l++) {
+        if (!(f.mask >> l & 1)) continue;
+        const Fibre& g = warp[l];
+        if (g.kind != f.kind || g.mask != f.mask) {
+            char masks[64];
+            snprintf(masks, sizeof masks, " (mask %08x) and %08x", f.mask, g.mask);
+            fail(std::string("divergent collective: ") + kind_name(f.kind) + masks + " in " + kind_name(g.kind) + " of lane " + std::to_string(l));
+        }
+        if (g.value) ballot |= 1u << l;
+    }
+    for (uint32_t l = 0; l < LANES; l++) {
+        if (!(f.mask >> l & 1)) continue;
+        Fibre& g = warp[l];
+        if (f.kind == SHUFFLE && (uint32_t)g.source < LANES && !(f.mask >> g.source & 1))
+            fail("shuffle reads lane " + std::to_string(g.source) + ", which its mask does not name");
+        g.result = f.kind == BALLOT ? ballot : (uint32_t)g.source < LANES ? warp[g.source].value : g.value;
+        g.state = RUNNABLE;
+    }
+    if (f.kind == SYNC_WARP) worker->warp_epoch[f.warp]++;
+}
+
+} // namespace
+
+uint32_t lane_id() { return running().lane; }
+
+uint32_t warp_collective(Kind kind, uint32_t mask, uint32_t value, int32_t source) {
+    Fibre& f = running();
+    if (!(mask >> f.lane & 1)) fail(std::string(kind_name(kind)) + " with a mask that does not name the calling lane");
+    f.kind = kind;
+    f.mask = mask;
+    f.value = value;
+    f.source = source;
+    f.state = IN_COLLECTIVE;
+    Fibre* warp = &worker->fibres[f.warp * LANES];
+    uint32_t present = (uint32_t)worker->fibres.size() - f.warp * LANES, arrived = 0;
+    for (uint32_t l = 0; l < LANES && l < present; l++) arrived |= (uint32_t)(warp[l].state == IN_COLLECTIVE) << l;
+    if ((arrived & mask) == mask)
+        complete(warp, f);
+    else
+        to_scheduler();
+    return f.result;
+}
+
+void block_barrier() {
+    running().state = IN_BARRIER;
+    worker->n_barrier++;
+    to_scheduler();
+}
+
+Epochs epochs() {
+    const Fibre& f = running();
+    return {(uint16_t)f.index, worker->block_epoch, worker->warp_epoch[f.warp]};
+}
+
+uint16_t warp_of(uint16_t thread) { return thread / LANES; }
+
+std::string where() { return self && worker ? name_thread(running(), *worker->launch) : "outside of kernels"; }
+
+void fail(const std::string& message) {
+    worker->error = where() + ": " + message;
+    to_scheduler(); // never resumed
+    __builtin_unreachable();
+}
+
+std::string launch(const Launch& l, int n_threads) {
+    uint64_t threads = (uint64_t)l.block.x * l.block.y * l.block.z, blocks = (uint64_t)l.grid.x * l.grid.y * l.grid.z;
+    if (!threads || threads > MAX_THREADS) return "block of " + std::to_string(threads) + " threads, allowed are 1 to 1024";
+    if (!l.grid.x || l.grid.x > 0x7fffffffu || !l.grid.y || l.grid.y > 65535 || !l.grid.z || l.grid.z > 65535) return "grid dimensions outside of CUDA's limits";
+    if (l.shared_bytes > SHARED_LIMIT) return "more than 48 KB of shared memory";
+
+    std::atomic<uint64_t> next{0};
+    std::mutex lock;
+    std::string error;
+    auto work = [&] {
+        Worker w((uint32_t)threads);
+        std::unique_ptr<SharedMemory> memory(new SharedMemory);
+        shared = memory.get();
+        for (uint64_t b; (b = next.fetch_add(1)) < blocks;) {
+            w.run_block(l, {(uint32_t)(b % l.grid.x), (uint32_t)(b / l.grid.x % l.grid.y), (uint32_t)(b / l.grid.x / l.grid.y)});
+            if (w.error.empty()) continue;
+            next = blocks;
+            std::lock_guard<std::mutex> hold(lock);
+            if (error.empty()) error = w.error;
+        }
+        worker = nullptr;
+        shared = nullptr;
+    };
+    std::vector<std::thread> pool;
+    for (uint64_t t = 1; t < (uint64_t)n_threads && t < blocks; t++) pool.emplace_back(work);
+    work();
+    for (std::thread& t : pool) t.join();
+    return error;
+}
+
+} // namespace emu

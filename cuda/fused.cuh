@@ -1,0 +1,58 @@
+// The frame of all fused products: which warp multiplies which chunk, and how chunks become rows of the result.
+#pragma once
+#include "huffman.cuh"
+
+// A block takes a contiguous range of groups. With W warps and T tiles, warps T·i … T·i + T − 1 multiply the tiles of the
+// i-th group of a pass; if W < T, a pass is one group and a warp takes every W-th tile. Sums over tiles are formed in a
+// fixed order, so results do not depend on the grid.
+//
+// Front supplies
+//   load_table(w, index, table_sh)                        collective over the block
+//   product(w, group, tile, sums)                         adds Σ over the tile to sums[row of the group]; collective over the warp
+//   finish(w, stored row, sum)                            turns a row's sum into the result
+template <class Front> __device__ __forceinline__ void fused_product(Front& front, const matrix* w, uint32_t* table_sh, float* sums_sh, const float* bias, float* y) {
+    int32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, tiles = w->tiles, height = w->rows_per_group;
+    int32_t team = min(tiles, warps), slots = warps / team, slot = warp / team; // a team of warps per group
+    int32_t g = (int32_t)((int64_t)w->groups * blockIdx.x / gridDim.x), end = (int32_t)((int64_t)w->groups * (blockIdx.x + 1) / gridDim.x), loaded = -1;
+    while (g < end) {
+        int32_t n = same_table(w, g, min(slots, end - g)), index = w->group_table[g];
+        if (index != loaded) front.load_table(w, index, table_sh);
+        loaded = index;
+        int32_t group = g + slot, rows = group < w->groups ? group_rows(w, group) : 0;
+        if (slot < n) {
+            float* sums = sums_sh + warp * height;
+            for (int32_t r = threadIdx.x % WARP; r < rows; r += WARP) sums[r] = 0;
+            __syncwarp();
+            for (int32_t tile = warp % team; tile < tiles; tile += team) front.product(w, group, tile, sums);
+        }
+        if (team > 1)
+            __syncthreads();
+        else
+            __syncwarp();
+        if (slot < n) {
+            for (int32_t r = threadIdx.x - slot * team * WARP; r < rows; r += team * WARP) {
+                float sum = 0;
+                for (int32_t i = 0; i < team; i++) sum += sums_sh[(slot * team + i) * height + r];
+                int32_t stored = group * height + r, row = matrix_row(w, stored);
+                y[row] = front.finish(w, group, r, sum) + (bias ? bias[row] : 0);
+            }
+        }
+        if (team > 1)
+            __syncthreads();
+        else
+            __syncwarp();
+        g += n;
+    }
+}
+
+// What a row's outliers add to an integer coding's product.
+__device__ __forceinline__ float outlier_product(const matrix* w, int32_t group, int32_t row, const float* x) {
+    outlier_range o = row_outliers(w, group, row);
+    float sum = 0, unit = (float)(1 << w->low_bits);
+    for (uint32_t i = o.begin; i < o.end; i++) {
+        int32_t col = outlier_col(w->outliers[i]);
+        affine a = matrix_affine(w, group * w->rows_per_group + row, col);
+        sum = fmaf(a.s * unit * (float)outlier_delta(w->outliers[i]), x[col], sum);
+    }
+    return sum;
+}

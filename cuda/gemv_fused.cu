@@ -1,0 +1,70 @@
+// y = W·x straight from the coded weights: Huffman decoding inside the product.
+#include "fused_half.cuh"
+
+// Every coding and scale, in float32.
+struct float_front {
+    const float* x;
+    const uint32_t* table;
+    uint32_t mask;
+
+    __device__ __forceinline__ void load_table(const matrix* w, int32_t index, uint32_t* table_sh) { table = open_table(w, index, table_sh, &mask); }
+
+    __device__ __forceinline__ void product(const matrix* w, int32_t group, int32_t tile, float* sums) {
+        int32_t rows = group_rows(w, group), steps = tile_steps(w, tile), cols = w->cols, lane = threadIdx.x % WARP;
+        pair_decoder d;
+        d.open(w, group, tile, table, mask);
+        for (int32_t r = 0; r < rows; r++) {
+            outlier_range outliers = {0, 0};
+            if (w->float_kind) outliers = row_outliers(w, group, r); // they change exponents; integer codings add theirs at the end
+            float sum = 0;
+            int32_t c = tile * w->steps_per_tile * 64 + 2 * lane;
+            for (int32_t j = 0; j < steps; j++, c += 64) {
+                level_pair p = d.next();
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    if (c + i < cols) sum = fmaf(level_weight(w, group * w->rows_per_group + r, c + i, p.level[i], p.low[i], outliers), x[c + i], sum);
+            }
+            sum = warp_sum(sum);
+            if (lane == 0) sums[r] += sum;
+        }
+    }
+
+    __device__ __forceinline__ float finish(const matrix* w, int32_t group, int32_t r, float sum) const {
+        return w->outliers && !w->float_kind ? sum + outlier_product(w, group, r, x) : sum;
+    }
+};
+
+// All kernels of this file:
+//   block  32·W threads; W = tiles·max(1, ⌊8/tiles⌋) if tiles ≤ 8, else 8
+//   grid   any number of blocks ≤ ⌈groups / max(1, ⌊W/tiles⌋)⌉; each takes a contiguous range of groups. A few per multiprocessor are best
+//   dynamic shared memory  (4 << max_len) + 4·W·rows_per_group bytes; the table's part is 0 where max_len > 13 (only _f32 accepts that)
+//
+// w     coded matrix
+// x     [cols] input (already multiplied by the column scales, if there are any)
+// xp    the same input through x_prepare (not read by _f32, may be 0)
+// bias  [rows], added to the result in natural row order; 0 = none
+// y     [rows] result in natural row order
+
+// Any coding and scale; accumulates in float32. max_len ≤ 15.
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_f32(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) {
+    SHARED_DYNAMIC(uint32_t, table_sh);
+    float_front front;
+    front.x = x;
+    fused_product(front, w, table_sh, (float*)(table_sh + (w->max_len > MAX_SHARED_LEN ? 0 : 1u << w->max_len)), bias, y);
+}
+
+// Integer codings without `values`, low_bits = 0, SCALE_TENSOR or SCALE_ROW; −31 ≤ table_bias + a ≤ 32 for all levels a.
+// _gN: N pairs per peek: g3 for max_len ≤ 10, g2 (and all kernels below) for max_len ≤ 13.
+extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 0, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<3, 0, false>(w, x, xp, bias, y); }
+// The same with low_bits = 1 … 4.
+extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_low1(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 1, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_low2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 2, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_low3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 3, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_low4(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 4, false>(w, x, xp, bias, y); }
+// SCALE_BLOCK with or without minimum, low_bits = 0 … 4, code_offset 0. |block_scale| ≤ 1.
+extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_block0(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 0, true>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block1(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 1, true>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_block2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 2, true>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_block3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 3, true>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_block4(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 4, true>(w, x, xp, bias, y); }

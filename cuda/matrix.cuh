@@ -1,0 +1,102 @@
+// The description of a weight matrix that product kernels read from device memory.
+// The host fills it once at load; every field is little endian and naturally aligned, without holes.
+#pragma once
+#include "common.cuh"
+
+// Code table of the file (docs/format.md, 4), ready for look-up.
+struct code_table {
+    const uint32_t* entries; // [1 << max_len], index = next max_len bits: a0 | a1 << 8 | length << 16
+    int64_t max_len;         // 1 … 15
+};
+
+// Values of matrix::type: how `data` stores a weight.
+enum { TYPE_U8 = 0, TYPE_I16 = 1, TYPE_F32 = 2, TYPE_F16 = 3, TYPE_BF16 = 4 };
+// Values of matrix::float_kind.
+enum { NOT_FLOAT = 0, FLOAT_BF16 = 1, FLOAT_F16 = 2 };
+// Values of matrix::scale_kind.
+enum { SCALE_TENSOR = 0, SCALE_ROW = 1, SCALE_BLOCK = 2, SCALE_NONE = 3 };
+
+// w = matrix of rows (output features) × cols (input features). Rows are in stored order; pointers are 0 where absent.
+struct matrix {
+    // Coded form: the parts of the same names in docs/format.md, 6.3 to 6.5.
+    const uint32_t* row_order;    // [rows] stored position → row; 0 = natural order
+    const uint32_t* row_position; // [rows] row → stored position (inverse of row_order); 0 = natural order
+    const uint8_t* group_table;   // [groups] index into tables
+    const uint32_t* chunk_offset; // [groups·tiles + 1]
+    const uint16_t* main_words;   // [groups·tiles]
+    const uint8_t* lane_tail;     // [groups·tiles][32]
+    const uint32_t* stream;       // with the guard words
+    const uint32_t* low;          // [chunk][word][32], if low_bits > 0
+    const uint32_t* outlier_start; // [groups + 1]
+    const uint32_t* outliers;
+    const code_table* tables; // all tables of the file
+    const int32_t* values;    // [levels] codes of levels, instead of zero + level
+    // Resident or raw form.
+    const void* data; // [rows][stride] of `type`; rows in stored order
+    // Scales.
+    const uint16_t* row_scale;   // float16 [rows], SCALE_ROW
+    const uint16_t* block_scale; // float16 [rows][blocks] or, with has_min, [rows][blocks][2] = scale, min: see block_scales
+    const float* col_scale;      // [cols]; only embed_rows_* reads it, products take x already multiplied (mul_cols)
+
+    int32_t rows, cols;
+    int32_t stride;         // elements per row of data
+    int32_t type;           // TYPE_*
+    int32_t steps;          // ⌈cols / 64⌉
+    int32_t tiles;          // ⌈steps / 32⌉
+    int32_t steps_per_tile; // ⌈steps / tiles⌉
+    int32_t rows_per_group; // 1 … 128
+    int32_t groups;
+    int32_t levels;     // A
+    int32_t max_len;    // longest code of the tables that this matrix uses
+    int32_t low_bits;   // s
+    int32_t zero;       // q = zero + (a << s | lo); for floats added to the exponent
+    int32_t float_kind; // FLOAT_*
+    int32_t scale_kind; // SCALE_*
+    int32_t blocks;     // cols / block, SCALE_BLOCK
+    int32_t block_shift; // log2(block), ≥ 1
+    int32_t has_min;    // block_scale holds pairs
+    // gemv_fused_* (all but _f32): q = ((a + table_bias) << s) + lo + code_offset, with a + table_bias in −31 … 32, best around 0.
+    int32_t table_bias;
+    int32_t code_offset; // must be 0 for gemv_fused_block_*
+
+    float scale;      // SCALE_TENSOR, SCALE_ROW
+    float min;        // SCALE_TENSOR
+    float data_zero;  // TYPE_U8, TYPE_I16: q = data + data_zero
+    float block_unit; // block scale = block_unit · block_scale
+    float min_unit;   // block minimum = min_unit · block_scale's second value
+    float data_offset; // TYPE_U8: 128 + data_offset should be about the commonest code, where products are most accurate
+};
+
+__device__ __forceinline__ int32_t matrix_row(const matrix* w, int32_t stored) { return w->row_order ? (int32_t)w->row_order[stored] : stored; }
+
+// w = s·q + m for the codes of a block of columns (of a whole row where scales are not per block).
+struct affine {
+    float s, m;
+};
+__device__ __forceinline__ affine matrix_affine(const matrix* w, int32_t stored, int32_t col) {
+    affine a = {1, 0};
+    if (w->scale_kind == SCALE_TENSOR) {
+        a.s = w->scale;
+        a.m = w->min;
+    } else if (w->scale_kind == SCALE_ROW) {
+        a.s = w->scale * half_to_float(w->row_scale[stored]);
+    } else if (w->scale_kind == SCALE_BLOCK) {
+        int64_t b = (int64_t)stored * w->blocks + (col >> w->block_shift);
+        if (w->has_min) {
+            a.s = w->block_unit * half_to_float(w->block_scale[2 * b]);
+            a.m = w->min_unit * half_to_float(w->block_scale[2 * b + 1]);
+        } else {
+            a.s = w->block_unit * half_to_float(w->block_scale[b]);
+        }
+    }
+    return a;
+}
+
+// Element i of stored data, as a float.
+template <int TYPE> __device__ __forceinline__ float load_code(const void* data, int64_t i) {
+    if (TYPE == TYPE_U8) return (float)((const uint8_t*)data)[i];
+    if (TYPE == TYPE_I16) return (float)((const int16_t*)data)[i];
+    if (TYPE == TYPE_F16) return half_to_float(((const uint16_t*)data)[i]);
+    if (TYPE == TYPE_BF16) return bf16_to_float(((const uint16_t*)data)[i]);
+    return ((const float*)data)[i];
+}

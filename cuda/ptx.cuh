@@ -1,0 +1,84 @@
+// Instructions that CUDA C++ has no short name for. All inline assembly of the project is here; the #else branch is what it means.
+// A "half2" is a uint32_t holding two float16 numbers, the first in the low 16 bits.
+#pragma once
+#include <stdint.h>
+
+#ifdef __CUDACC__
+
+// (a & mask) | bits in one instruction.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) {
+    uint32_t r;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(mask), "r"(bits));
+    return r;
+}
+// a·b + c in both halves, rounded once.
+__device__ __forceinline__ uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t r;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+__device__ __forceinline__ float half_to_float(uint16_t h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
+__device__ __forceinline__ uint16_t float_to_half(float f) {
+    uint16_t h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+    return h;
+}
+// A half2 of one half, twice.
+__device__ __forceinline__ uint32_t half2_same(uint16_t h) {
+    uint32_t r;
+    asm("mov.b32 %0, {%1, %1};" : "=r"(r) : "h"(h));
+    return r;
+}
+// True if p holds in all 32 lanes, which all call it.
+__device__ __forceinline__ bool all_lanes(bool p) {
+#if __CUDA_ARCH__ < 700
+    uint32_t r; // one instruction; the form with a mask takes five here
+    asm volatile("{ .reg .pred p, q; setp.ne.u32 p, %1, 0; vote.all.pred q, p; selp.u32 %0, 1, 0, q; }" : "=r"(r) : "r"((uint32_t)p));
+    return r;
+#else
+    return __all_sync(0xffffffffu, p);
+#endif
+}
+// If bit 5 of pos is set: moves a window of three words on by one, the third coming from *next (read-only memory), 32 words further each time.
+// The compiler's own version of this copies registers.
+__device__ __forceinline__ void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, const uint32_t*& next) {
+    asm("{ .reg .pred p; .reg .b32 t; and.b32 t, %3, 32; setp.ne.u32 p, t, 0;\n\t"
+        "@p mov.b32 %0, %1;\n\t"
+        "@p mov.b32 %1, %2;\n\t"
+        "@p ld.global.nc.u32 %2, [%4];\n\t"
+        "@p xor.b32 %3, %3, 32;\n\t"
+        "@p add.u64 %4, %4, 128; }"
+        : "+r"(lo), "+r"(hi), "+r"(ahead), "+r"(pos), "+l"(next));
+}
+
+#else
+
+inline uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) { return (a & mask) | bits; }
+inline uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
+    return emu::half_fma((uint16_t)a, (uint16_t)b, (uint16_t)c) | (uint32_t)emu::half_fma(a >> 16, b >> 16, c >> 16) << 16;
+}
+inline bool all_lanes(bool p) { return __all_sync(0xffffffffu, p); }
+inline void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, const uint32_t*& next) {
+    if (!(pos & 32)) return;
+    lo = hi;
+    hi = ahead;
+    ahead = *next;
+    pos ^= 32;
+    next += 32;
+}
+inline float half_to_float(uint16_t h) { return emu::half_to_float(h); }
+inline uint16_t float_to_half(float f) { return emu::double_to_half(f); }
+inline uint32_t half2_same(uint16_t h) { return h | (uint32_t)h << 16; }
+
+#endif
+
+// a·b and a + b in both halves.
+__device__ __forceinline__ uint32_t half2_mul(uint32_t a, uint32_t b) { return half2_fma(a, b, 0x80008000u); }
+__device__ __forceinline__ uint32_t half2_add(uint32_t a, uint32_t b) { return half2_fma(a, 0x3c003c00u, b); }
+__device__ __forceinline__ uint32_t half2_pack(float lo, float hi) { return float_to_half(lo) | (uint32_t)float_to_half(hi) << 16; }
+// The sum of both halves in float32.
+__device__ __forceinline__ float half2_sum(uint32_t h) { return half_to_float((uint16_t)h) + half_to_float((uint16_t)(h >> 16)); }

@@ -1,0 +1,83 @@
+package gpu
+
+import (
+	"fmt"
+
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+)
+
+const (
+	arenaAlign = 256 // of every block: what cuMemAlloc promises, and more than any vector load needs
+	arenaGuard = 256 // least gap between two blocks, which kernels may not touch
+	wordBytes  = 4   // a block's length is rounded up to whole words, as kernels read
+)
+
+// arena hands out blocks of one device allocation, one behind the other. Kernels may touch only these: the gaps catch overruns
+// in the emulator.
+type arena struct {
+	dev    driver.Device
+	base   driver.DevicePtr
+	size   int64
+	used   int64
+	blocks []driver.DevicePtr
+}
+
+// blockSpan returns the bytes of the arena that a block of n bytes takes.
+func blockSpan(n int64) int64 {
+	return (n + arenaGuard + arenaAlign - 1) / arenaAlign * arenaAlign
+}
+
+// newArena allocates size bytes.
+func newArena(dev driver.Device, size int64) (*arena, error) {
+	size = max(size, arenaAlign)
+	base, err := dev.Reserve(size)
+	if err != nil {
+		return nil, err
+	}
+	return &arena{dev: dev, base: base, size: size}, nil
+}
+
+// split divides an unused arena into one of n bytes and one of the rest. Only the whole is to be freed.
+func (a *arena) split(n int64) (front, back *arena) {
+	return &arena{dev: a.dev, base: a.base, size: n}, &arena{dev: a.dev, base: a.base + driver.DevicePtr(n), size: a.size - n}
+}
+
+// take returns a block of n bytes. Its contents are whatever was there.
+func (a *arena) take(n int64) (driver.DevicePtr, error) {
+	if n <= 0 {
+		return 0, fmt.Errorf("gpu arena: block of %d bytes", n)
+	}
+	span := blockSpan(n)
+	if span > a.size-a.used {
+		return 0, fmt.Errorf("gpu arena: %d bytes do not fit the %d planned, of which %d are used", n, a.size, a.used)
+	}
+	p := a.base + driver.DevicePtr(a.used)
+	if err := a.dev.Allow(p, (n+wordBytes-1)/wordBytes*wordBytes); err != nil {
+		return 0, err
+	}
+	a.used += span
+	a.blocks = append(a.blocks, p)
+	return p, nil
+}
+
+// put takes a block and fills it with b.
+func (a *arena) put(b []byte) (driver.DevicePtr, error) {
+	p, err := a.take(int64(len(b)))
+	if err != nil {
+		return 0, err
+	}
+	return p, a.dev.CopyHtoD(p, b)
+}
+
+// reset gives all blocks back.
+func (a *arena) reset() error {
+	for _, p := range a.blocks {
+		if err := a.dev.Forbid(p); err != nil {
+			return err
+		}
+	}
+	a.blocks, a.used = a.blocks[:0], 0
+	return nil
+}
+
+func (a *arena) free() error { return a.dev.Free(a.base) }

@@ -1,0 +1,196 @@
+package gpu
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+)
+
+// spy records what passes the seam to a device.
+type spy struct {
+	driver.Device
+	reserved int64
+	allocs   int
+	launched map[string]int
+}
+
+func newSpy(d driver.Device) *spy { return &spy{Device: d, launched: map[string]int{}} }
+
+func (s *spy) Reserve(n int64) (driver.DevicePtr, error) {
+	s.allocs++
+	s.reserved += n
+	return s.Device.Reserve(n)
+}
+
+func (s *spy) Alloc(n int64) (driver.DevicePtr, error) {
+	s.allocs++
+	return s.Device.Alloc(n)
+}
+
+func (s *spy) Launch(k driver.Kernel, c driver.LaunchConfig, args ...uint64) error {
+	s.launched[k.Name()]++
+	return s.Device.Launch(k, c, args...)
+}
+
+// launchedAny counts the launches of kernels whose names begin with one of the prefixes.
+func (s *spy) launchedAny(prefixes ...string) (n int) {
+	for name, k := range s.launched {
+		if hasPrefixAny(name, prefixes...) {
+			n += k
+		}
+	}
+	return n
+}
+
+func loadTiny(t *testing.T, m *tinyModel, plan engine.Plan) (*Backend, *spy) {
+	t.Helper()
+	s := newSpy(openEmu(t))
+	b := New(s)
+	t.Cleanup(func() { b.Close() })
+	require.NoError(t, b.Load(context.Background(), m.file, m.prog, engine.LoadOptions{Plan: plan, NCtx: 48, MaxBatch: 12}))
+	return b, s
+}
+
+var bothPlans = []engine.Plan{engine.PlanResident, engine.PlanFused}
+
+func prompt(n int) []int32 {
+	ids := make([]int32, n)
+	for i := range ids {
+		ids[i] = int32(i*53+7) % 301
+	}
+	return ids
+}
+
+// Two batches of prefill with several rows of logits, then single tokens, against the plain forward pass.
+func TestForwardAgainstReference(t *testing.T) {
+	for _, arch := range []string{"llama", "qwen2"} {
+		m := newTinyModel(t, arch)
+		ids := prompt(23)
+		want := m.logits(ids)
+		for _, plan := range bothPlans {
+			b, _ := loadTiny(t, m, plan)
+			const nPrompt, rows = 20, 11 // the last batch has 8 tokens: rows reach into the one before
+			got, err := b.Forward(context.Background(), ids[:nPrompt], 0, rows)
+			require.NoError(t, err)
+			for i := range rows {
+				requireClose(t, want[nPrompt-rows+i], got[i*301:(i+1)*301], 2e-5, "%s %s: token %d", arch, plan, nPrompt-rows+i)
+			}
+			for i := nPrompt; i < len(ids); i++ {
+				got, err := b.Forward(context.Background(), ids[i:i+1], i, 1)
+				require.NoError(t, err)
+				requireClose(t, want[i], got, 2e-5, "%s %s: token %d", arch, plan, i)
+			}
+		}
+	}
+}
+
+// Positions may be run again with other tokens, and logits need not be asked for.
+func TestForwardOverwritesTheCache(t *testing.T) {
+	m := newTinyModel(t, "llama")
+	b, _ := loadTiny(t, m, engine.PlanResident)
+	ids := prompt(10)
+	got, err := b.Forward(context.Background(), prompt(16)[6:], 0, 0)
+	require.NoError(t, err)
+	assert.Empty(t, got)
+	_, err = b.Forward(context.Background(), ids[:4], 0, 0)
+	require.NoError(t, err)
+	got, err = b.Forward(context.Background(), ids[4:], 4, 1)
+	require.NoError(t, err)
+	requireClose(t, m.logits(ids)[9], got, 2e-5)
+}
+
+func greedy(t *testing.T, b engine.Backend, ids []int32, n int) []int32 {
+	t.Helper()
+	var out []int32
+	logits, err := b.Forward(context.Background(), ids, 0, 1)
+	require.NoError(t, err)
+	for len(out) < n {
+		next := argmax(logits)
+		out = append(out, next)
+		logits, err = b.Forward(context.Background(), []int32{next}, len(ids)+len(out)-1, 1)
+		require.NoError(t, err)
+	}
+	return out
+}
+
+func TestPlansGiveTheSameTokens(t *testing.T) {
+	for _, arch := range []string{"llama", "qwen2"} {
+		m := newTinyModel(t, arch)
+		resident, s1 := loadTiny(t, m, engine.PlanResident)
+		fused, s2 := loadTiny(t, m, engine.PlanFused)
+		assert.Equal(t, greedy(t, resident, prompt(12), 16), greedy(t, fused, prompt(12), 16), arch)
+		assert.Zero(t, s1.launchedAny("gemv_fused"), "resident decodes nothing in a product")
+		assert.Positive(t, s1.launchedAny("gemv_u8", "gemv_any"))
+		assert.Zero(t, s2.launchedAny("gemv_u8", "gemv_any"), "fused reads no plane token by token")
+		assert.Positive(t, s2.launchedAny("gemv_fused_g", "gemv_fused_low", "gemv_fused_block"))
+		assert.Positive(t, s2.launchedAny("gemv_fused_f32"))
+	}
+}
+
+// What ran is the emulator's work: every operation of the forward pass was launched there, and Describe says so.
+func TestDescribeTellsWhatRan(t *testing.T) {
+	m := newTinyModel(t, "llama")
+	b, s := loadTiny(t, m, engine.PlanFused)
+	_, err := b.Forward(context.Background(), prompt(3), 0, 1)
+	require.NoError(t, err)
+	total := 0
+	for _, n := range s.launched {
+		total += n
+	}
+	for _, k := range []string{"embed_rows", "rmsnorm", "gemv", "rope", "kv_store", "attention", "swiglu", "add"} {
+		assert.Positive(t, s.launchedAny(k), k)
+	}
+	assert.Contains(t, b.Describe(), "emu: kernel emulator")
+	assert.Contains(t, b.Describe(), itoa(total)+" kernel launches")
+	assert.Empty(t, b.Profile())
+}
+
+func TestSyncProfilesEveryKernel(t *testing.T) {
+	t.Setenv("ELLM_GPU_SYNC", "1")
+	m := newTinyModel(t, "llama")
+	b, s := loadTiny(t, m, engine.PlanFused)
+	_, err := b.Forward(context.Background(), prompt(2), 0, 1)
+	require.NoError(t, err)
+	p := b.Profile()
+	assert.Len(t, p, len(s.launched))
+	for i, k := range p {
+		assert.Equal(t, int64(s.launched[k.Kernel]), k.Launches, k.Kernel)
+		assert.Positive(t, k.Total)
+		assert.True(t, i == 0 || k.Total <= p[i-1].Total, "sorted")
+	}
+}
+
+func TestForwardRefusesBadArguments(t *testing.T) {
+	m := newTinyModel(t, "llama")
+	b, _ := loadTiny(t, m, engine.PlanFused)
+	ctx := context.Background()
+	for name, f := range map[string]func() error{
+		"no tokens":     func() error { _, err := b.Forward(ctx, nil, 0, 0); return err },
+		"token":         func() error { _, err := b.Forward(ctx, []int32{301}, 0, 1); return err },
+		"negative":      func() error { _, err := b.Forward(ctx, []int32{-1}, 0, 1); return err },
+		"rows":          func() error { _, err := b.Forward(ctx, prompt(2), 0, 3); return err },
+		"context":       func() error { _, err := b.Forward(ctx, prompt(2), 47, 1); return err },
+		"position":      func() error { _, err := b.Forward(ctx, prompt(2), -1, 1); return err },
+		"load twice":    func() error { return b.Load(ctx, m.file, m.prog, engine.LoadOptions{}) },
+		"without model": func() error { _, err := New(openEmu(t)).Forward(ctx, prompt(1), 0, 1); return err },
+	} {
+		assert.Error(t, f(), name)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	m := newTinyModel(t, "llama")
+	b, _ := loadTiny(t, m, engine.PlanFused)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := b.Forward(ctx, prompt(1), 0, 1)
+	assert.ErrorIs(t, err, context.Canceled)
+	other := New(openEmu(t))
+	assert.ErrorIs(t, other.Load(ctx, m.file, m.prog, engine.LoadOptions{}), context.Canceled)
+	assert.NoError(t, other.Close())
+}

@@ -1,0 +1,60 @@
+package cuda
+
+import (
+	"fmt"
+	"io/fs"
+	"regexp"
+	"sort"
+	"strconv"
+)
+
+// image is a compiled form of the kernels: sm_NN.cubin or compute_NN.ptx.
+type image struct {
+	path string
+	cc   int // compute capability × 10
+	ptx  bool
+}
+
+var imageName = regexp.MustCompile(`^(?:sm_(\d+)\.cubin|compute_(\d+)\.ptx)$`)
+
+// listImages finds the images in folder kernels.
+func listImages(files fs.ReadDirFS) ([]image, error) {
+	entries, err := files.ReadDir("kernels")
+	if err != nil {
+		return nil, fmt.Errorf("embedded kernels: %w", err)
+	}
+	var all []image
+	for _, e := range entries {
+		if e.Name() == ".keep" {
+			continue
+		}
+		m := imageName.FindStringSubmatch(e.Name())
+		if m == nil {
+			return nil, fmt.Errorf("embedded kernels: %s is not named sm_NN.cubin or compute_NN.ptx", e.Name())
+		}
+		cc, err := strconv.Atoi(m[1] + m[2]) // one of the two is empty
+		if err != nil {
+			return nil, fmt.Errorf("embedded kernels: %s: %w", e.Name(), err)
+		}
+		all = append(all, image{path: "kernels/" + e.Name(), cc: cc, ptx: m[2] != ""})
+	}
+	return all, nil
+}
+
+// candidates returns the images that a device may run, best first: cubins of the same major compute capability
+// (they run on the same or a higher minor one), then PTX of the same or a lower one, newest first.
+func candidates(all []image, major, minor int) []image {
+	var c []image
+	for _, im := range all {
+		if im.cc <= major*10+minor && (im.ptx || im.cc/10 == major) {
+			c = append(c, im)
+		}
+	}
+	sort.SliceStable(c, func(i, j int) bool {
+		if c[i].ptx != c[j].ptx {
+			return !c[i].ptx
+		}
+		return c[i].cc > c[j].cc
+	})
+	return c
+}

@@ -1,0 +1,33 @@
+package cuda
+
+import (
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestCandidates(t *testing.T) {
+	files := fstest.MapFS{}
+	for _, n := range []string{".keep", "sm_53.cubin", "sm_80.cubin", "sm_86.cubin", "sm_90.cubin", "compute_53.ptx", "compute_80.ptx"} {
+		files["kernels/"+n] = &fstest.MapFile{}
+	}
+	all, err := listImages(files)
+	require.NoError(t, err)
+	names := func(major, minor int) (s []string) {
+		for _, im := range candidates(all, major, minor) {
+			s = append(s, im.path[len("kernels/"):])
+		}
+		return s
+	}
+	assert.Equal(t, []string{"sm_53.cubin", "compute_53.ptx"}, names(5, 3), "Jetson Nano")
+	assert.Equal(t, []string{"sm_86.cubin", "sm_80.cubin", "compute_80.ptx", "compute_53.ptx"}, names(8, 7), "a cubin runs on higher minor versions")
+	assert.Equal(t, []string{"compute_80.ptx", "compute_53.ptx"}, names(10, 0), "newer than every cubin")
+	assert.Empty(t, names(5, 0))
+}
+
+func TestListImagesRefusesStrangers(t *testing.T) {
+	_, err := listImages(fstest.MapFS{"kernels/all.cubin": {}})
+	assert.ErrorContains(t, err, "all.cubin")
+}

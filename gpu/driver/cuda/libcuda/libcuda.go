@@ -1,0 +1,24 @@
+//go:build cuda
+
+// Package libcuda stands in for the CUDA driver library at link time and loads the real one when it is wanted.
+//
+// A program linked with libcuda.so.1 does not start where there is no driver; one linked against a newer
+// libcuda does not start where the driver is older (CUDA 10.2 of JetPack lacks functions that gorgonia.org/cu names but
+// this project never calls); and gorgonia.org/cu ends the program while it starts when cuInit fails. So every function is
+// a forwarder here, filled in by Open, and cuInit is put off. The build still needs cuda.h and, for cgo's own check of
+// gorgonia.org/cu, a libcuda.so to link with (the toolkit's stub); --as-needed drops it again.
+package libcuda
+
+// #cgo LDFLAGS: -Wl,--as-needed -ldl
+// #include "libcuda.h"
+import "C"
+
+// Open loads the driver. It returns 0, −1 when there is no driver library, or the result of cuInit, with an explanation.
+func Open() (result int, msg string) {
+	var buf [512]C.char
+	r := C.ellm_libcuda_open(&buf[0], C.size_t(len(buf)))
+	if r == 0 {
+		return 0, ""
+	}
+	return int(r), C.GoString(&buf[0])
+}

@@ -1,0 +1,16 @@
+//go:build !cuda
+
+// Package cuda runs kernels on a CUDA device; this program was built without it (build tag cuda).
+package cuda
+
+import "github.com/ellm-gpu/ellm-gpu/gpu/driver"
+
+func notBuilt() error {
+	return &driver.Error{Op: "cuda", Kind: driver.ErrNotBuilt, Msg: "this program was built without CUDA; run `make build-cuda`"}
+}
+
+// Count returns an error that unwraps to driver.ErrNotBuilt.
+func Count() (int, error) { return 0, notBuilt() }
+
+// Open returns an error that unwraps to driver.ErrNotBuilt.
+func Open(int) (driver.Device, error) { return nil, notBuilt() }

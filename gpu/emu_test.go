@@ -1,0 +1,172 @@
+package gpu
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/x448/float16"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver/emu"
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+)
+
+// openEmu starts an emulator for one test. Memory that nothing has written reads as NaN.
+func openEmu(t *testing.T) *emu.Device {
+	t.Helper()
+	path := os.Getenv("ELLM_EMU")
+	if path == "" {
+		path = "../bin/ellm-emu"
+	}
+	if _, err := os.Stat(path); err != nil {
+		if os.Getenv("ELLM_REQUIRE_EMU") != "" {
+			t.Fatalf("the emulator is required: %v", err)
+		}
+		t.Skipf("SKIPPED: %v; `make emu` builds the emulator", err)
+	}
+	d, err := emu.Open(emu.Options{Path: path, Memory: 256 << 20, Poison: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+// rig is a device with loaded kernels and an arena, for tests of single kernels.
+type rig struct {
+	t *testing.T
+	*launcher
+	*arena
+}
+
+func newRig(t *testing.T) *rig {
+	dev := openEmu(t)
+	l, err := newLauncher(dev, false)
+	require.NoError(t, err)
+	l.where = t.Name()
+	a, err := newArena(dev, 64<<20)
+	require.NoError(t, err)
+	return &rig{t, l, a}
+}
+
+// up copies a slice to a new block.
+func up[T uint8 | uint16 | uint32 | int32 | float32](r *rig, s []T) driver.DevicePtr {
+	r.t.Helper()
+	p, err := r.put(bytesOf(s))
+	require.NoError(r.t, err)
+	return p
+}
+
+// room takes an unwritten block of n elements of T.
+func room[T uint8 | uint16 | uint32 | int32 | float32](r *rig, n int) driver.DevicePtr {
+	r.t.Helper()
+	p, err := r.take(int64(len(bytesOf(make([]T, n)))))
+	require.NoError(r.t, err)
+	return p
+}
+
+// down copies n elements from the device.
+func down[T uint8 | uint16 | uint32 | int32 | float32](r *rig, p driver.DevicePtr, n int) []T {
+	r.t.Helper()
+	s := make([]T, n)
+	require.NoError(r.t, r.launcher.dev.CopyDtoH(bytesOf(s), p))
+	return s
+}
+
+func (r *rig) ok(err error) {
+	r.t.Helper()
+	require.NoError(r.t, err)
+}
+
+// writeModel writes a container and opens it.
+func writeModel(t *testing.T, cfg *model.Config, tables []*huffman.Table, coded map[string]*format.Coded, raw map[string]*format.Raw) *format.Reader {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "model.ellm")
+	w, err := format.Create(path)
+	require.NoError(t, err)
+	defer w.Abort()
+	for name, c := range coded {
+		require.NoError(t, w.Coded(name, c))
+	}
+	for name, r := range raw {
+		require.NoError(t, w.Raw(name, r))
+	}
+	js, err := json.Marshal(cfg)
+	require.NoError(t, err)
+	_, err = w.Finish(&format.Meta{Producer: "test", Config: js}, tables)
+	require.NoError(t, err)
+	f, err := format.Open(path)
+	require.NoError(t, err)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// loadOne loads a single tensor in the given form.
+func (r *rig) loadOne(f *format.Reader, name string, as form, u use) *weight {
+	r.t.Helper()
+	tensor, found := f.Tensor(name)
+	require.True(r.t, found)
+	w := &weight{Tensor: tensor, use: u, form: as}
+	r.ok(w.describe(f.Tables()))
+	work, err := newArena(r.launcher.dev, 64<<20)
+	r.ok(err)
+	ld := &loader{launcher: r.launcher, file: f, weights: r.arena, work: work, sms: 2}
+	r.ok(ld.loadTables(f.Tables()))
+	r.ok(ld.loadWeight(w))
+	return w
+}
+
+// multiplier returns a pass that can do nothing but multiply, with input x of n tokens.
+func (r *rig) multiplier(w *weight, x []float32, n int) (*pass, *step) {
+	r.t.Helper()
+	p := &pass{launcher: r.launcher, sms: 2, batch: n, prog: &model.Program{Config: model.Config{NFF: w.Cols}}}
+	p.buffers[model.BufGate] = up(r, x)
+	if w.Coded != nil {
+		p.preparedStride = blockSpan(preparedBytes(w.Coded))
+		p.prepared = room[uint8](r, gemvBatch*int(p.preparedStride))
+		p.planeBytes = w.planeBytes(2 * w.Coded.Coding.RowsPerGroup) // several pieces
+		p.plane = room[uint8](r, int(p.planeBytes))
+		p.scaled = room[float32](r, n*w.Cols)
+	}
+	return p, &step{Node: &model.Node{Op: model.OpMatMul, A: model.BufGate}, weight: w}
+}
+
+// rawOf encodes values as a raw tensor.
+func rawOf(rows, cols int, typ format.DType, v []float32) *format.Raw {
+	t := &format.Raw{Rows: rows, Cols: cols, DType: typ}
+	for _, x := range v {
+		bits := math.Float32bits(x)
+		switch typ {
+		case format.F32:
+			t.Data = append(t.Data, byte(bits), byte(bits>>8), byte(bits>>16), byte(bits>>24))
+		case format.BF16:
+			t.Data = append(t.Data, byte(bits>>16), byte(bits>>24))
+		case format.F16:
+			h := float16.Fromfloat32(x).Bits()
+			t.Data = append(t.Data, byte(h), byte(h>>8))
+		}
+	}
+	return t
+}
+
+// requireClose fails unless the normalized mean squared error is at most limit.
+func requireClose(t *testing.T, want, got []float32, limit float64, msg ...any) {
+	t.Helper()
+	require.Len(t, got, len(want), msg...)
+	var num, den float64
+	for i := range want {
+		d := float64(got[i]) - float64(want[i])
+		num += d * d
+		den += float64(want[i]) * float64(want[i])
+	}
+	if den == 0 {
+		den = 1
+	}
+	assert.LessOrEqual(t, num/den, limit, msg...)
+	assert.False(t, math.IsNaN(num/den), msg...)
+}

@@ -1,0 +1,268 @@
+package gpu
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+)
+
+// codeTableBytes is the size of struct code_table.
+const codeTableBytes = 16
+
+// loader fills the weights' arena. Tensors stream: each is checked, copied piece by piece, and its pages of the file given back.
+type loader struct {
+	*launcher
+	file    *format.Reader
+	weights *arena
+	work    *arena // pieces of what is decoded on the way
+	tables  driver.DevicePtr
+	sms     int
+}
+
+func (l *loader) load(ctx context.Context, ws []*weight, progress func(done, total int64)) error {
+	if err := l.loadTables(l.file.Tables()); err != nil {
+		return fmt.Errorf("code tables: %w", err)
+	}
+	var done, total int64
+	for _, w := range ws {
+		if w.Coded != nil {
+			total += w.Bytes
+		}
+	}
+	for _, w := range ws {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		l.where = w.Name
+		if err := l.loadWeight(w); err != nil {
+			return fmt.Errorf("tensor %s: %w", w.Name, err)
+		}
+		if w.Coded != nil {
+			done += w.Bytes
+			if progress != nil {
+				progress(done, total)
+			}
+		}
+	}
+	return l.dev.Synchronize()
+}
+
+// loadTables uploads the look-up tables: entry i is the symbol that the low bits i of a stream begin with, a0 | a1<<8 | length<<16.
+func (l *loader) loadTables(tables []*huffman.Table) error {
+	list := make([]byte, 0, (len(tables)+1)*codeTableBytes)
+	for _, t := range tables {
+		short := huffman.Table{Levels: t.Levels, MaxLen: longestCode(t), Lens: t.Lens}
+		p, err := l.weights.put(bytesOf(short.Lookup()))
+		if err != nil {
+			return err
+		}
+		b, err := structBytes(&codeTableDesc{Entries: p, MaxLen: int64(short.MaxLen)})
+		if err != nil {
+			return err
+		}
+		list = append(list, b...)
+	}
+	list = list[:cap(list)] // one more, zero: a file without tables has a list all the same
+	var err error
+	l.tables, err = l.weights.put(list)
+	return err
+}
+
+func (l *loader) loadWeight(w *weight) error {
+	if err := l.file.Verify(w.Tensor); err != nil {
+		return err
+	}
+	defer l.file.Release(w.Tensor)
+	for _, p := range w.parts(w.form) {
+		if err := place(l.weights, p); err != nil {
+			return err
+		}
+	}
+	if w.form == formVector {
+		return nil
+	}
+	desc, err := structBytes(&w.desc)
+	if err != nil {
+		return err
+	}
+	if w.descDev, err = l.weights.take(int64(len(desc))); err != nil {
+		return err
+	}
+	w.desc.Tables = l.tables
+	if w.form == formPlane {
+		if err := l.decodePlane(w); err != nil {
+			return err
+		}
+	}
+	if w.Coded != nil && w.Coded.Scale.Kind == format.ScaleBlock {
+		if err := l.expandScales(w); err != nil {
+			return err
+		}
+	}
+	if w.use&useProduct != 0 {
+		w.product = l.chooseProduct(w, l.sms)
+	}
+	return l.putDesc(w)
+}
+
+// place takes a part's block and fills it if the host has its contents.
+func place(a *arena, p part) error {
+	ptr, err := a.take(p.size)
+	if err != nil {
+		return err
+	}
+	*p.dst = ptr
+	if p.data == nil {
+		return nil
+	}
+	return a.dev.CopyHtoD(ptr, p.data())
+}
+
+func (l *loader) putDesc(w *weight) error {
+	b, err := structBytes(&w.desc)
+	if err != nil {
+		return err
+	}
+	return l.dev.CopyHtoD(w.descDev, b)
+}
+
+// decodePlane decodes w into its plane, as many groups at a time as fit the pieces. The descriptor's stream pointers are moved so that
+// the file's offsets, counted from the beginning of the tensor, hit the piece.
+func (l *loader) decodePlane(w *weight) error {
+	for _, p := range w.directoryParts() {
+		if err := place(l.work, p); err != nil {
+			return err
+		}
+	}
+	c, final := w.Coded, w.desc
+	stream, err := l.work.take(min(4*int64(len(c.Stream)), loadPiece))
+	if err != nil {
+		return err
+	}
+	var low driver.DevicePtr
+	if c.Low != nil {
+		if low, err = l.work.take(min(4*int64(len(c.Low)), loadPiece)); err != nil {
+			return err
+		}
+	}
+	for g := 0; g < c.Groups(); {
+		end, err := pieceEnd(c, g)
+		if err != nil {
+			return err
+		}
+		first := c.ChunkOffset[g*c.Tiles()]
+		if err := l.dev.CopyHtoD(stream, bytesOf(c.Stream[first:int(c.ChunkOffset[end*c.Tiles()])+c.GuardWords()])); err != nil {
+			return err
+		}
+		w.desc.Stream = stream - 4*driver.DevicePtr(first)
+		if c.Low != nil {
+			if err := l.dev.CopyHtoD(low, bytesOf(c.Low[c.LowOffset(g, 0):c.LowOffset(end, 0)])); err != nil {
+				return err
+			}
+			w.desc.Low = low - 4*driver.DevicePtr(c.LowOffset(g, 0))
+		}
+		if err := l.putDesc(w); err != nil {
+			return err
+		}
+		plane := w.desc.Data + driver.DevicePtr(w.planeBytes(g*c.Coding.RowsPerGroup))
+		if err := l.decode(w, g, end-g, l.sms, plane); err != nil {
+			return err
+		}
+		g = end
+	}
+	if err := l.dev.Synchronize(); err != nil {
+		return err
+	}
+	w.desc = final
+	return l.work.reset()
+}
+
+// pieceEnd returns the end of the longest run of groups from g on whose streams fit the pieces.
+func pieceEnd(c *format.Coded, g int) (int, error) {
+	first, firstLow := int64(c.ChunkOffset[g*c.Tiles()]), int64(c.LowOffset(g, 0))
+	end := g
+	for end < c.Groups() {
+		words := int64(c.ChunkOffset[(end+1)*c.Tiles()]) - first + int64(c.GuardWords())
+		lowWords := int64(0)
+		if c.Low != nil {
+			lowWords = int64(c.LowOffset(end+1, 0)) - firstLow
+		}
+		if 4*max(words, lowWords) > loadPiece {
+			break
+		}
+		end++
+	}
+	if end == g {
+		return 0, fmt.Errorf("group %d takes more than %d bytes; compress the model again", g, loadPiece)
+	}
+	return end, nil
+}
+
+// scaleRows returns the rows whose sub-scales are expanded at a time: a multiple of 32, so that packed values start on a whole word.
+func (w *weight) scaleRows() int {
+	if w.Coded.Scale.Kind != format.ScaleBlock {
+		return w.Rows
+	}
+	fit := int(loadPiece / max(w.blockScaleRowBytes(), 1))
+	return min(w.Rows, max(fit/32*32, 32))
+}
+
+// subScaleParts lists the two-level scales of rows [r0, r0+n) as block_scales reads them; r0 is a multiple of 32.
+// The order is d, dmin, sub_scale, sub_min; absent ones have no size. dst is for the caller to set.
+func (w *weight) subScaleParts(r0, n int) []part {
+	c := w.Coded
+	if c.Scale.Kind != format.ScaleBlock {
+		return nil
+	}
+	supers, blocks := c.Cols/c.Scale.Super, c.Cols/c.Scale.Block
+	halves := func(v []uint16) part {
+		if v == nil {
+			return part{}
+		}
+		return hostPart(nil, v[r0*supers:(r0+n)*supers])
+	}
+	packed := func(v []byte) part {
+		if v == nil || c.Scale.SubBits == 0 {
+			return part{}
+		}
+		bit := int64(blocks) * int64(c.Scale.SubBits)
+		return hostPart(nil, v[int64(r0)*bit/8:(int64(r0+n)*bit+7)/8])
+	}
+	return []part{halves(c.D), halves(c.DMin), packed(c.SubScale), packed(c.SubMin)}
+}
+
+// expandScales computes the effective scale (and minimum) of every block, float16 in units of a power of two.
+func (l *loader) expandScales(w *weight) error {
+	c, d := w.Coded, &w.desc
+	for r := 0; r < w.Rows; {
+		n := min(w.scaleRows(), w.Rows-r)
+		var src [4]driver.DevicePtr
+		for i, p := range w.subScaleParts(r, n) {
+			if p.size == 0 {
+				continue
+			}
+			p.dst = &src[i]
+			if err := place(l.work, p); err != nil {
+				return err
+			}
+		}
+		const threads = 256
+		grid := driver.D1(min(ceilDiv(n*int(d.Blocks), threads), blocksPerSM*l.sms))
+		out := d.BlockScale + driver.DevicePtr(int64(r)*w.blockScaleRowBytes())
+		if err := l.blockScales(grid, 0, src[0], src[1], src[2], src[3], int32(n), d.Blocks, int32(c.Scale.Super/c.Scale.Block),
+			int32(c.Scale.SubBits), int32(c.Scale.SubBias), 1/d.BlockUnit, 1/d.MinUnit, out); err != nil {
+			return err
+		}
+		if err := l.dev.Synchronize(); err != nil {
+			return err
+		}
+		if err := l.work.reset(); err != nil {
+			return err
+		}
+		r += n
+	}
+	return nil
+}

@@ -1,0 +1,272 @@
+package gpu
+
+import (
+	"fmt"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+)
+
+const (
+	defaultBatch = 256 // tokens of a prefill batch
+	maxBatch     = 4096
+	maxCtx       = 1 << 24
+	// gemvBatch is the most tokens that are multiplied one by one; more go through gemm, which first decodes coded matrices.
+	gemvBatch = 8
+	// Logits are computed for as many tokens at a time as fit logitBytes, but at least gemvBatch and at most a gemm tile.
+	logitBytes = 16 << 20
+	gemmTokens = 64
+	// planeScratch bounds the decoded piece of a coded matrix during prefill, unless one group needs more.
+	planeScratch = 16 << 20
+	// loadPiece bounds each of the pieces of streams and of sub-scales that load has on the device at a time.
+	loadPiece = 16 << 20
+)
+
+// layout is the memory plan in detail. Device memory is one arena: weights, descriptors and tables first; behind them the work
+// area, which load uses for pieces of what it decodes, and Forward for caches and activations.
+type layout struct {
+	engine.MemoryPlan
+	nCtx, batch int
+	weights     []*weight // in the order of the program, their form set
+	weightBytes int64
+	loadBytes   int64 // work area during load
+	kvBytes     int64 // of one cache: keys or values of one layer
+	caches      int
+	fwd         forwardSizes
+}
+
+// forwardSizes are the bytes of the blocks that Forward works in.
+type forwardSizes struct {
+	buffers [model.NumBuffers]int64
+	// from one prepared vector to the next; there are gemvBatch
+	preparedStride int64
+	scaled         int64 // inputs times column scales; 0 = no tensor has any
+	plane          int64 // decoded piece of a matrix; 0 = none is coded
+	ids            int64 // positions and tokens
+	freqs          int64 // rotation frequencies; 0 = no rotation
+}
+
+// PlanMemory tells what Load would allocate on a device with the given properties. It allocates nothing on it. The error unwraps to
+// driver.ErrOutOfMemory when the model does not fit.
+func PlanMemory(info driver.Info, f *format.Reader, prog *model.Program, opt engine.LoadOptions) (engine.MemoryPlan, error) {
+	lay, err := planLayout(info, f, prog, opt)
+	if lay == nil {
+		return engine.MemoryPlan{}, err
+	}
+	return lay.MemoryPlan, err
+}
+
+// planLayout chooses plan and layout. A layout that does not fit comes back together with the error.
+func planLayout(info driver.Info, f *format.Reader, prog *model.Program, opt engine.LoadOptions) (*layout, error) {
+	if opt.Plan == engine.PlanHybrid {
+		return nil, fmt.Errorf("plan hybrid is not available on the GPU yet; use resident, fused or auto")
+	}
+	base, err := newLayout(f, prog, opt)
+	if err != nil {
+		return nil, err
+	}
+	base.Device = info.String()
+	base.Budget = info.MemFree
+	if opt.MemoryBudget > 0 {
+		base.Budget = min(opt.MemoryBudget, info.MemFree)
+	}
+	resident, fused := *base, *base
+	if err := resident.size(f, prog, engine.PlanResident); err != nil {
+		return nil, err
+	}
+	if err := fused.size(f, prog, engine.PlanFused); err != nil {
+		return nil, err
+	}
+	chosen := &fused
+	switch opt.Plan {
+	case engine.PlanResident, engine.PlanFused:
+		if opt.Plan == engine.PlanResident {
+			chosen = &resident
+		}
+		chosen.Reason = "as asked for"
+	case engine.PlanAuto, "":
+		chosen.Reason = fmt.Sprintf("decoded weights would need %s in all", gib(resident.Total()))
+		if resident.Total() <= base.Budget {
+			chosen = &resident
+			chosen.Reason = "decoded weights fit, and reading them costs fewer instructions than decoding in every product"
+		}
+	default:
+		return nil, fmt.Errorf("unknown plan %q; use resident, fused or auto", opt.Plan)
+	}
+	chosen.setForms(chosen.Plan)
+	if chosen.Total() > base.Budget {
+		return chosen, chosen.tooLarge(&fused)
+	}
+	return chosen, nil
+}
+
+func gib(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }
+
+// tooLarge explains a plan that does not fit and says what would.
+func (l *layout) tooLarge(fused *layout) error {
+	hint := "compress the model again with a lower --bpw, or choose a smaller one"
+	perToken := max(fused.KV/int64(max(fused.nCtx, 1)), 1)
+	const leastCtx = 64
+	switch fit := int64(fused.nCtx) - (fused.Total()-l.Budget+perToken-1)/perToken; {
+	case l.Plan == engine.PlanResident && fused.Total() <= l.Budget:
+		hint = "--plan fused fits"
+	case fit >= leastCtx:
+		hint = fmt.Sprintf("--plan fused --ctx %d fits", fit)
+	}
+	return fmt.Errorf("plan %s needs %s (weights %s, KV cache for %d tokens %s, scratch %s) but %s has %s free: %s: %w", l.Plan, gib(l.Total()), gib(l.Weights),
+		l.nCtx, gib(l.KV), gib(l.Scratch), l.Device, gib(l.Budget), hint, driver.ErrOutOfMemory)
+}
+
+// newLayout collects and checks the weights that prog uses.
+func newLayout(f *format.Reader, prog *model.Program, opt engine.LoadOptions) (*layout, error) {
+	l := &layout{nCtx: opt.NCtx, batch: opt.MaxBatch}
+	if l.batch <= 0 {
+		l.batch = defaultBatch
+	}
+	if l.nCtx <= 0 {
+		l.nCtx = prog.Config.NCtx
+	}
+	l.batch = min(l.batch, maxBatch, max(l.nCtx, 1))
+	if l.nCtx < 1 || l.nCtx > maxCtx {
+		return nil, fmt.Errorf("context of %d tokens, expected 1 to %d", l.nCtx, maxCtx)
+	}
+	c := collector{file: f, prog: prog, byName: map[string]*weight{}}
+	if err := c.collect(); err != nil {
+		return nil, err
+	}
+	l.weights, l.caches = c.weights, c.caches
+	return l, nil
+}
+
+// setForms decides how each weight lies in device memory under a plan.
+func (l *layout) setForms(plan engine.Plan) {
+	for _, w := range l.weights {
+		w.form = w.formUnder(plan)
+	}
+}
+
+// formUnder returns w's form under a plan. A matrix of which only rows are looked up stays coded: a row decodes in no time.
+func (w *weight) formUnder(plan engine.Plan) form {
+	switch {
+	case w.use&useVector != 0:
+		return formVector
+	case w.Raw != nil:
+		return formRaw
+	case plan == engine.PlanFused || w.use&useProduct == 0:
+		return formCoded
+	}
+	return formPlane
+}
+
+// size fills in all sizes under a plan.
+func (l *layout) size(f *format.Reader, prog *model.Program, plan engine.Plan) error {
+	l.Plan = plan
+	desc, err := structBytes(&matrixDesc{})
+	if err != nil {
+		return err
+	}
+	l.weightBytes = tableBytes(f)
+	l.loadBytes = 0
+	l.fwd = forwardSizes{}
+	for _, w := range l.weights {
+		form := w.formUnder(plan)
+		for _, p := range w.parts(form) {
+			l.weightBytes += blockSpan(p.size)
+		}
+		if form == formVector {
+			continue
+		}
+		l.weightBytes += blockSpan(int64(len(desc)))
+		l.loadBytes = max(l.loadBytes, w.loadBytes(form))
+		l.fwd.grow(w, form, l.batch)
+	}
+	l.sizeForward(prog)
+	work := max(l.loadBytes, l.fwd.total()+int64(2*l.caches)*blockSpan(l.kvBytes))
+	l.Weights = l.weightBytes
+	l.KV = int64(2*l.caches) * blockSpan(l.kvBytes)
+	l.Scratch = work - l.KV
+	return nil
+}
+
+// tableBytes returns what the code tables take.
+func tableBytes(f *format.Reader) int64 {
+	n := blockSpan(int64(len(f.Tables())+1) * codeTableBytes)
+	for _, t := range f.Tables() {
+		n += blockSpan(4 << longestCode(t))
+	}
+	return n
+}
+
+// loadBytes returns the work area that load needs for w: the coded form of what becomes a plane, and the two-level scales.
+func (w *weight) loadBytes(f form) int64 {
+	if w.Coded == nil {
+		return 0
+	}
+	var scales, coded int64
+	for _, p := range w.subScaleParts(0, w.scaleRows()) {
+		scales += blockSpan(p.size)
+	}
+	if f == formPlane {
+		for _, p := range w.directoryParts() {
+			coded += blockSpan(p.size)
+		}
+		for _, p := range w.streamParts() {
+			coded += blockSpan(min(p.size, loadPiece))
+		}
+	}
+	return max(scales, coded)
+}
+
+// grow makes room for what products with w need.
+func (s *forwardSizes) grow(w *weight, f form, batch int) {
+	if w.use&useProduct == 0 || w.Coded == nil {
+		return
+	}
+	s.preparedStride = max(s.preparedStride, blockSpan(preparedBytes(w.Coded)))
+	if w.Coded.ColScale != nil {
+		s.scaled = max(s.scaled, int64(batch)*int64(w.Cols)*4)
+	}
+	if f == formCoded {
+		s.plane = max(s.plane, min(w.planeBytes(w.Rows), max(planeScratch, w.planeBytes(w.Coded.Coding.RowsPerGroup))))
+	}
+}
+
+// preparedBytes returns the size of a vector after x_prepare (cuda/prepared.cuh).
+func preparedBytes(c *format.Coded) int64 {
+	const header, perStep, perFourSteps = 64, 144, 512
+	return header + perStep*int64(c.Steps()) + perFourSteps*int64(c.Tiles())*int64(ceilDiv(c.StepsPerTile(), 4))
+}
+
+func (l *layout) sizeForward(prog *model.Program) {
+	s := &l.fwd
+	for b := range model.NumBuffers {
+		rows := l.batch
+		if b == model.BufLogits {
+			rows = l.logitRows(prog)
+		}
+		s.buffers[b] = 4 * int64(rows) * int64(prog.Width(b))
+	}
+	s.ids = 4 * 2 * int64(l.batch)
+	s.freqs = 4 * int64(prog.Config.RopeDim/2)
+	l.kvBytes = 2 * int64(l.nCtx) * int64(prog.Width(model.BufK))
+}
+
+// logitRows returns the most tokens whose logits are computed at a time.
+func (l *layout) logitRows(prog *model.Program) int {
+	fit := logitBytes / (4 * prog.Width(model.BufLogits))
+	return min(l.batch, max(gemvBatch, min(fit, gemmTokens)))
+}
+
+// total returns the bytes of all blocks.
+func (s *forwardSizes) total() int64 {
+	n := int64(0)
+	for _, b := range s.buffers {
+		n += blockSpan(b)
+	}
+	for _, b := range []int64{gemvBatch * s.preparedStride, s.scaled, s.plane, s.ids, s.freqs} {
+		n += blockSpan(b)
+	}
+	return n
+}

@@ -1,0 +1,112 @@
+package gpu
+
+import (
+	"context"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// The plan is announced before anything is allocated, and is what is then allocated.
+func TestPlanIsAnnouncedAndKept(t *testing.T) {
+	m := newTinyModel(t, "llama")
+	for _, plan := range bothPlans {
+		s := newSpy(openEmu(t))
+		b := New(s)
+		var announced engine.MemoryPlan
+		var done, total int64
+		err := b.Load(context.Background(), m.file, m.prog, engine.LoadOptions{Plan: plan, NCtx: 40,
+			Announce: func(p engine.MemoryPlan) {
+				announced = p
+				assert.Zero(t, s.allocs, "allocated before the announcement")
+			},
+			Progress: func(d, n int64) { assert.Greater(t, d, done); done, total = d, n }})
+		require.NoError(t, err)
+		assert.Equal(t, announced, b.Memory())
+		assert.Equal(t, plan, announced.Plan)
+		assert.Equal(t, announced.Total(), s.reserved)
+		assert.Equal(t, 1, s.allocs, "one arena")
+		assert.Equal(t, total, done)
+		_, err = b.Forward(context.Background(), prompt(30), 0, 1)
+		require.NoError(t, err)
+		_, err = b.Forward(context.Background(), prompt(1), 30, 1)
+		require.NoError(t, err)
+		assert.Equal(t, 1, s.allocs, "nothing is allocated while text is generated")
+		require.NoError(t, b.Close())
+	}
+}
+
+func TestAutoPlan(t *testing.T) {
+	m := newTinyModel(t, "llama")
+	info := driver.Info{Backend: "emu", Name: "test", MemFree: 1 << 30, MemTotal: 1 << 30}
+	plan := func(p engine.Plan, budget int64) (engine.MemoryPlan, error) {
+		return PlanMemory(info, m.file, m.prog, engine.LoadOptions{Plan: p, NCtx: 40, MemoryBudget: budget})
+	}
+	resident, err := plan(engine.PlanResident, 0)
+	require.NoError(t, err)
+	fused, err := plan(engine.PlanFused, 0)
+	require.NoError(t, err)
+	require.Less(t, fused.Weights, resident.Weights)
+
+	auto, err := plan(engine.PlanAuto, resident.Total())
+	require.NoError(t, err)
+	assert.Equal(t, engine.PlanResident, auto.Plan)
+	if fused.Total() < resident.Total() {
+		auto, err = plan(engine.PlanAuto, resident.Total()-1)
+		require.NoError(t, err)
+		assert.Equal(t, engine.PlanFused, auto.Plan)
+	}
+	_, err = plan(engine.PlanHybrid, 0)
+	assert.ErrorContains(t, err, "hybrid")
+	_, err = plan("fast", 0)
+	assert.ErrorContains(t, err, "fast")
+}
+
+// A model that does not fit is refused with numbers and with what would fit.
+func TestPlanRefusesWhatDoesNotFit(t *testing.T) {
+	m := newTinyModel(t, "llama")
+	load := func(opt engine.LoadOptions) (string, int) {
+		s := newSpy(openEmu(t))
+		b := New(s)
+		defer b.Close()
+		err := b.Load(context.Background(), m.file, m.prog, opt)
+		require.ErrorIs(t, err, driver.ErrOutOfMemory)
+		return err.Error(), s.allocs
+	}
+	fits, err := PlanMemory(driver.Info{MemFree: 1 << 40}, m.file, m.prog, engine.LoadOptions{Plan: engine.PlanFused, NCtx: 5000})
+	require.NoError(t, err)
+
+	msg, allocs := load(engine.LoadOptions{NCtx: 8000, MemoryBudget: fits.Total()})
+	assert.Zero(t, allocs)
+	assert.Regexp(t, `--ctx (4\d\d\d|5000) fits`, msg)
+
+	msg, _ = load(engine.LoadOptions{NCtx: 40, MemoryBudget: 1000})
+	assert.Contains(t, msg, "lower --bpw")
+	assert.Contains(t, msg, "weights ")
+}
+
+func TestLoadRefusesModelsItCannotRun(t *testing.T) {
+	m := newTinyModel(t, "llama")
+	load := func(change func(p *model.Program)) error {
+		p := *m.prog
+		p.Nodes = append([]model.Node(nil), m.prog.Nodes...)
+		change(&p)
+		_, err := PlanMemory(driver.Info{MemFree: 1 << 40}, m.file, &p, engine.LoadOptions{NCtx: 40})
+		return err
+	}
+	require.NoError(t, load(func(*model.Program) {}))
+	assert.ErrorContains(t, load(func(p *model.Program) { p.Nodes[0].Weight = "gone" }), "gone")
+	assert.ErrorContains(t, load(func(p *model.Program) { p.Config.HeadDim = 20 }), "20 dimensions")
+	assert.ErrorContains(t, load(func(p *model.Program) { p.Config.NEmbd = 64 }), "128")
+	assert.ErrorContains(t, load(func(p *model.Program) { p.Nodes[0].Op = 99 }), "99")
+	assert.ErrorContains(t, load(func(p *model.Program) { p.Nodes[1].Weight = "token_embd.weight" }), "token_embd.weight")
+	assert.ErrorContains(t, load(func(p *model.Program) { p.Nodes[1].Dst = model.BufLogits }), "logits")
+}

@@ -1,0 +1,130 @@
+package gpu
+
+import (
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+)
+
+const (
+	gemvWarps = 8 // warps of a block of the products of one vector
+	// blocksPerSM bounds the grids of kernels whose blocks walk over their work.
+	blocksPerSM = 8
+	// tableMaxLen is the longest code whose look-up table kernels keep in shared memory (32 KB).
+	tableMaxLen = 13
+	// tripleMaxLen is the longest code of which the fused kernels decode three per refill of their bit buffer.
+	tripleMaxLen = 10
+	// The fused half-precision kernels' tables hold integers from fusedLeast to fusedMost.
+	fusedLeast, fusedMost = -31, 32
+	// fusedLowBits is the most low bits that the fused half-precision kernels take.
+	fusedLowBits = 4
+)
+
+type (
+	gemvFunc func(grid driver.Dim, shared int, w, x, xp, bias, y driver.DevicePtr) error
+	gemmFunc func(grid driver.Dim, shared int, w, data driver.DevicePtr, firstRow, nRows int32, x driver.DevicePtr, nTokens int32, bias, y driver.DevicePtr) error
+	// decodeFunc decodes groups to a plane, or adds their outliers to it.
+	decodeFunc func(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup, nGroups int32, plane driver.DevicePtr) error
+)
+
+// product is how a matrix is multiplied.
+type product struct {
+	gemv       gemvFunc
+	gemvGrid   int
+	gemvShared int
+	prepared   bool // gemv reads the prepared vector
+	gemm       gemmFunc
+}
+
+// chooseProduct picks the kernels for w in its form.
+func (l *launcher) chooseProduct(w *weight, sms int) product {
+	p := product{gemm: l.gemmFor(w.desc.Type)}
+	if w.form == formCoded {
+		p.gemv, p.prepared = l.fusedGemv(w)
+		warps, perBlock := fusedWarps(w.Coded.Tiles())
+		p.gemvGrid = min(ceilDiv(w.Coded.Groups(), perBlock), blocksPerSM*sms)
+		p.gemvShared = tableShared(w.desc.MaxLen) + 4*warps*w.Coded.Coding.RowsPerGroup
+		return p
+	}
+	p.gemvGrid = min(ceilDiv(w.Rows, gemvWarps), blocksPerSM*sms)
+	switch d := &w.desc; {
+	case d.Type == typeU8 && (d.ScaleKind == scaleTensor || d.ScaleKind == scaleRow):
+		p.gemv, p.prepared = l.gemvU8, true
+	case d.Type == typeU8 && d.ScaleKind == scaleBlock && d.BlockShift >= 4:
+		p.gemv, p.prepared = l.gemvU8Block, true
+	default:
+		p.gemv = l.gemvAny
+	}
+	return p
+}
+
+// fusedWarps returns the warps of a block of the fused kernels, and the groups that a block works on at a time: each group's
+// tiles go to as many warps, or all tiles to one block where there are more of them than warps.
+func fusedWarps(tiles int) (warps, groups int) {
+	if tiles > gemvWarps {
+		return gemvWarps, 1
+	}
+	groups = gemvWarps / tiles
+	return tiles * groups, groups
+}
+
+// tableShared returns the bytes of shared memory for a code table.
+func tableShared(maxLen int32) int {
+	if maxLen > tableMaxLen {
+		return 0
+	}
+	return 4 << maxLen
+}
+
+// fusedGemv picks the fused kernel with the most codes per refill, and the float32 one where none of the faster ones applies.
+func (l *launcher) fusedGemv(w *weight) (f gemvFunc, prepared bool) {
+	k, d := &w.Coded.Coding, &w.desc
+	top := d.TableBias + d.Levels - 1
+	half := len(k.Values) == 0 && k.Float == format.NotFloat && k.LowBits <= fusedLowBits &&
+		d.TableBias >= fusedLeast && top <= fusedMost && d.MaxLen <= tableMaxLen &&
+		(d.ScaleKind != scaleBlock || d.CodeOffset == 0)
+	if !half {
+		return l.gemvFusedF32, false
+	}
+	byLowBits := [...]gemvFunc{l.gemvFusedG2, l.gemvFusedLow1, l.gemvFusedLow2, l.gemvFusedLow3, l.gemvFusedLow4}
+	switch {
+	case d.ScaleKind == scaleBlock:
+		byLowBits = [...]gemvFunc{l.gemvFusedBlock0, l.gemvFusedBlock1, l.gemvFusedBlock2, l.gemvFusedBlock3, l.gemvFusedBlock4}
+	case k.LowBits == 0 && d.MaxLen <= tripleMaxLen:
+		return l.gemvFusedG3, true
+	}
+	return byLowBits[k.LowBits], true
+}
+
+func (l *launcher) gemmFor(typ int32) gemmFunc {
+	switch typ {
+	case typeU8:
+		return l.gemmU8
+	case typeI16:
+		return l.gemmI16
+	case typeF32:
+		return l.gemmF32
+	case typeF16:
+		return l.gemmF16
+	}
+	return l.gemmBf16
+}
+
+// decode writes groups [first, first+n) of a coded matrix to plane.
+func (l *launcher) decode(w *weight, first, n, sms int, plane driver.DevicePtr) error {
+	chunks, outliers := decodeFunc(l.decodeChunksU8), decodeFunc(l.decodeOutliersU8)
+	switch w.desc.Type {
+	case typeI16:
+		chunks, outliers = l.decodeChunksI16, l.decodeOutliersI16
+	case typeF16, typeBf16:
+		chunks, outliers = l.decodeChunksFloat, l.decodeOutliersFloat
+	}
+	const warps, outlierThreads = 8, 128
+	grid := driver.D1(min(ceilDiv(n*w.Coded.Tiles(), warps), blocksPerSM*sms))
+	if err := chunks(grid, tableShared(w.desc.MaxLen), w.descDev, int32(first), int32(n), plane); err != nil {
+		return err
+	}
+	if len(w.Coded.Outliers) == 0 {
+		return nil
+	}
+	return outliers(driver.D1(ceilDiv(n, outlierThreads)), 0, w.descDev, int32(first), int32(n), plane)
+}

@@ -1,0 +1,202 @@
+package gpu
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+)
+
+var (
+	tensorScale = format.Scale{Kind: format.ScaleTensor, Scale: 0.01, Min: -0.03}
+	rowScale    = format.Scale{Kind: format.ScaleRow, Scale: 0.02}
+	noScale     = format.Scale{Kind: format.ScaleNone}
+	q4k         = format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 256, SubBits: 6}
+	q6k         = format.Scale{Kind: format.ScaleBlock, Block: 16, Super: 256, SubBits: 8}
+	q8          = format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 32}
+	q3k         = format.Scale{Kind: format.ScaleBlock, Block: 16, Super: 256, SubBits: 6, SubBias: -32}
+)
+
+// specs cover every scale kind and kernel, and shapes that fill no unit: rows, columns, tiles, groups.
+var specs = map[string]spec{
+	"tensor, 1 row":           {rows: 1, cols: 64, rowsPerGroup: 1, levels: 16, scale: tensorScale},
+	"tensor, odd columns":     {rows: 31, cols: 577, rowsPerGroup: 8, levels: 16, scale: tensorScale},
+	"tensor, short codes":     {rows: 33, cols: 100, rowsPerGroup: 16, levels: 4, maxLen: 7, scale: tensorScale},
+	"tensor, codes up to 10":  {rows: 33, cols: 576, rowsPerGroup: 5, levels: 8, maxLen: 10, scale: tensorScale},
+	"tensor, codes up to 15":  {rows: 33, cols: 576, rowsPerGroup: 16, levels: 32, maxLen: 15, scale: tensorScale},
+	"tensor, 8 bits":          {rows: 33, cols: 130, rowsPerGroup: 16, levels: 16, lowBits: 4, scale: tensorScale},
+	"row, symmetric":          {rows: 65, cols: 576, rowsPerGroup: 32, levels: 15, zero: -7, scale: rowScale},
+	"row, low bits, permuted": {rows: 33, cols: 192, rowsPerGroup: 4, levels: 17, lowBits: 2, zero: -34, scale: rowScale, rowOrder: true},
+	"row, 2 tiles":            {rows: 31, cols: 2112, rowsPerGroup: 16, levels: 9, zero: -4, scale: rowScale},
+	"row, 3 tiles, low":       {rows: 33, cols: 4160, rowsPerGroup: 7, levels: 16, lowBits: 1, zero: -16, scale: rowScale},
+	"row, 9 tiles":            {rows: 5, cols: 18400, rowsPerGroup: 2, levels: 5, zero: -2, scale: rowScale},
+	"row, outliers":           {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, zero: -4, scale: rowScale, outliers: 6},
+	"row, outliers, low":      {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, lowBits: 2, zero: -18, scale: rowScale, outliers: 6, rowOrder: true},
+	"row, 16-bit plane":       {rows: 33, cols: 320, rowsPerGroup: 8, levels: 32, lowBits: 5, zero: -512, scale: rowScale},
+	"row, column scales":      {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, zero: -4, scale: rowScale, colScale: true},
+	"values":                  {rows: 33, cols: 320, rowsPerGroup: 8, levels: 16, values: true, scale: q8},
+	"Q4_K":                    {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, scale: q4k, dMin: true, subMin: true},
+	"Q4_1":                    {rows: 31, cols: 576, rowsPerGroup: 16, levels: 16, scale: q8, dMin: true},
+	"Q8_0":                    {rows: 33, cols: 96, rowsPerGroup: 16, levels: 16, lowBits: 4, zero: -128, scale: q8},
+	"Q6_K":                    {rows: 33, cols: 2304, rowsPerGroup: 16, levels: 16, lowBits: 2, zero: -32, scale: q6k, rowOrder: true},
+	"Q3_K, column scales":     {rows: 33, cols: 256, rowsPerGroup: 3, levels: 8, zero: -4, scale: q3k, colScale: true},
+	"Q4_0, outliers":          {rows: 33, cols: 256, rowsPerGroup: 16, levels: 16, zero: -8, scale: q8, outliers: 5},
+	"bf16":                    {rows: 33, cols: 130, rowsPerGroup: 8, levels: 24, lowBits: 8, zero: 110, float: format.FloatBF16, scale: noScale},
+	"f16, outliers":           {rows: 33, cols: 130, rowsPerGroup: 8, levels: 3, lowBits: 11, zero: 14, float: format.FloatF16, scale: noScale, outliers: 3},
+}
+
+// open writes a matrix to a container.
+func (b *builder) open(m *randomMatrix) *format.Reader {
+	return writeModel(b.t, nil, b.tables, map[string]*format.Coded{"w": m.coded}, nil)
+}
+
+func TestDecodeBitForBit(t *testing.T) {
+	for name, s := range specs {
+		t.Run(name, func(t *testing.T) {
+			b := newBuilder(t, 1)
+			m := b.build(s)
+			r := newRig(t)
+			w := r.loadOne(b.open(m), "w", formPlane, useProduct)
+			stride := int(w.desc.Stride)
+			code := planeReader(r, w, stride)
+			for i, row := range m.codes {
+				for j, want := range row {
+					require.Equal(t, want, code(i*stride+j), "row %d, column %d", i, j)
+				}
+			}
+		})
+	}
+}
+
+// planeReader downloads a plane and returns a function that gives the code at an index.
+func planeReader(r *rig, w *weight, stride int) func(i int) int32 {
+	n := w.Rows * stride
+	switch w.desc.Type {
+	case typeU8:
+		p := down[uint8](r, w.desc.Data, n)
+		return func(i int) int32 { return int32(p[i]) + int32(w.desc.DataZero) }
+	case typeI16:
+		p := down[uint16](r, w.desc.Data, n)
+		return func(i int) int32 { return int32(int16(p[i])) + int32(w.desc.DataZero) }
+	}
+	p := down[uint16](r, w.desc.Data, n)
+	return func(i int) int32 { return int32(p[i]) }
+}
+
+// product returns W·x + bias in float64.
+func referenceProduct(w [][]float32, x, bias []float32) []float32 {
+	y := make([]float32, len(w))
+	for i, row := range w {
+		sum := float64(bias[i])
+		for j, v := range row {
+			sum += float64(v) * float64(x[j])
+		}
+		y[i] = float32(sum)
+	}
+	return y
+}
+
+// Exact: small integers and powers of two, so that every order of summation gives the same number.
+func TestProductsOfSmallIntegersAreExact(t *testing.T) {
+	for name, s := range specs {
+		if s.float != format.NotFloat || s.scale.SubBits > 0 {
+			continue // not small integers
+		}
+		s.exact = true
+		s.scale.Scale, s.scale.Min = 0.5, 0
+		t.Run(name, func(t *testing.T) { checkProducts(t, s, true) })
+	}
+}
+
+func TestProducts(t *testing.T) {
+	for name, s := range specs {
+		t.Run(name, func(t *testing.T) { checkProducts(t, s, false) })
+	}
+}
+
+// checkProducts multiplies as coded matrix and as plane, with one token, a few and many.
+func checkProducts(t *testing.T, s spec, exact bool) {
+	b := newBuilder(t, 3)
+	m := b.build(s)
+	f := b.open(m)
+	r := newRig(t)
+	for _, as := range []form{formCoded, formPlane} {
+		w := r.loadOne(f, "w", as, useProduct)
+		for _, n := range []int{1, 3, 9, 66} {
+			if n > 64 && s.cols > 600 || n > 3 && s.cols > 10000 {
+				continue // the emulator needs long for large products
+			}
+			multiplyAndCompare(t, r, b.rng, w, m.values, n, exact, fmt.Sprintf("form %d, %d tokens", as, n))
+		}
+	}
+}
+
+func multiplyAndCompare(t *testing.T, r *rig, rng *rand.Rand, w *weight, values [][]float32, n int, exact bool, msg string) {
+	x, bias := make([]float32, n*w.Cols), make([]float32, w.Rows)
+	for i := range x {
+		x[i] = float32(rng.IntN(5) - 2)
+		if !exact {
+			x[i] = float32(rng.NormFloat64())
+		}
+	}
+	for i := range bias {
+		bias[i] = float32(rng.IntN(9) - 4)
+	}
+	p, st := r.multiplier(w, x, n)
+	st.vector = up(r, bias)
+	y := room[float32](r, n*w.Rows)
+	require.NoError(t, p.multiply(st, span{0, n}, y), msg)
+	got := down[float32](r, y, n*w.Rows)
+	var want []float32
+	for tok := range n {
+		want = append(want, referenceProduct(values, x[tok*w.Cols:(tok+1)*w.Cols], bias)...)
+	}
+	if exact {
+		assert.Equal(t, want, got, msg)
+		return
+	}
+	requireClose(t, want, got, 1e-6, msg)
+}
+
+func TestProductsOfRawMatrices(t *testing.T) {
+	const rows, cols = 33, 101
+	rng := rand.New(rand.NewPCG(4, 4))
+	for _, typ := range []format.DType{format.F32, format.F16, format.BF16} {
+		flat := make([]float32, rows*cols)
+		values := make([][]float32, rows)
+		for i := range flat {
+			flat[i] = float32(rng.IntN(65)-32) / 64
+		}
+		for i := range values {
+			values[i] = flat[i*cols : (i+1)*cols]
+		}
+		f := writeModel(t, nil, nil, nil, map[string]*format.Raw{"w": rawOf(rows, cols, typ, flat)})
+		r := newRig(t)
+		w := r.loadOne(f, "w", formRaw, useProduct)
+		for _, n := range []int{1, 2, 65} {
+			multiplyAndCompare(t, r, rng, w, values, n, false, fmt.Sprintf("%s, %d tokens", typ, n))
+		}
+	}
+}
+
+func TestFusedKernelChoice(t *testing.T) {
+	l := &launcher{}
+	prepared := func(s spec) bool {
+		b := newBuilder(t, 5)
+		m := b.build(s)
+		w := &weight{Tensor: &format.Tensor{Name: "w", Rows: s.rows, Cols: s.cols, Coded: m.coded}}
+		require.NoError(t, w.describe(b.tables))
+		_, p := l.fusedGemv(w)
+		return p
+	}
+	for _, name := range []string{"tensor, odd columns", "row, low bits, permuted", "Q4_K", "Q8_0", "Q6_K", "Q3_K, column scales"} {
+		assert.True(t, prepared(specs[name]), "%s: expected a half-precision kernel", name)
+	}
+	for _, name := range []string{"values", "bf16", "row, 16-bit plane"} {
+		assert.False(t, prepared(specs[name]), "%s: expected the float32 kernel", name)
+	}
+}

@@ -1,0 +1,340 @@
+package gpu
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/bits"
+	"unsafe"
+
+	"github.com/x448/float16"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+)
+
+// form is how a tensor lies in device memory.
+type form int
+
+const (
+	formVector form = iota // float32 values
+	formRaw                // the file's floats
+	formCoded              // the file's streams, decoded by whoever reads them
+	formPlane              // fixed-width codes, decoded at load
+)
+
+// use tells what the program does with a tensor.
+type use int
+
+const (
+	useVector  use = 1 << iota // normalization weight, bias
+	useEmbed                   // rows are looked up
+	useProduct                 // multiplied with activations
+)
+
+// weight is a tensor of the model on the device.
+type weight struct {
+	*format.Tensor
+	use     use
+	form    form
+	vector  driver.DevicePtr // formVector
+	desc    matrixDesc       // other forms; kernels read the copy at descDev
+	descDev driver.DevicePtr
+	product product // if use has useProduct
+}
+
+// part is a piece of a weight: size bytes of device memory, whose address goes to *dst.
+type part struct {
+	dst  *driver.DevicePtr
+	size int64
+	data func() []byte // contents; nil = computed on the device
+}
+
+// hostPart is a part that is copied as it is.
+func hostPart[T uint8 | uint16 | uint32 | int32 | float32](dst *driver.DevicePtr, s []T) part {
+	b := bytesOf(s)
+	return part{dst, int64(len(b)), func() []byte { return b }}
+}
+
+// bytesOf returns the memory of s; hosts and devices are little endian.
+func bytesOf[T uint8 | uint16 | uint32 | int32 | float32](s []T) []byte {
+	if len(s) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(unsafe.Pointer(&s[0])), len(s)*int(unsafe.Sizeof(s[0])))
+}
+
+// structBytes encodes a descriptor in its memory layout.
+func structBytes(s any) ([]byte, error) {
+	var b bytes.Buffer
+	if err := binary.Write(&b, binary.LittleEndian, s); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// parts lists what w needs in device memory for good, in the given form. The plan adds up the sizes, load takes and fills them.
+func (w *weight) parts(f form) []part {
+	var ps []part
+	switch f {
+	case formVector:
+		return []part{{&w.vector, 4 * int64(w.Rows) * int64(w.Cols), func() []byte { return bytesOf(floats(w.Raw)) }}}
+	case formRaw:
+		return []part{hostPart(&w.desc.Data, w.Raw.Data)}
+	case formCoded:
+		ps = append(w.streamParts(), w.directoryParts()...)
+	case formPlane:
+		ps = append(ps, part{dst: &w.desc.Data, size: w.planeBytes(w.Rows)})
+	}
+	return append(ps, w.scaleParts()...)
+}
+
+// streamParts are the two big parts of the coded form, which load can upload a few groups at a time.
+func (w *weight) streamParts() []part {
+	ps := []part{hostPart(&w.desc.Stream, w.Coded.Stream)}
+	if w.Coded.Low != nil {
+		ps = append(ps, hostPart(&w.desc.Low, w.Coded.Low))
+	}
+	return ps
+}
+
+// directoryParts are the rest of the coded form.
+func (w *weight) directoryParts() []part {
+	c, d := w.Coded, &w.desc
+	ps := []part{hostPart(&d.GroupTable, c.GroupTable), hostPart(&d.ChunkOffset, c.ChunkOffset),
+		hostPart(&d.MainWords, c.MainWords), hostPart(&d.LaneTail, c.LaneTail)}
+	if len(c.Outliers) > 0 {
+		ps = append(ps, hostPart(&d.OutlierStart, c.OutlierStart), hostPart(&d.Outliers, c.Outliers))
+	}
+	if len(c.Coding.Values) > 0 {
+		v := make([]int32, len(c.Coding.Values))
+		for i, x := range c.Coding.Values {
+			v[i] = int32(x)
+		}
+		ps = append(ps, hostPart(&d.Values, v))
+	}
+	return ps
+}
+
+// scaleParts are the row order and the scales, which both the coded form and the plane need.
+func (w *weight) scaleParts() []part {
+	c, d := w.Coded, &w.desc
+	var ps []part
+	if c.RowOrder != nil {
+		ps = append(ps, hostPart(&d.RowOrder, c.RowOrder),
+			part{&d.RowPosition, 4 * int64(c.Rows), func() []byte { return bytesOf(inverse(c.RowOrder)) }})
+	}
+	switch c.Scale.Kind {
+	case format.ScaleRow:
+		ps = append(ps, hostPart(&d.RowScale, c.RowScale))
+	case format.ScaleBlock:
+		ps = append(ps, part{dst: &d.BlockScale, size: int64(c.Rows) * w.blockScaleRowBytes()})
+	}
+	if c.ColScale != nil {
+		ps = append(ps, hostPart(&d.ColScale, c.ColScale))
+	}
+	return ps
+}
+
+// blockScaleRowBytes returns the bytes of a row's effective block scales: a float16, or a pair with the minimum, per block.
+func (w *weight) blockScaleRowBytes() int64 {
+	n := 2 * int64(w.Cols/w.Coded.Scale.Block)
+	if w.Coded.DMin != nil {
+		n *= 2
+	}
+	return n
+}
+
+// planeBytes returns the bytes of a decoded plane of some rows.
+func (w *weight) planeBytes(rows int) int64 {
+	return int64(rows) * int64(w.desc.Stride) * elementBytes(w.desc.Type)
+}
+
+func elementBytes(typ int32) int64 {
+	switch typ {
+	case typeU8:
+		return 1
+	case typeF32:
+		return 4
+	}
+	return 2
+}
+
+// inverse returns where each row is stored.
+func inverse(order []uint32) []uint32 {
+	inv := make([]uint32, len(order))
+	for i, r := range order {
+		inv[r] = uint32(i)
+	}
+	return inv
+}
+
+// floats returns the values of a raw tensor.
+func floats(r *format.Raw) []float32 {
+	v := make([]float32, r.Rows*r.Cols)
+	le := binary.LittleEndian
+	for i := range v {
+		switch r.DType {
+		case format.F32:
+			v[i] = math.Float32frombits(le.Uint32(r.Data[4*i:]))
+		case format.F16:
+			v[i] = float16.Frombits(le.Uint16(r.Data[2*i:])).Float32()
+		case format.BF16:
+			v[i] = math.Float32frombits(uint32(le.Uint16(r.Data[2*i:])) << 16)
+		}
+	}
+	return v
+}
+
+// describe fills in everything of the descriptor but addresses.
+func (w *weight) describe(tables []*huffman.Table) error {
+	d := &w.desc
+	d.Rows, d.Cols = int32(w.Rows), int32(w.Cols)
+	if w.Raw != nil {
+		d.ScaleKind, d.Stride = scaleNone, int32(w.Cols)
+		d.Type = map[format.DType]int32{format.F32: typeF32, format.F16: typeF16, format.BF16: typeBf16}[w.Raw.DType]
+		return nil
+	}
+	c := w.Coded
+	d.Steps, d.Tiles, d.StepsPerTile = int32(c.Steps()), int32(c.Tiles()), int32(c.StepsPerTile())
+	d.RowsPerGroup, d.Groups = int32(c.Coding.RowsPerGroup), int32(c.Groups())
+	d.Levels, d.LowBits, d.Zero = int32(c.Coding.Levels), int32(c.Coding.LowBits), c.Coding.Zero
+	d.Stride = d.Steps * format.StepCols
+	for g, t := range c.GroupTable {
+		if int(t) >= len(tables) {
+			return fmt.Errorf("tensor %s: group_table[%d] is %d, but the file has %d tables", w.Name, g, t, len(tables))
+		}
+		d.MaxLen = max(d.MaxLen, int32(longestCode(tables[t])))
+	}
+	if err := w.describeScale(); err != nil {
+		return err
+	}
+	if err := w.describePlane(); err != nil {
+		return err
+	}
+	w.describeFusedTable()
+	return nil
+}
+
+// longestCode is at most t.MaxLen; the look-up table on the device is that much smaller.
+func longestCode(t *huffman.Table) int {
+	n := uint8(1)
+	for _, l := range t.Lens {
+		n = max(n, l)
+	}
+	return int(n)
+}
+
+func (w *weight) describeScale() error {
+	c, d := w.Coded, &w.desc
+	d.Scale, d.Min = c.Scale.Scale, c.Scale.Min
+	switch c.Scale.Kind {
+	case format.ScaleTensor:
+		d.ScaleKind = scaleTensor
+	case format.ScaleRow:
+		d.ScaleKind = scaleRow
+	case format.ScaleNone:
+		d.ScaleKind = scaleNone
+	case format.ScaleBlock:
+		d.ScaleKind, d.Blocks = scaleBlock, int32(c.Cols/c.Scale.Block)
+		if bits.OnesCount(uint(c.Scale.Block)) != 1 {
+			return fmt.Errorf("tensor %s: blocks of %d columns; the GPU kernels need a power of two (use --device cpu)", w.Name, c.Scale.Block)
+		}
+		d.BlockShift = int32(bits.TrailingZeros(uint(c.Scale.Block)))
+		d.BlockUnit, d.MinUnit = halfUnit(c.D, subBound(c.SubScale, c.Scale.SubBits, c.Scale.SubBias)), 1
+		if c.DMin != nil {
+			d.HasMin, d.MinUnit = 1, halfUnit(c.DMin, subBound(c.SubMin, c.Scale.SubBits, 0))
+		}
+	}
+	return nil
+}
+
+// subBound returns the largest magnitude that a sub-scale can have.
+func subBound(sub []byte, subBits, bias int) float64 {
+	if sub == nil || subBits == 0 {
+		return 1
+	}
+	if subBits == 8 { // a signed byte
+		return math.Abs(float64(bias)) + 128
+	}
+	return math.Max(math.Abs(float64(bias)), math.Abs(float64(bias+1<<subBits-1)))
+}
+
+// halfUnit returns the power of two by which scales are divided before they are rounded to float16, so that d times a sub-scale of
+// at most `sub` stays within ±1 and small ones stay out of the subnormal numbers.
+func halfUnit(d []uint16, sub float64) float32 {
+	m := 0.0
+	for _, v := range d {
+		if x := math.Abs(float64(float16.Frombits(v).Float32())); x > m && !math.IsInf(x, 0) {
+			m = x
+		}
+	}
+	if m == 0 {
+		return 1
+	}
+	_, exp := math.Frexp(m * sub) // m·sub < 2^exp
+	return float32(math.Ldexp(1, exp))
+}
+
+// describePlane chooses the element type of the decoded form and the code that a stored 0 stands for.
+func (w *weight) describePlane() error {
+	c, d := w.Coded, &w.desc
+	switch c.Coding.Float {
+	case format.FloatBF16:
+		d.FloatKind, d.Type = floatBf16, typeBf16
+		return nil
+	case format.FloatF16:
+		d.FloatKind, d.Type = floatF16, typeF16
+		return nil
+	}
+	lo, hi := codeRange(c)
+	switch {
+	case hi-lo <= math.MaxUint8:
+		// The products subtract 128 from a byte before they multiply: small numbers there lose least in half precision.
+		d.Type, d.DataZero = typeU8, float32((lo+hi+1)>>1-128)
+	case lo >= math.MinInt16 && hi <= math.MaxInt16:
+		d.Type, d.DataZero = typeI16, 0
+	case hi-lo <= math.MaxUint16:
+		d.Type, d.DataZero = typeI16, float32(lo-math.MinInt16)
+	default:
+		return fmt.Errorf("tensor %s: codes from %d to %d do not fit 16 bits (use --device cpu)", w.Name, lo, hi)
+	}
+	return nil
+}
+
+// codeRange bounds the integer codes that c can decode to, outliers included.
+func codeRange(c *format.Coded) (lo, hi int) {
+	k := &c.Coding
+	if len(k.Values) > 0 {
+		lo, hi = int(k.Values[0]), int(k.Values[0])
+		for _, v := range k.Values {
+			lo, hi = min(lo, int(v)), max(hi, int(v))
+		}
+		return lo, hi
+	}
+	var least, most, sum int
+	last := uint32(math.MaxUint32)
+	for _, v := range c.Outliers {
+		if at := v & 0xffffff; at != last { // entries of the same weight, which add up, follow each other
+			last, sum = at, 0
+		}
+		sum += format.UnpackOutlier(v).Delta
+		least, most = min(least, sum), max(most, sum)
+	}
+	return int(k.Zero) + least<<k.LowBits, int(k.Zero) + (k.Levels+most)<<k.LowBits - 1
+}
+
+// describeFusedTable chooses the small integers that the fused kernels' tables hold: level + TableBias. Block scales have no place for
+// an offset of the code, so there the zero point must be in the table. Otherwise levels are centred, which keeps half-precision
+// sums small and so exact.
+func (w *weight) describeFusedTable() {
+	k, d := &w.Coded.Coding, &w.desc
+	if w.Coded.Scale.Kind == format.ScaleBlock {
+		d.TableBias = k.Zero >> k.LowBits
+	} else {
+		d.TableBias = -int32(k.Levels / 2)
+	}
+	d.CodeOffset = k.Zero - d.TableBias<<k.LowBits
+}

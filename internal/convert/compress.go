@@ -1,0 +1,267 @@
+package convert
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"path/filepath"
+	"time"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/codec"
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/tokenizer"
+)
+
+// Scheme is a way to quantize.
+type Scheme string
+
+const (
+	SchemeBPW      Scheme = "bpw"         // entropy-constrained, to a given file size
+	SchemePaperU8  Scheme = "entrollm-u8" // arXiv 2505.02380, 8 bits
+	SchemePaperU4  Scheme = "entrollm-u4" // the same, 4 bits
+	SchemeBF16     Scheme = "bf16"        // 16-bit floats as they are; others rounded to BF16
+	SchemeLossless Scheme = "lossless"    // every weight as it is
+)
+
+// Limits of Options.BPW.
+const (
+	DefaultBPW = 4.0
+	MinBPW     = 2.0
+	MaxBPW     = 8.5
+)
+
+// Options are the choices of Compress.
+type Options struct {
+	Scheme Scheme  // empty: SchemeBPW
+	BPW    float64 // SchemeBPW: bits of the file per weight; 0: DefaultBPW
+}
+
+// Report says what Compress did.
+type Report struct {
+	Scheme        Scheme  `json:"scheme"`
+	Tensors       int     `json:"tensors"`
+	Weights       int64   `json:"weights"`
+	Bytes         int64   `json:"bytes"` // of the file
+	BitsPerWeight float64 `json:"bits_per_weight"`
+	Tables        int     `json:"tables"`
+	SQNR          float64 `json:"sqnr_db,omitempty"` // signal to noise of all quantized matrices; absent if nothing was lost
+	Seconds       float64 `json:"seconds"`
+}
+
+// Progress receives how many weights of a stage are done. It is called from one goroutine at a time.
+type Progress func(stage string, done, total int64)
+
+// job is one run of Compress.
+type job struct {
+	ctx      context.Context
+	src      Source
+	opt      Options
+	config   *model.Config
+	w        *format.Writer
+	plans    []*plan
+	weights  int64
+	progress Progress
+
+	// State of SchemeBPW, kept when a file missed its size and is written again.
+	kappa  float64 // step of the last exact pass, in units of each matrix's rms and offset
+	beyond float64 // bits that matrices take beyond their entropy
+	bias   float64 // bits by which files turned out larger than expected
+}
+
+// Compress quantizes and codes src into a new container at outPath. The file appears only when it is complete; an error or a
+// cancelled context leaves what was there before.
+func Compress(ctx context.Context, src Source, outPath string, opt Options, progress Progress) (*Report, error) {
+	start := time.Now()
+	j, err := newJob(ctx, src, opt, progress)
+	if err != nil {
+		return nil, err
+	}
+	settings := map[string]any{}
+	tables, err := j.write(outPath, settings)
+	defer func() {
+		if j.w != nil {
+			j.w.Abort()
+		}
+	}()
+	// Where a few padding bytes weigh much the size is not what was expected; what is known then hits the target.
+	for try := 0; err == nil && try < 2 && j.opt.Scheme == SchemeBPW && math.Abs(j.miss(tables)) > sizeTolerance*j.target(); try++ {
+		j.bias += j.miss(tables)
+		j.w.Abort()
+		tables, err = j.write(outPath, settings)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Scheme: j.opt.Scheme, Tensors: len(j.plans), Weights: j.weights, Tables: len(tables), SQNR: j.sqnr()}
+	if r.SQNR != 0 {
+		settings["sqnr_db"] = math.Round(100*r.SQNR) / 100
+	}
+	if r.Bytes, err = j.finish(tables, settings); err != nil {
+		return nil, err
+	}
+	r.BitsPerWeight = 8 * float64(r.Bytes) / float64(r.Weights)
+	r.Seconds = time.Since(start).Seconds()
+	return r, nil
+}
+
+// write starts the file and writes everything but what format.Writer.Finish adds.
+func (j *job) write(path string, settings map[string]any) (tables []*huffman.Table, err error) {
+	if j.w, err = format.Create(path); err != nil {
+		return nil, err
+	}
+	if err := j.sections(); err != nil {
+		return nil, err
+	}
+	if j.opt.Scheme == SchemeBPW {
+		tables, err = j.fit(settings)
+	} else {
+		tables, err = j.prepare()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return tables, j.encode(tables)
+}
+
+func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*job, error) {
+	if opt.Scheme == "" {
+		opt.Scheme = SchemeBPW
+	}
+	if opt.BPW == 0 {
+		opt.BPW = DefaultBPW
+	}
+	if !(opt.BPW >= MinBPW && opt.BPW <= MaxBPW) {
+		return nil, fmt.Errorf("%g bits per weight asked for, supported are %g to %g", opt.BPW, MinBPW, MaxBPW)
+	}
+	cfg, err := src.Config()
+	if err != nil {
+		return nil, err
+	}
+	j := &job{ctx: ctx, src: src, opt: opt, config: cfg, progress: progress}
+	if progress == nil {
+		j.progress = func(string, int64, int64) {}
+	}
+	for i, t := range src.Tensors() {
+		p := &plan{index: i, info: t}
+		if p.m, err = j.matrixFor(p); err != nil {
+			return nil, err
+		}
+		j.plans = append(j.plans, p)
+		j.weights += p.weights()
+	}
+	if j.weights == 0 {
+		return nil, fmt.Errorf("%s: the model has no tensors", src.Path())
+	}
+	return j, nil
+}
+
+// matrixFor returns what turns a tensor into codes, or nil if it is to be stored as it is. Vectors always are: they are tiny,
+// and every weight of them acts on a whole row or column.
+func (j *job) matrixFor(p *plan) (matrix, error) {
+	if p.info.Vector || p.info.Rows == 1 {
+		return nil, nil
+	}
+	f16, bf16 := p.info.Type == "F16", p.info.Type == "BF16"
+	switch j.opt.Scheme {
+	case SchemeBPW:
+		return &uniformMatrix{job: j, p: p}, nil
+	// The paper has one histogram of all weights of a model, so embedding and output matrix are quantized like the others.
+	case SchemePaperU8:
+		return &minMaxMatrix{job: j, p: p, bits: 8}, nil
+	case SchemePaperU4:
+		return &minMaxMatrix{job: j, p: p, bits: 4}, nil
+	case SchemeBF16:
+		return &floatMatrix{job: j, p: p, half: f16, round: !f16 && !bf16}, nil
+	case SchemeLossless:
+		switch {
+		case p.info.Layout != nil:
+			return &blockMatrix{job: j, p: p}, nil
+		case f16 || bf16:
+			return &floatMatrix{job: j, p: p, half: f16}, nil
+		}
+		return nil, nil
+	}
+	return nil, fmt.Errorf("unknown scheme %q; there are %s, %s, %s, %s and %s", j.opt.Scheme, SchemeBPW, SchemePaperU8, SchemePaperU4, SchemeBF16, SchemeLossless)
+}
+
+// sections writes what is not weights.
+func (j *job) sections() error {
+	tok, err := j.src.Tokenizer()
+	if err != nil {
+		return err
+	}
+	if tok != nil {
+		b, err := tokenizer.Marshal(tok)
+		if err != nil {
+			return err
+		}
+		if err := j.w.Section(format.KindTokenizer, b, true); err != nil {
+			return err
+		}
+	}
+	kv, err := j.src.GGUFMetadata()
+	if err != nil || len(kv) == 0 {
+		return err
+	}
+	return j.w.Section(format.KindGGUF, kv, true)
+}
+
+// prepare lets every matrix choose its coding, then makes the tables.
+func (j *job) prepare() ([]*huffman.Table, error) {
+	if err := j.measure(); err != nil {
+		return nil, err
+	}
+	bins, err := j.train()
+	if err != nil {
+		return nil, err
+	}
+	_, tables, err := bins.Build()
+	return tables, err
+}
+
+func (j *job) finish(tables []*huffman.Table, settings map[string]any) (int64, error) {
+	cfg, err := json.Marshal(j.config)
+	if err != nil {
+		return 0, err
+	}
+	return j.w.Finish(&format.Meta{
+		Producer: "ellm-gpu", Scheme: string(j.opt.Scheme), Source: filepath.Base(j.src.Path()),
+		Config: cfg, ChatTemplate: j.src.ChatTemplate(), Quantizer: settings,
+	}, tables)
+}
+
+// sqnr returns the signal-to-noise ratio of everything quantized in dB, or 0 if nothing was.
+func (j *job) sqnr() float64 {
+	noise, signal := 0.0, 0.0
+	for _, p := range j.plans {
+		for r := range p.noise {
+			noise += p.noise[r]
+			signal += p.signal[r]
+		}
+	}
+	if noise == 0 || signal == 0 {
+		return 0
+	}
+	return 10 * math.Log10(signal/noise)
+}
+
+// plan is one tensor on its way into the file.
+type plan struct {
+	index     int
+	info      TensorInfo
+	m         matrix // nil: stored as it is
+	coding    format.Coding
+	scale     format.Scale
+	levelBits float64  // of the levels per weight, about; sizes the row groups
+	order     []uint32 // stored position → row, or nil
+	scales    codec.Scales
+	noise     []float64 // squared error of every row, if it is quantized
+	signal    []float64 // squared weights of every row
+}
+
+func (p *plan) weights() int64 { return int64(p.info.Rows) * int64(p.info.Cols) }
+
+func (p *plan) groups() int { return (p.info.Rows + p.coding.RowsPerGroup - 1) / p.coding.RowsPerGroup }

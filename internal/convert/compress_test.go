@@ -1,0 +1,377 @@
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/codec"
+	"github.com/ellm-gpu/ellm-gpu/internal/gguf"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/tokenizer"
+)
+
+// memSource is a model in memory. Weights of 16-bit types are those that their bits stand for.
+type memSource struct {
+	tensors []TensorInfo
+	data    [][]float32
+	bits    [][]uint16
+	blocks  []*Blocks
+}
+
+func (s *memSource) Path() string { return "memory" }
+func (s *memSource) Config() (*model.Config, error) {
+	return &model.Config{Architecture: "llama", NHeads: 4, NKVHeads: 2}, nil
+}
+func (s *memSource) Tokenizer() (*tokenizer.Tokenizer, error) { return nil, nil }
+func (s *memSource) ChatTemplate() string                     { return "template" }
+func (s *memSource) GGUFMetadata() ([]byte, error) {
+	var m gguf.Metadata
+	m.Set("general.architecture", "llama")
+	m.Set("llama.block_count", uint32(1))
+	return m.Encode()
+}
+func (s *memSource) Tensors() []TensorInfo { return s.tensors }
+func (s *memSource) Close() error          { return nil }
+
+func (s *memSource) ReadRows(i, r0, r1 int, dst []float32) error {
+	c := s.tensors[i].Cols
+	copy(dst, s.data[i][r0*c:r1*c])
+	return nil
+}
+
+func (s *memSource) ReadBits16(i, r0, r1 int, dst []uint16) error {
+	c := s.tensors[i].Cols
+	copy(dst, s.bits[i][r0*c:r1*c])
+	return nil
+}
+
+func (s *memSource) ReadBlocks(i, r0, r1 int, dst *Blocks) error {
+	t, b := s.tensors[i], s.blocks[i]
+	part := func(v []uint8, per int) []uint8 {
+		if v == nil {
+			return nil
+		}
+		return v[r0*t.Cols/per : r1*t.Cols/per]
+	}
+	*dst = Blocks{Codes: part(b.Codes, 1), D: b.D[r0*t.Cols/t.Layout.Super : r1*t.Cols/t.Layout.Super], SubScale: part(b.SubScale, t.Layout.Block), SubMin: part(b.SubMin, t.Layout.Block)}
+	if b.DMin != nil {
+		dst.DMin = b.DMin[r0*t.Cols/t.Layout.Super : r1*t.Cols/t.Layout.Super]
+	}
+	return nil
+}
+
+// add appends a matrix whose rows differ in size, with some outliers.
+func (s *memSource) add(rng *rand.Rand, name, kind string, rows, cols int) {
+	w, bits := make([]float32, rows*cols), make([]uint16, rows*cols)
+	for r := range rows {
+		sigma := 0.02 * math.Exp(0.4*rng.NormFloat64())
+		for i := range cols {
+			x := sigma * rng.NormFloat64()
+			if rng.IntN(2000) == 0 {
+				x *= 12
+			}
+			at := r*cols + i
+			w[at] = float32(x)
+			switch kind {
+			case "F16":
+				bits[at] = gguf.FloatToF16(w[at])
+				w[at] = gguf.F16ToFloat(bits[at])
+			case "BF16":
+				bits[at] = gguf.FloatToBF16(w[at])
+				w[at] = math.Float32frombits(uint32(bits[at]) << 16)
+			}
+		}
+	}
+	s.tensors = append(s.tensors, TensorInfo{Name: name, Rows: rows, Cols: cols, Vector: rows == 1, Type: kind})
+	s.data, s.bits, s.blocks = append(s.data, w), append(s.bits, bits), append(s.blocks, nil)
+}
+
+// addBlocks appends a block-quantized matrix.
+func (s *memSource) addBlocks(rng *rand.Rand, name string, rows, cols int, l BlockLayout) {
+	b := &Blocks{Codes: make([]uint8, rows*cols)}
+	for i := range b.Codes {
+		b.Codes[i] = uint8(min(max(float64(l.Codes)*(0.5+0.15*rng.NormFloat64()), 0), float64(l.Codes-1)))
+	}
+	for range rows * cols / l.Super {
+		b.D = append(b.D, gguf.FloatToF16(rng.Float32()))
+		if l.HasMin {
+			b.DMin = append(b.DMin, gguf.FloatToF16(-rng.Float32()))
+		}
+	}
+	for range rows * cols / l.Block {
+		if l.SubBits > 0 {
+			b.SubScale = append(b.SubScale, uint8(rng.IntN(1<<l.SubBits)))
+		}
+		if l.SubMin {
+			b.SubMin = append(b.SubMin, uint8(rng.IntN(1<<l.SubBits)))
+		}
+	}
+	w := make([]float32, rows*cols)
+	for i := range w {
+		q := int32(b.Codes[i]) + l.Zero
+		if l.Values != nil {
+			q = int32(l.Values[b.Codes[i]])
+		}
+		scale, offset := gguf.F16ToFloat(b.D[i/l.Super]), float32(0)
+		if l.SubBits == 8 {
+			scale *= float32(int(int8(b.SubScale[i/l.Block])) + l.SubBias)
+		} else if l.SubBits > 0 {
+			scale *= float32(int(b.SubScale[i/l.Block]) + l.SubBias)
+		}
+		if l.HasMin {
+			offset = gguf.F16ToFloat(b.DMin[i/l.Super])
+		}
+		if l.SubMin {
+			offset *= float32(b.SubMin[i/l.Block])
+		}
+		w[i] = float32(scale*float32(q)) + offset
+	}
+	s.tensors = append(s.tensors, TensorInfo{Name: name, Rows: rows, Cols: cols, Type: "blocks", Layout: &l})
+	s.data, s.bits, s.blocks = append(s.data, w), append(s.bits, nil), append(s.blocks, b)
+}
+
+// requireSame compares bit for bit.
+func requireSame(t *testing.T, want, got []float32) {
+	t.Helper()
+	require.Len(t, got, len(want))
+	for i := range want {
+		if math.Float32bits(want[i]) != math.Float32bits(got[i]) {
+			require.Failf(t, "different weights", "weight %d is %g, expected %g", i, got[i], want[i])
+		}
+	}
+}
+
+func floatModel(seed uint64, kind string) *memSource {
+	rng, s := rand.New(rand.NewPCG(seed, 1)), &memSource{}
+	s.add(rng, "token_embd.weight", kind, 500, 192)
+	s.add(rng, "blk.0.attn_norm.weight", "F32", 1, 192)
+	s.add(rng, "blk.0.attn_q.weight", kind, 192, 192)
+	s.add(rng, "blk.0.attn_v.weight", kind, 63, 191)
+	s.add(rng, "blk.0.ffn_down.weight", kind, 64, 2304)
+	s.add(rng, "blk.0.ffn_up.weight", kind, 576, 192)
+	return s
+}
+
+// compress runs Compress and opens the result.
+func compress(t *testing.T, src Source, opt Options) (*format.Reader, *Report) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "out.ellm")
+	rep, err := Compress(context.Background(), src, path, opt, nil)
+	require.NoError(t, err)
+	r, err := format.Open(path)
+	require.NoError(t, err)
+	t.Cleanup(func() { r.Close() })
+	st, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, st.Size(), rep.Bytes)
+	return r, rep
+}
+
+// weights decodes a tensor.
+func weights(t *testing.T, r *format.Reader, name string) []float32 {
+	t.Helper()
+	x, ok := r.Tensor(name)
+	require.True(t, ok, name)
+	require.NoError(t, r.Verify(x))
+	var w []float32
+	var err error
+	if x.Coded != nil {
+		w, err = codec.Decode(x.Coded, r.Tables())
+	} else {
+		w, err = rawFloats(x.Raw)
+	}
+	require.NoError(t, err)
+	return w
+}
+
+func TestSizeTarget(t *testing.T) {
+	src := floatModel(1, "F32")
+	rng := rand.New(rand.NewPCG(1, 9)) // enough weights for gaps between tensors not to matter
+	src.add(rng, "blk.0.ffn_gate.weight", "F32", 3000, 576)
+	last := 100.0
+	for _, bpw := range []float64{8.5, 4, 2} {
+		r, rep := compress(t, src, Options{BPW: bpw})
+		require.InEpsilon(t, bpw, rep.BitsPerWeight, 0.005)
+		require.Less(t, rep.SQNR, last-3*1.0)
+		last = rep.SQNR
+		noise, signal := 0.0, 0.0
+		for i, x := range src.tensors {
+			if x.Vector {
+				requireSame(t, src.data[i], weights(t, r, x.Name))
+				continue
+			}
+			for k, w := range weights(t, r, x.Name) {
+				e := float64(w - src.data[i][k])
+				noise += e * e
+				signal += float64(src.data[i][k]) * float64(src.data[i][k])
+			}
+		}
+		require.InDelta(t, 10*math.Log10(signal/noise), rep.SQNR, 0.02)
+		require.Equal(t, "template", r.Meta().ChatTemplate)
+	}
+}
+
+func TestDeterministic(t *testing.T) {
+	var files [2][]byte
+	for i := range files {
+		path := filepath.Join(t.TempDir(), "out.ellm")
+		_, err := Compress(context.Background(), floatModel(2, "F32"), path, Options{BPW: 3.5}, nil)
+		require.NoError(t, err)
+		files[i], err = os.ReadFile(path)
+		require.NoError(t, err)
+	}
+	require.Equal(t, files[0], files[1])
+}
+
+func TestFloatsAreLossless(t *testing.T) {
+	for _, kind := range []string{"F16", "BF16", "F32"} {
+		for _, scheme := range []Scheme{SchemeBF16, SchemeLossless} {
+			src := floatModel(3, kind)
+			copy(src.data[2][5:], []float32{0, float32(math.Copysign(0, -1))})
+			copy(src.bits[2][5:], []uint16{0, 0x8000})
+			r, rep := compress(t, src, Options{Scheme: scheme})
+			for i, x := range src.tensors {
+				want := src.data[i]
+				if scheme == SchemeBF16 && kind == "F32" && !x.Vector {
+					for k, w := range want {
+						want[k] = math.Float32frombits(uint32(gguf.FloatToBF16(w)) << 16)
+					}
+				}
+				requireSame(t, want, weights(t, r, x.Name))
+			}
+			if kind == "BF16" {
+				require.Less(t, rep.BitsPerWeight, 11.5)
+			}
+		}
+	}
+}
+
+func TestBlocksAreLossless(t *testing.T) {
+	layouts := []BlockLayout{
+		{Codes: 16, Zero: -8, Block: 32, Super: 32},
+		{Codes: 16, Block: 32, Super: 32, HasMin: true},
+		{Codes: 256, Zero: -128, Block: 32, Super: 32},
+		{Codes: 4, Block: 16, Super: 256, SubBits: 4, HasMin: true, SubMin: true},
+		{Codes: 8, Zero: -4, Block: 16, Super: 256, SubBits: 6, SubBias: -32},
+		{Codes: 16, Block: 32, Super: 256, SubBits: 6, HasMin: true, SubMin: true},
+		{Codes: 32, Block: 32, Super: 256, SubBits: 6, HasMin: true, SubMin: true},
+		{Codes: 64, Zero: -32, Block: 16, Super: 256, SubBits: 8},
+		{Codes: 16, Values: []int16{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}, Block: 32, Super: 32},
+	}
+	rng, src := rand.New(rand.NewPCG(4, 1)), &memSource{}
+	for i, l := range layouts {
+		src.addBlocks(rng, fmt.Sprintf("blk.%d.attn_q.weight", i), 100, 512, l)
+	}
+	r, _ := compress(t, src, Options{Scheme: SchemeLossless})
+	for i, x := range src.tensors {
+		requireSame(t, src.data[i], weights(t, r, x.Name))
+	}
+}
+
+func TestPaper(t *testing.T) {
+	src := floatModel(5, "F32")
+	for i, w := range src.data[2] { // one sign: symmetric unsigned
+		src.data[2][i] = -float32(math.Abs(float64(w)))
+	}
+	for scheme, top := range map[Scheme]float64{SchemePaperU8: 255, SchemePaperU4: 15} {
+		r, _ := compress(t, src, Options{Scheme: scheme})
+		require.Len(t, r.Tables(), 1)
+		for i, x := range src.tensors {
+			if x.Vector {
+				continue
+			}
+			lo, hi := 0.0, 0.0
+			for _, w := range src.data[i] {
+				lo, hi = min(lo, float64(w)), max(hi, float64(w))
+			}
+			step := (hi - lo) / top
+			if i == 2 {
+				step, hi = lo/top, 0
+				lo = 0
+			}
+			for k, w := range weights(t, r, x.Name) {
+				q := (float64(w) - lo) / step
+				require.InDelta(t, math.Round(q), q, 1e-3, "%s %d", x.Name, k)
+				require.LessOrEqual(t, math.Abs(float64(w-src.data[i][k])), 0.5001*math.Abs(step), "%s %d", x.Name, k)
+			}
+		}
+	}
+}
+
+func TestNotFinite(t *testing.T) {
+	for _, scheme := range []Scheme{SchemeBPW, SchemePaperU4, SchemeBF16, SchemeLossless} {
+		for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(-1))} {
+			src := floatModel(6, "BF16")
+			src.data[4][7*2304+5], src.bits[4][7*2304+5] = bad, gguf.FloatToBF16(bad)
+			dir := t.TempDir()
+			_, err := Compress(context.Background(), src, filepath.Join(dir, "out.ellm"), Options{Scheme: scheme}, nil)
+			require.ErrorContains(t, err, "blk.0.ffn_down.weight: row 7 ", "%s", scheme)
+			requireEmpty(t, dir)
+		}
+	}
+}
+
+func requireEmpty(t *testing.T, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+func TestCancel(t *testing.T) {
+	for _, stage := range []string{"measure", "count", "encode"} {
+		dir := t.TempDir()
+		ctx, cancel := context.WithCancel(context.Background())
+		_, err := Compress(ctx, floatModel(7, "F32"), filepath.Join(dir, "out.ellm"), Options{}, func(s string, done, total int64) {
+			require.LessOrEqual(t, done, total)
+			if s == stage {
+				cancel()
+			}
+		})
+		require.True(t, errors.Is(err, context.Canceled), stage)
+		requireEmpty(t, dir)
+	}
+}
+
+func TestBadOptions(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out.ellm")
+	for _, opt := range []Options{{BPW: 1}, {BPW: 9}, {BPW: math.NaN()}, {Scheme: "zip"}} {
+		_, err := Compress(context.Background(), floatModel(8, "F32"), out, opt, nil)
+		require.Error(t, err)
+	}
+	small := &memSource{}
+	small.add(rand.New(rand.NewPCG(1, 1)), "token_embd.weight", "F32", 20, 20)
+	_, err := Compress(context.Background(), small, out, Options{BPW: 2}, nil)
+	require.ErrorContains(t, err, "too few")
+}
+
+// Rows of zeros and constant matrices must survive every scheme.
+func TestDegenerate(t *testing.T) {
+	for _, scheme := range []Scheme{SchemeBPW, SchemePaperU8, SchemePaperU4, SchemeBF16} {
+		src := floatModel(9, "F32")
+		clear(src.data[2])
+		clear(src.data[3][:191*10])
+		for i := range src.data[4] {
+			src.data[4][i] = 0.25
+		}
+		src.data[5][17] = 1e6
+		r, _ := compress(t, src, Options{Scheme: scheme, BPW: 2})
+		requireSame(t, make([]float32, 192*192), weights(t, r, "blk.0.attn_q.weight"))
+		if scheme != SchemePaperU8 && scheme != SchemePaperU4 { // whose grid need not contain zero
+			requireSame(t, make([]float32, 1910), weights(t, r, "blk.0.attn_v.weight")[:1910])
+		}
+		for _, w := range weights(t, r, "blk.0.ffn_down.weight") {
+			require.InEpsilon(t, 0.25, w, 1e-3)
+		}
+		require.InEpsilon(t, 1e6, weights(t, r, "blk.0.ffn_up.weight")[17], 0.01)
+	}
+}

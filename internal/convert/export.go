@@ -1,0 +1,134 @@
+package convert
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/codec"
+	"github.com/ellm-gpu/ellm-gpu/internal/gguf"
+	"github.com/ellm-gpu/ellm-gpu/internal/tokenizer"
+)
+
+// ggufMostlyF16 is general.file_type of a file whose matrices are F16.
+const ggufMostlyF16 = uint32(1)
+
+// Export writes the decoded model as a GGUF file: matrices as F16 (those that were coded as BF16 stay so), vectors as F32, metadata and
+// tokenizer as they were. The file appears only when it is complete.
+func Export(ctx context.Context, r *format.Reader, outPath string, progress Progress) error {
+	m, err := exportMetadata(r)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.Path(), err)
+	}
+	var tensors []gguf.Tensor
+	for _, t := range r.Tensors() {
+		dims := []uint64{uint64(t.Cols)}
+		if t.Rows > 1 {
+			dims = append(dims, uint64(t.Rows))
+		}
+		tensors = append(tensors, gguf.Tensor{Name: t.Name, Dims: dims, Type: exportType(t)})
+	}
+	w, err := gguf.Create(outPath, m, tensors)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	v, err := newVisit(ctx, r, progress)
+	if err != nil {
+		return err
+	}
+	for i, t := range r.Tensors() {
+		b, err := v.export(t, tensors[i].Type)
+		if err != nil {
+			return fmt.Errorf("%s: tensor %s: %w", r.Path(), t.Name, err)
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+		r.Release(t)
+	}
+	return w.Close()
+}
+
+func exportType(t *format.Tensor) gguf.Type {
+	switch {
+	case t.Coded != nil && t.Coded.Coding.Float == format.FloatBF16, t.Raw != nil && t.Raw.DType == format.BF16:
+		return gguf.BF16
+	case t.Coded != nil, t.Raw.DType == format.F16:
+		return gguf.F16
+	}
+	return gguf.F32
+}
+
+// exportMetadata joins the source's metadata and the tokenizer.
+func exportMetadata(r *format.Reader) (*gguf.Metadata, error) {
+	kv, err := r.Section(format.KindGGUF)
+	if err != nil {
+		return nil, err
+	}
+	if kv == nil {
+		return nil, fmt.Errorf("has no %s section: nothing tells another program how to read the model", format.KindGGUF)
+	}
+	m, err := gguf.DecodeMetadata(kv)
+	if err != nil {
+		return nil, fmt.Errorf("section %s: %w", format.KindGGUF, err)
+	}
+	tok, err := r.Section(format.KindTokenizer)
+	if err != nil {
+		return nil, err
+	}
+	if tok != nil {
+		t, err := tokenizer.Unmarshal(tok)
+		if err != nil {
+			return nil, fmt.Errorf("section %s: %w", format.KindTokenizer, err)
+		}
+		vocab, err := t.GGUFVocab()
+		if err != nil {
+			return nil, err
+		}
+		setVocab(m, vocab)
+	}
+	m.Set("general.file_type", ggufMostlyF16)
+	return m, nil
+}
+
+// export decodes t to the bytes of a GGUF tensor.
+func (v *visit) export(t *format.Tensor, to gguf.Type) ([]byte, error) {
+	if err := v.r.Verify(t); err != nil {
+		return nil, err
+	}
+	if t.Coded == nil { // the element types are the same
+		v.count(int64(t.Rows) * int64(t.Cols))
+		return t.Raw.Data, nil
+	}
+	d, err := codec.NewDecoder(t.Coded, v.r.Tables())
+	if err != nil {
+		return nil, err
+	}
+	c := t.Coded
+	out := make([]byte, 2*c.Rows*c.Cols)
+	err = v.each(c.Groups(), func(g int, s *scratch) error {
+		codes, w, err := d.Group(g, s.ints, s.floats)
+		if err != nil {
+			return err
+		}
+		s.ints, s.floats = codes, w
+		for i := range c.GroupRows(g) {
+			row := c.Row(g*c.Coding.RowsPerGroup + i)
+			dst := out[2*row*c.Cols : 2*(row+1)*c.Cols]
+			for k, x := range w[i*c.Cols : (i+1)*c.Cols] {
+				bits := gguf.FloatToBF16(x)
+				if to == gguf.F16 {
+					if bits = gguf.FloatToF16(x); bits&0x7fff == 0x7c00 {
+						return fmt.Errorf("row %d: %g does not fit F16 (up to 65504)", row, x)
+					}
+				}
+				binary.LittleEndian.PutUint16(dst[2*k:], bits)
+			}
+		}
+		v.count(int64(len(w)))
+		return nil
+	})
+	return out, err
+}

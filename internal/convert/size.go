@@ -1,0 +1,66 @@
+package convert
+
+import (
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+)
+
+// Bytes of the container that are only estimated before it is written.
+const (
+	partGap      = 32        // on average, before each part of a tensor
+	sectionGap   = 4096 / 2  // on average, before each tensor
+	indexBytes   = 40 + 60   // per tensor: record of the section table, entry of the deflated index
+	metaBytes    = 2048      // metadata, header
+	lanePadding  = 16        // bits, on average, at the end of each lane's string
+	chunkPadding = 4*7/2 + 1 // bytes, on average, at the end of each chunk
+)
+
+// target returns the bits that the file should have.
+func (j *job) target() float64 { return j.opt.BPW * float64(j.weights) }
+
+// miss returns the bits by which the file exceeds the target, once all tensors have been written.
+func (j *job) miss(tables []*huffman.Table) float64 {
+	return 8*float64(j.w.Size()+tableBytes(tables)+metaBytes+indexBytes*int64(len(j.plans))) - j.target()
+}
+
+func tableBytes(tables []*huffman.Table) int64 {
+	n := int64(0)
+	for _, t := range tables {
+		n += int64(2 + (t.Levels*t.Levels+1)/2)
+	}
+	return n
+}
+
+// rawBytes estimates what tensors that are stored as they are take.
+func (j *job) rawBytes() int64 {
+	n := int64(metaBytes)
+	for _, p := range j.plans {
+		if p.m == nil {
+			n += 4*p.weights() + sectionGap + indexBytes
+		}
+	}
+	return n
+}
+
+// overhead returns the bytes that coded matrices take beside code words and outliers: low bits, directories, padding, scales, tables.
+func (j *job) overhead(tables []*huffman.Table) int64 {
+	n := tableBytes(tables)
+	for _, p := range j.plans {
+		if p.m == nil {
+			continue
+		}
+		c := &format.Coded{Rows: p.info.Rows, Cols: p.info.Cols, Coding: p.coding}
+		const parts = 8
+		n += parts*partGap + sectionGap + indexBytes + 2*int64(c.Rows) // row_scale
+		if p.order != nil {
+			n += 4 * int64(c.Rows)
+		}
+		n += 5 * int64(c.Groups()) // group_table, outlier_start
+		n += int64(c.Chunks()) * (4 + 2 + huffman.Lanes + huffman.Lanes*lanePadding/8 + chunkPadding)
+		n += 4 * int64(c.GuardWords())
+		if c.Coding.LowBits > 0 {
+			n += 4 * int64(c.LowOffset(c.Groups(), 0))
+		}
+	}
+	return n
+}

@@ -1,0 +1,241 @@
+package convert
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/codec"
+	"github.com/ellm-gpu/ellm-gpu/internal/gguf"
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/quant"
+)
+
+// uniformMatrix is quantized by quant.Uniform with the step κ · 2^(−offset) · rms, κ being the same for the whole model.
+type uniformMatrix struct {
+	*job
+	p      *plan
+	stats  []quant.RowStats
+	weight float64 // step at κ = 1
+	q      quant.Uniform
+	sample []float32 // the weights of sampled rows
+	rowsOf []int     // which rows these are
+}
+
+func (m *uniformMatrix) ready() bool { return false }
+
+func (m *uniformMatrix) measure() error {
+	var err error
+	if m.stats, err = m.statistics(m.p); err != nil {
+		return err
+	}
+	sumAbs, sumSq := 0.0, 0.0
+	m.p.signal = make([]float64, len(m.stats))
+	for r, s := range m.stats {
+		sumAbs += s.SumAbs
+		sumSq += s.SumSq
+		m.p.signal[r] = s.SumSq
+	}
+	n := float64(m.p.weights())
+	m.q.MeanAbs = sumAbs / n
+	c := quant.Context{Tied: m.tied(), GQA: m.config.NKVHeads < m.config.NHeads}
+	m.weight = math.Exp2(-quant.Offset(m.p.info.Name, c)) * math.Sqrt(sumSq/n)
+	m.rowsOf = m.p.sampleRows()
+	cols := m.p.info.Cols
+	m.sample = make([]float32, len(m.rowsOf)*cols)
+	for i, r := range m.rowsOf {
+		if err := m.src.ReadRows(m.p.index, r, r+1, m.sample[i*cols:(i+1)*cols]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tied tells whether the input embedding is the output matrix, too.
+func (j *job) tied() bool {
+	for _, p := range j.plans {
+		if p.info.Name == "output.weight" {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *uniformMatrix) allocate() {
+	m.p.noise = make([]float64, m.p.info.Rows)
+	m.p.scales.RowScale = make([]uint16, m.p.info.Rows)
+}
+
+func (m *uniformMatrix) rows(r0, r1 int, dst []int32, s *scratch, final bool) error {
+	cols := m.p.info.Cols
+	w := grow(&s.floats, len(dst))
+	if err := m.src.ReadRows(m.p.index, r0, r1, w); err != nil {
+		return err
+	}
+	for r := r0; r < r1; r++ {
+		row, out := w[(r-r0)*cols:(r-r0+1)*cols], dst[(r-r0)*cols:(r-r0+1)*cols]
+		m.quantize(r, row, out, final)
+	}
+	return nil
+}
+
+func (m *uniformMatrix) quantize(r int, row []float32, out []int32, final bool) {
+	step := m.q.RowStep(&m.stats[r], len(row))
+	if final {
+		scale, noise := quant.Row(out, row, step)
+		m.p.noise[r] = noise
+		if m.q.Step > 0 {
+			m.p.scales.RowScale[r] = gguf.FloatToF16(scale / m.q.Step)
+		}
+	} else if step == 0 {
+		clear(out)
+	} else {
+		quant.Round(out, row, 1/step)
+	}
+}
+
+// setStep fixes κ.
+func (m *uniformMatrix) setStep(kappa float64) {
+	m.q.Step = float32(kappa * m.weight)
+	m.p.scale = format.Scale{Kind: format.ScaleRow, Scale: m.q.Step}
+}
+
+// sampled returns the integers of the sample.
+func (m *uniformMatrix) sampled() []int32 {
+	out := make([]int32, len(m.sample))
+	cols := m.p.info.Cols
+	for i, r := range m.rowsOf {
+		m.quantize(r, m.sample[i*cols:(i+1)*cols], out[i*cols:(i+1)*cols], false)
+	}
+	return out
+}
+
+// Classes of rows in entropy.
+const (
+	entropyRange  = 1 << 11 // integers counted one by one: −entropyRange … entropyRange−1
+	entropyOctave = 4       // classes per doubling of the mean magnitude
+)
+
+// entropy estimates the bits that the whole matrix takes, from the sample: rows are classed by their mean magnitude in steps.
+func (m *uniformMatrix) entropy() float64 {
+	classes := map[int][]uint32{}
+	cols := m.p.info.Cols
+	out := make([]int32, cols)
+	for i, r := range m.rowsOf {
+		m.quantize(r, m.sample[i*cols:(i+1)*cols], out, false)
+		class := math.MinInt
+		if step := m.q.RowStep(&m.stats[r], cols); step > 0 {
+			class = int(math.Round(entropyOctave * math.Log2(m.stats[r].SumAbs/float64(cols)/float64(step))))
+		}
+		hist := classes[class]
+		if hist == nil {
+			hist = make([]uint32, 2*entropyRange)
+			classes[class] = hist
+		}
+		for _, q := range out {
+			hist[min(max(q+entropyRange, 0), 2*entropyRange-1)]++
+		}
+	}
+	bits := 0.0
+	for _, class := range codec.SortedKeys(classes) {
+		n := 0.0
+		for _, c := range classes[class] {
+			n += float64(c)
+		}
+		bits += n * codec.Entropy(classes[class])
+	}
+	return bits / float64(len(m.sample)) * float64(m.p.weights())
+}
+
+// Targets of fit.
+const (
+	fitTolerance  = 0.002 // of the file's size, as expected before it is written
+	fitTries      = 4
+	guesses       = 3     // corrections by estimates alone, before the first pass
+	sizeTolerance = 0.004 // of the file's real size
+)
+
+// fit finds κ such that the file takes the bits asked for: first from the entropy and estimated cost of samples, then corrected by the
+// exact histograms until it is within fitTolerance. It leaves all matrices ready to be encoded.
+func (j *job) fit(settings map[string]any) (tables []*huffman.Table, err error) {
+	if j.kappa == 0 {
+		if err := j.measure(); err != nil {
+			return nil, err
+		}
+	}
+	var ms []*uniformMatrix
+	for _, p := range j.plans {
+		if m, ok := p.m.(*uniformMatrix); ok {
+			ms = append(ms, m)
+		}
+	}
+	// The bits left for matrices, and how many of them do not go into their entropy.
+	target := j.target() - j.bias - 8*float64(j.w.Size()+j.rawBytes())
+	for try := range guesses + fitTries {
+		kappa, entropy := j.solve(ms, target-j.beyond)
+		if len(ms) > 0 && kappa == 0 {
+			return nil, fmt.Errorf("%g bits per weight are too few: without the weights' own entropy the file takes %.2f", j.opt.BPW, (j.target()-target+j.beyond)/float64(j.weights))
+		}
+		bits := j.chooseAll(ms)
+		if try >= guesses || j.kappa != 0 {
+			bins, err := j.train()
+			if err != nil {
+				return nil, err
+			}
+			var exact uint64
+			if exact, tables, err = bins.Build(); err != nil {
+				return nil, err
+			}
+			bits, j.kappa = float64(exact), kappa
+		}
+		bits += 8 * float64(j.overhead(tables))
+		if tables != nil && math.Abs(bits-target) <= fitTolerance*j.target() {
+			break
+		}
+		j.beyond = bits - entropy
+	}
+	settings["kappa"], settings["bits_per_weight"] = j.kappa, j.opt.BPW
+	return tables, nil
+}
+
+// chooseAll chooses the coding of every matrix and returns the estimated bits of all levels.
+func (j *job) chooseAll(ms []*uniformMatrix) float64 {
+	codec.Parallel(len(ms), func(i int) {
+		sample := ms[i].sampled()
+		ms[i].p.choose(sample, codec.Candidates(sample))
+	})
+	bits := 0.0
+	for _, m := range ms {
+		bits += m.p.levelBits * float64(m.p.weights())
+	}
+	return bits
+}
+
+// solve finds the κ at which all matrices together take the given bits and returns it with their entropy; 0 if there is none.
+func (j *job) solve(ms []*uniformMatrix, bits float64) (kappa, entropy float64) {
+	x := 2 - bits/float64(j.weights) // log2 κ
+	if j.kappa != 0 {
+		x = math.Log2(j.kappa)
+	}
+	// A bit less per weight doubles the step, or more than that where few bits are left: each round removes most of the error.
+	for range 60 {
+		if bits <= 0 || x > 10 {
+			return 0, 0
+		}
+		kappa, entropy = math.Exp2(x), 0
+		parts := make([]float64, len(ms))
+		codec.Parallel(len(ms), func(i int) {
+			ms[i].setStep(kappa)
+			parts[i] = ms[i].entropy()
+		})
+		for _, b := range parts {
+			entropy += b
+		}
+		off := (entropy - bits) / float64(j.weights)
+		if math.Abs(off) < 5e-4 {
+			break
+		}
+		x += off
+	}
+	return kappa, entropy
+}

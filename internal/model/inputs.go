@@ -1,0 +1,123 @@
+package model
+
+// Input is a vector of activations that one or more matrices multiply, and where its elements could be rescaled: the matrices' columns
+// divided by factors, and what produces the vector multiplied by them, leave the model's function unchanged.
+type Input struct {
+	Weights []string // the matrices, in order of execution
+	Width   int      // elements of the vector = columns of the matrices
+	// Scaled are the tensors whose rows (of vectors: elements) carry the factors: a norm's weight, or a matrix and its bias. Empty if
+	// there is nothing that would.
+	Scaled []string
+	// Period and Repeat say which row element i belongs to (see Row). Heads that share their values give Repeat > 1.
+	Period, Repeat int
+}
+
+// Row returns the row of the tensors Scaled that produces element i.
+func (in *Input) Row(i int) int { return i/(in.Period*in.Repeat)*in.Period + i%in.Period }
+
+// Inputs returns the inputs of all products, in order of execution.
+func (p *Program) Inputs() []Input {
+	f := p.flow()
+	var out []Input
+	index := map[int]int{} // node that writes the vector → element of out
+	for i := range p.Nodes {
+		n := &p.Nodes[i]
+		if n.Op != OpMatMul {
+			continue
+		}
+		w := f.from[i][n.A]
+		k, ok := index[w]
+		if !ok {
+			k = len(out)
+			index[w] = k
+			out = append(out, f.input(w, p.Width(n.A)))
+		}
+		out[k].Weights = append(out[k].Weights, n.Weight)
+		if f.uses[n.Weight] > 1 {
+			out[k].Scaled = nil
+		}
+	}
+	return out
+}
+
+// flow says which node reads what.
+type flow struct {
+	p       *Program
+	from    [][NumBuffers]int // per node: who wrote each buffer before it; −1: nobody
+	readers [][]int           // per node: who reads what it writes
+	uses    map[string]int    // per tensor
+}
+
+func (p *Program) flow() *flow {
+	f := &flow{p: p, from: make([][NumBuffers]int, len(p.Nodes)), readers: make([][]int, len(p.Nodes)), uses: map[string]int{}}
+	var writers [NumBuffers]int
+	for b := range writers {
+		writers[b] = -1
+	}
+	for i := range p.Nodes {
+		n := &p.Nodes[i]
+		f.from[i] = writers
+		for _, b := range n.reads() {
+			if w := writers[b]; w >= 0 {
+				f.readers[w] = append(f.readers[w], i)
+			}
+		}
+		f.uses[n.Weight]++
+		writers[n.Dst] = i
+	}
+	return f
+}
+
+// reads returns the buffers whose content n uses.
+func (n *Node) reads() []Buffer {
+	switch n.Op {
+	case OpRMSNorm, OpMatMul:
+		return []Buffer{n.A}
+	case OpRoPE:
+		return []Buffer{n.Dst}
+	case OpAttention:
+		return []Buffer{n.A, n.B, n.C}
+	case OpSwiGLU:
+		return []Buffer{n.A, n.B}
+	case OpAdd:
+		return []Buffer{n.A, n.Dst}
+	}
+	return nil
+}
+
+// input describes the vector of the given width that node w writes.
+func (f *flow) input(w, width int) Input {
+	in := Input{Width: width, Period: width, Repeat: 1}
+	if w < 0 {
+		return in
+	}
+	for _, r := range f.readers[w] { // anything but a product would see the vector rescaled
+		if f.p.Nodes[r].Op != OpMatMul {
+			return in
+		}
+	}
+	n, c := &f.p.Nodes[w], &f.p.Config
+	source := w
+	switch n.Op {
+	case OpRMSNorm:
+	case OpSwiGLU: // silu(A)·B is linear in B
+		source = f.from[w][n.B]
+	case OpAttention: // a mean of values
+		source = f.from[w][n.C]
+		in.Period, in.Repeat = c.HeadDim, c.NHeads/c.NKVHeads
+	default:
+		return in
+	}
+	if source < 0 {
+		return in
+	}
+	s := &f.p.Nodes[source]
+	if source != w && (s.Op != OpMatMul || len(f.readers[source]) > 1) || f.uses[s.Weight] > 1 {
+		return in
+	}
+	in.Scaled = []string{s.Weight}
+	if s.Bias != "" {
+		in.Scaled = append(in.Scaled, s.Bias)
+	}
+	return in
+}

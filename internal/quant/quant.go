@@ -1,0 +1,179 @@
+// Package quant holds the quantizers: arithmetic on rows of weights, without files or models.
+package quant
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// RowStats are the sums of one row that the quantizers need.
+type RowStats struct {
+	SumAbs, SumSq float64
+	Min, Max      float32
+}
+
+// Measure returns the statistics of a row; ok is false if it contains a NaN or an infinity.
+func Measure(row []float32) (s RowStats, ok bool) {
+	s.Min, s.Max = float32(math.Inf(1)), float32(math.Inf(-1))
+	for _, w := range row {
+		x := float64(w)
+		s.SumAbs += math.Abs(x)
+		s.SumSq += x * x
+		s.Min, s.Max = min(s.Min, w), max(s.Max, w)
+	}
+	return s, !math.IsNaN(s.SumAbs) && !math.IsInf(s.SumAbs, 0)
+}
+
+// Uniform is the data-free entropy-constrained quantizer of one matrix: an unclipped uniform grid, q = round(w/Δ_r), whose step
+// in row r is Δ_r = Step · sqrt(m_r/m), m being the mean magnitude of the matrix and m_r of the row. An equal step for all weights is
+// reverse water-filling (Cover and Thomas, Elements of Information Theory, 10.3.3); the square root lies half-way
+// between it and an equal number of bits for every row.
+type Uniform struct {
+	Step    float32 // Δ of a row of mean magnitude MeanAbs
+	MeanAbs float64 // of the whole matrix
+}
+
+// maxCode bounds |q|: rows whose largest weight would exceed it get a wider step.
+const maxCode = 1 << 15
+
+// RowStep returns the step for a row of n weights, or 0 if the row is all zero.
+func (u *Uniform) RowStep(s *RowStats, n int) float32 {
+	if s.SumAbs == 0 || u.MeanAbs == 0 {
+		return 0
+	}
+	step := float64(u.Step) * math.Sqrt(s.SumAbs/float64(n)/u.MeanAbs)
+	return float32(max(step, float64(max(s.Max, -s.Min))/maxCode))
+}
+
+// Row quantizes one row with the given step (see RowStep). The row is to be reconstructed as scale·q, where scale is the step times the gain
+// ⟨w,q⟩/⟨q,q⟩·1/Δ that makes the error smallest, as the cells' centroids would. noise is the squared error then.
+func Row(dst []int32, row []float32, step float32) (scale float32, noise float64) {
+	if step == 0 {
+		clear(dst)
+		return 0, 0
+	}
+	Round(dst, row, 1/step)
+	var wq, qq, ww float64
+	for i, q := range dst {
+		w, x := float64(row[i]), float64(q)
+		wq += w * x
+		qq += x * x
+		ww += w * w
+	}
+	if qq == 0 {
+		return step, ww
+	}
+	return float32(wq / qq), max(0, ww-wq*wq/qq)
+}
+
+// Round writes round(w·inv) to dst. |w·inv| must stay below 2^22.
+func Round(dst []int32, row []float32, inv float32) {
+	// Adding 1.5·2^23 leaves the rounded integer in the low mantissa bits. The conversion forbids a fused multiply-add, so that all machines agree.
+	const magic, bits = float32(3 << 22), 0x4b400000
+	dst = dst[:len(row)]
+	for i, w := range row {
+		dst[i] = int32(math.Float32bits(float32(w*inv)+magic)) - bits
+	}
+}
+
+// MinMax is EntroLLM's quantizer of one matrix (arXiv 2505.02380): w ≈ Scale·q + Min with q = 0 … 2^bits − 1.
+type MinMax struct {
+	Scale, Min float32
+	bits       int
+}
+
+// NewMinMax chooses the range: symmetric unsigned (Min = 0) if all weights have one sign, else asymmetric from lo to hi.
+func NewMinMax(lo, hi float32, bits int) MinMax {
+	top := float64(int(1)<<bits - 1)
+	m := MinMax{bits: bits}
+	switch {
+	case float64(lo)*float64(hi) < 0:
+		m.Min = lo
+		m.Scale = float32((float64(hi) - float64(lo)) / top)
+	case hi > 0:
+		m.Scale = float32(float64(hi) / top)
+	default: // the scale's sign makes the codes unsigned
+		m.Scale = float32(float64(lo) / top)
+	}
+	return m
+}
+
+// Row quantizes one row; noise is its squared error.
+func (m *MinMax) Row(dst []int32, row []float32) (noise float64) {
+	if m.Scale == 0 {
+		clear(dst)
+		for _, w := range row {
+			noise += float64(w-m.Min) * float64(w-m.Min)
+		}
+		return noise
+	}
+	top, inv, zero, scale := int32(1)<<m.bits-1, 1/float64(m.Scale), float64(m.Min), float64(m.Scale)
+	for i, w := range row {
+		q := min(max(int32((float64(w)-zero)*inv+0.5), 0), top)
+		dst[i] = q
+		e := float64(w) - zero - float64(q)*scale
+		noise += e * e
+	}
+	return noise
+}
+
+// offsets are the bits that matrices of a type get above the average, as step = κ·2^(−offset)·rms. They come from published measurements
+// of how much each type's error hurts, and were confirmed by KL divergence on Qwen2.5-Coder-1.5B.
+var offsets = map[string]float64{
+	"ffn_down":    0.38,
+	"ffn_up":      -0.09,
+	"ffn_gate":    -0.36,
+	"attn_q":      -0.47,
+	"attn_k":      -0.57,
+	"attn_v":      0.86,
+	"attn_output": 0.36,
+}
+
+// Context is what an offset depends on besides the tensor's name.
+type Context struct {
+	Tied bool // the input embedding is the output matrix, too
+	GQA  bool // several query heads share a key and value head
+}
+
+// Offset returns the bits per weight that the matrix of this GGUF name gets above the average.
+func Offset(name string, c Context) float64 {
+	switch {
+	case name == "output.weight":
+		return 1
+	case name == "token_embd.weight" && c.Tied:
+		return 0.5
+	case name == "token_embd.weight":
+		return -1
+	}
+	kind := strings.TrimSuffix(name, ".weight")
+	kind = kind[strings.LastIndexByte(kind, '.')+1:]
+	o := offsets[kind]
+	if c.GQA && (kind == "attn_k" || kind == "attn_v") {
+		o += 0.5
+	}
+	return o
+}
+
+// Sample returns up to n rows of a matrix of `rows`, spread over it without a period that the heads of an attention matrix could share.
+func Sample(rows, n int) []int {
+	if n >= rows {
+		n = rows
+	}
+	out := make([]int, 0, n)
+	last := -1
+	for i := range n {
+		_, jitter := math.Modf(float64(i) * math.Phi)
+		r := int((float64(i) + jitter) * float64(rows) / float64(n))
+		if r = min(max(r, last+1), rows-1); r > last {
+			out = append(out, r)
+			last = r
+		}
+	}
+	return out
+}
+
+// FiniteError says where a weight is not a number.
+func FiniteError(row int) error {
+	return fmt.Errorf("row %d contains NaN or infinity; the model file is damaged or was exported wrongly", row)
+}
