@@ -21,6 +21,7 @@ func (p *program) compressCommand() *cli.Command {
 			&cli.StringFlag{Name: "scheme", Usage: "entrollm-u8, entrollm-u4 (the quantizers of arXiv 2505.02380), or bf16 (weights as 16-bit floats)"},
 			&cli.BoolFlag{Name: "lossless", Usage: "keep the weights of an already quantized or 16-bit file exactly"},
 			&cli.StringFlag{Name: "imatrix", Usage: "importance matrix written by llama-imatrix"},
+			&cli.Float64Flag{Name: "exponent", Usage: "with --imatrix: a column's step goes with E[x²] to the minus this", Value: convert.DefaultExponent},
 			jsonFlag(),
 		},
 		Action: p.compress,
@@ -72,7 +73,7 @@ func (p *program) compress(c *cli.Context) error {
 }
 
 func compressOptions(c *cli.Context) (convert.Options, error) {
-	opt := convert.Options{BPW: c.Float64("bpw")}
+	opt := convert.Options{BPW: c.Float64("bpw"), Imatrix: c.String("imatrix"), Exponent: c.Float64("exponent")}
 	chosen := 0
 	for _, name := range []string{"bpw", "scheme", "lossless"} {
 		if c.IsSet(name) {

@@ -9,50 +9,6 @@ import (
 
 type f32x8 = archsimd.Float32x8
 
-// load8i returns 8 int8 as int32. Only 8 bytes are read.
-func load8i(p *uint8, i int) archsimd.Int32x8 {
-	lo := *(*uint64)(at(p, i))
-	var v archsimd.Uint64x2
-	return v.SetElem(0, lo).AsUint8x16().ExtendLo8ToUint32().AsInt32x8()
-}
-
-func dequant256(dst []float32, src []uint8, bias int32, scale, add float32) {
-	n := len(src)
-	dst = dst[:n]
-	p := unsafe.SliceData(src)
-	s, m, b := archsimd.BroadcastFloat32x8(scale), archsimd.BroadcastFloat32x8(add), archsimd.BroadcastInt32x8(bias)
-	for i := 0; i < n; i += 8 {
-		load8i(p, i).Add(b).ConvertToFloat32().Mul(s).Add(m).Store(f8At(dst, i))
-	}
-	archsimd.ClearAVXUpperBits()
-}
-
-func dequantBlocks256(dst []float32, src []uint8, bias int32, block int, scale, add []float32) {
-	n := len(src)
-	dst = dst[:n]
-	p, b := unsafe.SliceData(src), archsimd.BroadcastInt32x8(bias)
-	m := archsimd.BroadcastFloat32x8(0)
-	scale = scale[:(n+block-1)/block]
-	for j, f := range scale {
-		s := archsimd.BroadcastFloat32x8(f)
-		if add != nil {
-			m = archsimd.BroadcastFloat32x8(add[j])
-		}
-		for i := j * block; i < min((j+1)*block, n); i += 8 {
-			load8i(p, i).Add(b).ConvertToFloat32().Mul(s).Add(m).Store(f8At(dst, i))
-		}
-	}
-	archsimd.ClearAVXUpperBits()
-}
-
-func mul256(dst, y []float32) {
-	y = y[:len(dst)]
-	for i := 0; i < len(dst); i += 8 {
-		archsimd.LoadFloat32x8(f8At(dst, i)).Mul(archsimd.LoadFloat32x8(f8At(y, i))).Store(f8At(dst, i))
-	}
-	archsimd.ClearAVXUpperBits()
-}
-
 // dot4x256 takes two tokens at a time: 8 accumulators, as many as 16 registers allow.
 func dot4x256(out []float32, w []float32, ws int, x []float32, xs, tokens, n int) {
 	out, w, x = out[:4*tokens], w[:3*ws+n], x[:(tokens-1)*xs+n]
@@ -99,7 +55,7 @@ func half256(dst []float32, src []uint16) {
 	dst = dst[:n]
 	p, mask, f := unsafe.SliceData(src), archsimd.BroadcastInt32x8(-0x7fff_ffff-1|0x0fff_e000), archsimd.BroadcastFloat32x8(0x1p112)
 	for i := 0; i < n; i += 8 {
-		h := archsimd.LoadInt16x8((*[8]int16)(at(p, i))).ExtendToInt32()
+		h := archsimd.LoadInt16x8((*[8]int16)(elem(p, i))).ExtendToInt32()
 		h.ShiftAllLeft(13).And(mask).AsFloat32x8().Mul(f).Store(f8At(dst, i))
 	}
 	archsimd.ClearAVXUpperBits()

@@ -9,52 +9,6 @@ import (
 
 type f32x16 = archsimd.Float32x16
 
-func dequant512(dst []float32, src []uint8, bias int32, scale, add float32) {
-	n := len(src)
-	dst = dst[:n]
-	s, m, b := archsimd.BroadcastFloat32x16(scale), archsimd.BroadcastFloat32x16(add), archsimd.BroadcastInt32x16(bias)
-	p := unsafe.SliceData(src)
-	if bias == 0 && add == 0 {
-		for i := 0; i < n; i += 16 {
-			q := archsimd.LoadUint8x16((*[16]uint8)(at(p, i)))
-			q.ExtendToUint32().AsInt32x16().ConvertToFloat32().Mul(s).Store(f16At(dst, i))
-		}
-	} else {
-		for i := 0; i < n; i += 16 {
-			q := archsimd.LoadUint8x16((*[16]uint8)(at(p, i)))
-			q.ExtendToUint32().AsInt32x16().Add(b).ConvertToFloat32().Mul(s).Add(m).Store(f16At(dst, i))
-		}
-	}
-	archsimd.ClearAVXUpperBits()
-}
-
-func dequantBlocks512(dst []float32, src []uint8, bias int32, block int, scale, add []float32) {
-	n := len(src)
-	dst = dst[:n]
-	p, b := unsafe.SliceData(src), archsimd.BroadcastInt32x16(bias)
-	m := archsimd.BroadcastFloat32x16(0)
-	scale = scale[:(n+block-1)/block]
-	for j, f := range scale {
-		s := archsimd.BroadcastFloat32x16(f)
-		if add != nil {
-			m = archsimd.BroadcastFloat32x16(add[j])
-		}
-		for i := j * block; i < min((j+1)*block, n); i += 16 {
-			q := archsimd.LoadUint8x16((*[16]uint8)(at(p, i)))
-			q.ExtendToUint32().AsInt32x16().Add(b).ConvertToFloat32().Mul(s).Add(m).Store(f16At(dst, i))
-		}
-	}
-	archsimd.ClearAVXUpperBits()
-}
-
-func mul512(dst, y []float32) {
-	y = y[:len(dst)]
-	for i := 0; i < len(dst); i += 16 {
-		archsimd.LoadFloat32x16(f16At(dst, i)).Mul(archsimd.LoadFloat32x16(f16At(y, i))).Store(f16At(dst, i))
-	}
-	archsimd.ClearAVXUpperBits()
-}
-
 // dot4x512 takes four tokens at a time: 16 accumulators.
 func dot4x512(out []float32, w []float32, ws int, x []float32, xs, tokens, n int) {
 	out, w, x = out[:4*tokens], w[:3*ws+n], x[:(tokens-1)*xs+n]
@@ -118,7 +72,7 @@ func half512(dst []float32, src []uint16) {
 	dst = dst[:n]
 	p, mask, f := unsafe.SliceData(src), archsimd.BroadcastInt32x16(-0x7fff_ffff-1|0x0fff_e000), archsimd.BroadcastFloat32x16(0x1p112)
 	for i := 0; i < n; i += 16 {
-		h := archsimd.LoadInt16x16((*[16]int16)(at(p, i))).ExtendToInt32()
+		h := archsimd.LoadInt16x16((*[16]int16)(elem(p, i))).ExtendToInt32()
 		h.ShiftAllLeft(13).And(mask).AsFloat32x16().Mul(f).Store(f16At(dst, i))
 	}
 	archsimd.ClearAVXUpperBits()

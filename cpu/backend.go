@@ -10,6 +10,7 @@ import (
 	"runtime"
 
 	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
+	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
@@ -17,11 +18,12 @@ import (
 
 // Backend is the engine.Backend of this package.
 type Backend struct {
-	k    *kernels
-	isa  decode.ISA
-	plan engine.MemoryPlan
-	prog *model.Program
-	file *format.Reader
+	k      *kernels
+	decode decode.ISA
+	dot    dot.ISA
+	plan   engine.MemoryPlan
+	prog   *model.Program
+	file   *format.Reader
 
 	threads  int
 	pool     *pool
@@ -34,13 +36,14 @@ type Backend struct {
 	logits   []float32
 	rope     rope
 	cache    cache
+	inputs   []activations // of the current stage, by slot
 	run      current
 	profile  profile
 }
 
 // New returns a backend that uses the best instructions this processor has.
 func New() engine.Backend {
-	b := &Backend{k: genericKernels(), isa: decode.Best(), threads: runtime.GOMAXPROCS(0)}
+	b := &Backend{k: genericKernels(), decode: decode.Best(), dot: dot.Best(), threads: runtime.GOMAXPROCS(0)}
 	if k := simdKernels(); len(k) > 0 {
 		b.k = k[0]
 	}
@@ -49,7 +52,7 @@ func New() engine.Backend {
 
 // Describe implements engine.Backend.
 func (b *Backend) Describe() string {
-	return fmt.Sprintf("cpu: %d threads, products %s, decoding %s", b.threads, b.k.name, b.isa)
+	return fmt.Sprintf("cpu: %d threads, products %s, attention %s, decoding %s", b.threads, b.dot, b.k.name, b.decode)
 }
 
 // Memory implements engine.Backend.
@@ -60,7 +63,7 @@ func (b *Backend) Close() error {
 	if b.pool != nil {
 		b.pool.close()
 	}
-	*b = Backend{k: b.k, isa: b.isa, plan: b.plan, threads: runtime.GOMAXPROCS(0)}
+	*b = Backend{k: b.k, decode: b.decode, dot: b.dot, plan: b.plan, threads: runtime.GOMAXPROCS(0)}
 	return nil
 }
 
@@ -141,37 +144,37 @@ func (b *Backend) decodeAll(ctx context.Context, resident []*matrix, progress fu
 
 // decodeMatrix makes m resident.
 func (b *Backend) decodeMatrix(m *matrix) error {
-	all := m.newRows(m.rows)
-	scratch := make([]groupScratch, b.pool.n)
-	patches := make([][]patch, m.units())
-	errs := make([]error, b.pool.n)
-	b.pool.run(func(w int) {
-		scratch[w] = m.newGroupScratch()
+	groups := m.coded.Groups()
+	if m.floats != nil {
+		f := m.floats.alloc(m.rows)
+		b.each(groups, func() func(g int) {
+			s := newFloatScratch(m)
+			return func(g int) { m.decodeFloats(g, f, g*m.coded.Coding.RowsPerGroup, &s) }
+		})
+		m.floats, m.unitRows = f, plainUnit
+		return nil
+	}
+	p := newPacking(m, m.form, b.dot)
+	b.each(groups, func() func(g int) {
+		buf := make([]byte, m.unitRows*m.stride())
+		return func(g int) { p.group(g, buf) }
+	})
+	m.packed, m.unitRows = p.finish(), plainUnit
+	return nil
+}
+
+// each calls, on all threads, what start returns for each of them with the numbers 0 … n−1, each once.
+func (b *Backend) each(n int, start func() func(i int)) {
+	b.pool.run(func(int) {
+		f := start()
 		for {
-			g, ok := b.pool.unit(m.units())
+			i, ok := b.pool.unit(n)
 			if !ok {
 				return
 			}
-			first, n := m.unit(g)
-			dst := all.slice(first, n, m.form)
-			if err := m.decodeGroup(g, &dst, &scratch[w]); err != nil {
-				errs[w] = fmt.Errorf("cpu: tensor %s, group %d: %w", m.name, g, err)
-				return
-			}
-			for i := range dst.patches {
-				dst.patches[i].row += int32(first)
-			}
-			patches[g] = dst.patches
+			f(i)
 		}
 	})
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	for _, p := range patches {
-		all.patches = append(all.patches, p...)
-	}
-	m.resident, m.unitRows = &all, plainUnit
-	return nil
 }
 
 // allocate makes everything a forward pass writes to.
@@ -183,14 +186,15 @@ func (b *Backend) allocate() error {
 	}
 	b.logits = make([]float32, b.prog.Config.NVocab)
 	b.cache = newCache(&b.prog.Config, b.nCtx)
+	b.allocInputs(false)
+	resident := map[*matrix]bool{}
+	for _, m := range b.matrices {
+		resident[m] = m.isResident()
+	}
+	size := b.workerSizes(resident)
 	for range b.pool.n {
-		w := &worker{k: b.k, tile: make([]float32, tileRows*tileCols), acc: make([]float32, tileRows*b.maxBatch)}
-		for _, m := range b.matrices {
-			if m.resident == nil {
-				w.growFor(m)
-			}
-		}
-		w.attention = newAttention(&b.prog.Config)
+		w, _ := size.alloc(&b.prog.Config, false)
+		w.k, w.isa = b.k, b.dot
 		b.workers = append(b.workers, w)
 	}
 	b.run.bind(b)

@@ -15,15 +15,17 @@ const numOps = model.OpAdd + 1
 // current is what the workers need to know about the operation in progress. The functions are made once, so that starting a job
 // allocates nothing.
 type current struct {
-	tokens  []int32
-	pos     int // of token 0
-	rows    int // logits wanted
-	stage   *stage
-	lo, hi  int // tokens of the stage
-	logits  int // row of logits that belongs to the first token with logits
-	active  []product
-	work    [numOps]func(worker int)
-	perItem [numOps]func(w *worker, item int) error
+	tokens []int32
+	pos    int // of token 0
+	rows   int // logits wanted
+	stage  *stage
+	lo, hi int // tokens of the stage
+	logits int // row of logits that belongs to the first token with logits
+	active []product
+
+	quantize func(worker int)
+	work     [numOps]func(worker int)
+	perItem  [numOps]func(w *worker, item int) error
 }
 
 // Forward implements engine.Backend. Longer inputs than MaxBatch are split.
@@ -133,6 +135,16 @@ func (r *current) bind(b *Backend) {
 		model.OpEmbed: b.embed, model.OpRMSNorm: b.rmsNorm, model.OpMatMul: b.product, model.OpRoPE: b.rotate,
 		model.OpAttention: b.attend, model.OpSwiGLU: b.swiGLU, model.OpAdd: b.add,
 	}
+	r.quantize = func(w int) {
+		n := r.hi - r.lo
+		for {
+			i, ok := b.pool.unit(n)
+			if !ok {
+				return
+			}
+			b.quantizeToken(b.workers[w], i)
+		}
+	}
 	for op, item := range r.perItem {
 		r.work[op] = func(w int) {
 			n := b.items()
@@ -165,7 +177,8 @@ func (b *Backend) items() int {
 
 func (b *Backend) embed(w *worker, item int) error {
 	n, t := &b.run.stage.node, b.run.lo+item
-	return w.embedding(b.run.stage.matrix, int(b.run.tokens[t]), b.bufs[n.Dst][t*b.stride(n.Dst):])
+	w.embedding(b.run.stage.matrix, int(b.run.tokens[t]), b.row(n.Dst, t))
+	return nil
 }
 
 func (b *Backend) rmsNorm(_ *worker, item int) error {

@@ -9,12 +9,6 @@ const lanes = 16
 // operands, not on how a product was split, so all plans, thread counts and batch sizes give the same bits.
 type kernels struct {
 	name string
-	// dequant sets dst[i] = (src[i] + bias) · scale + add.
-	dequant func(dst []float32, src []uint8, bias int32, scale, add float32)
-	// dequantBlocks does that with a scale and, unless add is nil, an addend for each block of src; block is a multiple of lanes.
-	dequantBlocks func(dst []float32, src []uint8, bias int32, block int, scale, add []float32)
-	// mul sets dst[i] *= y[i].
-	mul func(dst, y []float32)
 	// dot4 adds to out[4t + r] the product of row r of w (4 rows, ws floats apart) and row t of x (tokens rows, xs floats apart), n floats each.
 	dot4 func(out []float32, w []float32, ws int, x []float32, xs, tokens, n int)
 	// half converts float16 without subnormal numbers.
@@ -29,40 +23,12 @@ type kernels struct {
 
 func genericKernels() *kernels {
 	return &kernels{
-		name:          "generic Go",
-		dequant:       dequantGeneric,
-		dequantBlocks: dequantBlocksGeneric,
-		mul:           mulGeneric,
-		dot4:          dot4Generic,
-		half:          halfGeneric,
-		weighted:      weightedGeneric,
-		exp:           expGeneric,
-		swiglu:        swigluGeneric,
-	}
-}
-
-func dequantGeneric(dst []float32, src []uint8, bias int32, scale, add float32) {
-	dst = dst[:len(src)]
-	for i, q := range src {
-		dst[i] = float32(float32(int32(q)+bias)*scale) + add
-	}
-}
-
-func dequantBlocksGeneric(dst []float32, src []uint8, bias int32, block int, scale, add []float32) {
-	for b := 0; b*block < len(src); b++ {
-		m := float32(0)
-		if add != nil {
-			m = add[b]
-		}
-		end := min((b+1)*block, len(src))
-		dequantGeneric(dst[b*block:end], src[b*block:end], bias, scale[b], m)
-	}
-}
-
-func mulGeneric(dst, y []float32) {
-	y = y[:len(dst)]
-	for i := range dst {
-		dst[i] *= y[i]
+		name:     "generic Go",
+		dot4:     dot4Generic,
+		half:     halfGeneric,
+		weighted: weightedGeneric,
+		exp:      expGeneric,
+		swiglu:   swigluGeneric,
 	}
 }
 

@@ -12,13 +12,13 @@ func simdKernels() []*kernels {
 	var k []*kernels
 	if archsimd.X86.AVX512() {
 		k = append(k, &kernels{
-			name: "AVX-512", dequant: dequant512, dequantBlocks: dequantBlocks512, mul: mul512, dot4: dot4x512, half: half512,
+			name: "AVX-512", dot4: dot4x512, half: half512,
 			weighted: weighted512, exp: exp512, swiglu: swiglu512,
 		})
 	}
 	if archsimd.X86.AVX2() && archsimd.X86.FMA() {
 		k = append(k, &kernels{
-			name: "AVX2", dequant: dequant256, dequantBlocks: dequantBlocks256, mul: mul256, dot4: dot4x256, half: half256,
+			name: "AVX2", dot4: dot4x256, half: half256,
 			weighted: weighted256, exp: exp256, swiglu: swiglu256,
 		})
 	}
@@ -36,10 +36,10 @@ const (
 
 // The loads and stores below do no bounds check: callers slice their operands to the full length first.
 
-func f16At(s []float32, i int) *[16]float32 { return (*[16]float32)(at(unsafe.SliceData(s), i)) }
-func f8At(s []float32, i int) *[8]float32   { return (*[8]float32)(at(unsafe.SliceData(s), i)) }
-func f4At(s []float32, i int) *[4]float32   { return (*[4]float32)(at(unsafe.SliceData(s), i)) }
+func f16At(s []float32, i int) *[16]float32 { return (*[16]float32)(elem(unsafe.SliceData(s), i)) }
+func f8At(s []float32, i int) *[8]float32   { return (*[8]float32)(elem(unsafe.SliceData(s), i)) }
+func f4At(s []float32, i int) *[4]float32   { return (*[4]float32)(elem(unsafe.SliceData(s), i)) }
 
-func at[T any](p *T, i int) unsafe.Pointer {
+func elem[T any](p *T, i int) unsafe.Pointer {
 	return unsafe.Add(unsafe.Pointer(p), uintptr(i)*unsafe.Sizeof(*p))
 }

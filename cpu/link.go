@@ -3,6 +3,7 @@ package cpu
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
@@ -12,6 +13,7 @@ import (
 type stage struct {
 	node     model.Node
 	products []linked  // OpMatMul
+	layouts  []layout  // OpMatMul: quantized forms of the input that the products take
 	vector   []float32 // OpRMSNorm
 	matrix   *matrix   // OpEmbed
 }
@@ -21,6 +23,7 @@ type linked struct {
 	node model.Node
 	m    *matrix
 	bias []float32
+	slot int // number of the quantized activations it takes; −1: none, a floating-point product
 }
 
 // linker finds the tensors of a program.
@@ -82,12 +85,25 @@ func (l *linker) product(n *model.Node) error {
 			return err
 		}
 	}
-	if k := len(b.stages) - 1; k >= 0 && b.stages[k].node.Op == model.OpMatMul && b.stages[k].node.A == n.A && b.stages[k].node.Dst != n.A {
-		b.stages[k].products = append(b.stages[k].products, p)
-		return nil
+	if k := len(b.stages) - 1; k < 0 || b.stages[k].node.Op != model.OpMatMul || b.stages[k].node.A != n.A || b.stages[k].node.Dst == n.A {
+		b.stages = append(b.stages, stage{node: *n})
 	}
-	b.stages = append(b.stages, stage{node: *n, products: []linked{p}})
+	b.stages[len(b.stages)-1].join(p)
 	return nil
+}
+
+// join adds a product to a stage.
+func (s *stage) join(p linked) {
+	p.slot = -1
+	if p.m.floats == nil {
+		l := layoutOf(p.m)
+		p.slot = slices.IndexFunc(s.layouts, func(o layout) bool { return o.same(&l) })
+		if p.slot < 0 {
+			p.slot = len(s.layouts)
+			s.layouts = append(s.layouts, l)
+		}
+	}
+	s.products = append(s.products, p)
 }
 
 // tensor returns a verified tensor of the given shape.
@@ -113,7 +129,7 @@ func (l *linker) matrix(name string, rows, cols int) (*matrix, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMatrix(t, l.b.file.Tables(), l.b.isa)
+	m, err := newMatrix(t, l.b.file.Tables(), l.b.decode)
 	if err != nil {
 		return nil, err
 	}
@@ -131,21 +147,11 @@ func (l *linker) vector(name string, n int) ([]float32, error) {
 	if t.Raw == nil {
 		return nil, fmt.Errorf("cpu: vector %s is coded, expected raw numbers", name)
 	}
-	m, err := newMatrix(t, nil, l.b.isa)
+	m, err := newMatrix(t, nil, l.b.decode)
 	if err != nil {
 		return nil, err
 	}
-	r := m.rawRows(0, 1)
 	v := make([]float32, n)
-	switch m.form {
-	case formF32:
-		copy(v, r.f32)
-	case formBF16:
-		bf16(v, r.u16)
-	default:
-		for i, h := range r.u16 {
-			v[i] = half(h)
-		}
-	}
+	m.floats.widen(v, 0, 0, n)
 	return v, nil
 }

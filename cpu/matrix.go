@@ -2,73 +2,48 @@ package cpu
 
 import (
 	"fmt"
-	"unsafe"
+	"math/bits"
+	"slices"
 
 	"github.com/x448/float16"
 
 	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
+	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
-// form is how a matrix's numbers are kept between decoding and the product.
-type form uint8
+// plainUnit is the number of rows of a unit of work where nothing else prescribes one: what dot.ISA.Gemm multiplies at once.
+const plainUnit = dot.TileRows
 
-const (
-	formByte form = iota // integer code − bias
-	formBF16
-	formF16
-	formF32 // integer codes beyond 8 bits, or float32 weights
-)
-
-func (f form) bytes() int { return [...]int{1, 2, 2, 4}[f] }
-
-// plainUnit is the number of rows of a unit of work where nothing else prescribes one.
-const plainUnit = 32
-
-// rows are numbers of consecutive stored rows, stride apart; one of u8, u16 and f32 is set, by form.
-type rows struct {
-	u8     []uint8
-	u16    []uint16
-	f32    []float32
-	stride int
-	blocks
-	patches []patch // sorted by row
-	first   int     // number of row 0 in patches
-}
-
-// blocks are the scales of rows with block scales: n per row.
-type blocks struct {
-	scale, add []float32 // add may be nil
-	n          int
-}
-
-// patch replaces a code that does not fit form's numbers.
-type patch struct {
-	row, col int32
-	code     int32
-}
-
-// matrix is a weight matrix as the products see it. Its rows come in units of work: groups of a matrix that stays coded, otherwise plainUnit rows.
+// matrix is a weight matrix as the products see it. Rows are in stored order and come in units of work: groups of a matrix that stays coded,
+// otherwise plainUnit rows.
+//
+// Integer codes of up to 8 bits are multiplied as whole numbers (package dot): a decoded byte u stands for the code base + u. Everything else is
+// multiplied as floating-point numbers (floats is set).
 type matrix struct {
 	name       string
+	tensor     *format.Tensor
 	rows, cols int
-	form       form
-	bias       int32 // formByte
-	scale, add float32
-	rowScale   []float32 // times scale; nil: 1. In stored order
-	colScale   []float32 // padded to whole steps; nil: 1
-	block      int       // columns per block scale, 0: none
-	order      []uint32  // stored position → row; nil: natural
-	inverse    []uint32  // row → stored position, made by indexRows
-	unitRows   int       // rows per unit of work
-	multiplied bool      // used in products, not only for embeddings
+	order      []uint32 // stored position → row; nil: natural
+	inverse    []uint32 // row → stored position, made by indexRows
+	unitRows   int
+	multiplied bool // used in products, not only for embeddings
 
-	tensor   *format.Tensor
-	coded    *format.Coded
-	decoder  *decode.Matrix
-	resident *rows // all rows, or nil: decoded in every product
-	raw      *format.Raw
+	coded       *format.Coded
+	decoder     *decode.Matrix
+	base        int
+	levelOf     *[256]uint8 // decoded byte → level, where coding has values and outliers
+	scale, add  float32
+	rowScale    []float32 // times scale; nil: 1
+	colScale    []float32 // padded to whole steps; nil: 1
+	block       int       // columns per block scale: 0 or none, or as in the file
+	sparseShift uint      // of the file's outliers
+	width       int       // bits of decoded bytes
+
+	form   width   // of the resident codes
+	packed *packed // these, or nil
+	floats *floats // how floating-point products see it, or nil
 }
 
 func (m *matrix) steps() int  { return (m.cols + format.StepCols - 1) / format.StepCols }
@@ -92,46 +67,48 @@ func (m *matrix) indexRows() {
 	}
 }
 
-// residentBytes returns what keeping all decoded rows takes, without patches.
+// chooseForm decides how m's codes would be kept, if it does not have another form anyway.
+func (m *matrix) chooseForm(isa dot.ISA) {
+	if m.floats == nil {
+		m.form = m.chooseWidth(isa)
+	}
+}
+
+// residentBytes returns what keeping all decoded rows takes.
 func (m *matrix) residentBytes() int64 {
-	if m.raw != nil {
-		return 0
+	if m.floats != nil {
+		return int64(m.rows) * int64(m.stride()) * int64(m.floats.dtype.Size())
 	}
-	perRow := int64(m.stride()) * int64(m.form.bytes())
-	if m.block > 0 {
-		perRow += int64(m.cols/m.block) * 4
-		if m.coded.DMin != nil {
-			perRow += int64(m.cols/m.block) * 4
-		}
-	}
-	return int64(m.rows) * perRow
+	return m.packedBytes(m.form)
+}
+
+// isResident reports whether products need not decode m.
+func (m *matrix) isResident() bool {
+	return m.packed != nil || m.floats != nil && (m.floats.f32 != nil || m.floats.u16 != nil)
 }
 
 // tableBytes returns what a matrix takes in every plan.
 func (m *matrix) tableBytes() int64 {
-	n := 4 * int64(len(m.rowScale)+len(m.colScale)+len(m.inverse))
-	return n
+	n := int64(len(m.rowScale) + len(m.colScale) + len(m.inverse))
+	if m.coded != nil {
+		n += 1 << huffman.MaxCodeLen
+	}
+	return 4 * n
 }
 
 // newMatrix prepares t, which must have passed format.Reader.Verify.
 func newMatrix(t *format.Tensor, tables []*huffman.Table, isa decode.ISA) (*matrix, error) {
 	m := &matrix{name: t.Name, tensor: t, rows: t.Rows, cols: t.Cols, scale: 1, unitRows: plainUnit}
 	if t.Raw != nil {
-		m.raw = t.Raw
-		switch t.Raw.DType {
-		case format.F32:
-			m.form = formF32
-		case format.F16:
-			m.form = formF16
-		case format.BF16:
-			m.form = formBF16
-		default:
-			return nil, fmt.Errorf("cpu: tensor %s has type %s, expected F32, F16 or BF16", t.Name, t.Raw.DType)
+		f, err := rawFloats(t.Raw)
+		if err != nil {
+			return nil, fmt.Errorf("cpu: tensor %s: %w", t.Name, err)
 		}
+		m.floats = f
 		return m, nil
 	}
 	c := t.Coded
-	m.coded, m.order, m.unitRows = c, c.RowOrder, c.Coding.RowsPerGroup
+	m.coded, m.order, m.unitRows, m.sparseShift = c, c.RowOrder, c.Coding.RowsPerGroup, uint(c.Coding.LowBits)
 	switch c.Scale.Kind {
 	case format.ScaleTensor:
 		m.scale, m.add = c.Scale.Scale, c.Scale.Min
@@ -152,50 +129,124 @@ func newMatrix(t *format.Tensor, tables []*huffman.Table, isa decode.ISA) (*matr
 	if m.decoder, err = decode.New(c, tables, isa); err != nil {
 		return nil, fmt.Errorf("cpu: tensor %s: %w", t.Name, err)
 	}
-	m.bias = int32(m.decoder.Base)
-	switch {
-	case c.Coding.Float == format.FloatBF16:
-		m.form = formBF16
-	case c.Coding.Float == format.FloatF16:
-		m.form = formF16
-	case m.decoder.Wide():
-		m.form = formF32
+	m.base = m.decoder.Base
+	if c.Coding.Values != nil && c.OutlierStart != nil {
+		m.levelOf = new([256]uint8)
+		for a, v := range c.Coding.Values {
+			m.levelOf[int(v)-m.base] = uint8(a)
+		}
+	}
+	m.width = bits.Len(uint(m.largest()))
+	if m.decoder.Wide() || m.block != 0 && m.productBlock() == 0 {
+		m.floats = codedFloats(m)
 	}
 	return m, nil
 }
 
-// rawRows views rows of a raw matrix.
-func (m *matrix) rawRows(first, n int) rows {
-	size := m.raw.DType.Size()
-	b := m.raw.Data[first*m.cols*size : (first+n)*m.cols*size]
-	r := rows{stride: m.cols}
-	if m.form == formF32 {
-		r.f32 = unsafe.Slice((*float32)(unsafe.Pointer(&b[0])), n*m.cols)
-	} else {
-		r.u16 = unsafe.Slice((*uint16)(unsafe.Pointer(&b[0])), n*m.cols)
+// largest returns the largest decoded byte.
+func (m *matrix) largest() int {
+	k := &m.coded.Coding
+	if k.Values == nil {
+		return k.Levels<<k.LowBits - 1
 	}
-	return r
+	return int(slices.Max(k.Values)) - m.base
 }
 
-// slice returns n of r's rows, from row first on.
-func (r *rows) slice(first, n int, f form) rows {
-	s := rows{stride: r.stride, patches: r.patches, first: r.first + first}
-	lo, hi := first*r.stride, (first+n)*r.stride
-	switch f {
-	case formByte:
-		s.u8 = r.u8[lo:hi]
-	case formBF16, formF16:
-		s.u16 = r.u16[lo:hi]
-	case formF32:
-		s.f32 = r.f32[lo:hi]
+// productBlock returns the columns per scale that integer products use: 16 or 32 where the file's blocks are whole numbers of these, otherwise 0.
+func (m *matrix) productBlock() int {
+	switch {
+	case m.block > 0 && m.block%32 == 0:
+		return 32
+	case m.block == 16:
+		return 16
 	}
-	if b := r.blocks.n; b > 0 {
-		s.blocks = blocks{scale: r.scale[first*b : (first+n)*b], n: b}
-		if r.add != nil {
-			s.add = r.add[first*b : (first+n)*b]
+	return 0
+}
+
+// outliers returns the outliers of group g, which decodeTile leaves out.
+func (m *matrix) outliers(g int) []uint32 {
+	c := m.coded
+	if c.OutlierStart == nil || m.levelOf != nil {
+		return nil
+	}
+	return c.Outliers[c.OutlierStart[g]:c.OutlierStart[g+1]]
+}
+
+// decodeTile decodes tile k of group g to bytes.
+func (m *matrix) decodeTile(g, k int, dst []byte, stride int) {
+	m.decoder.Chunk(g, k, dst, stride)
+	if m.levelOf == nil {
+		return
+	}
+	// Outliers of a coding with values are differences of levels.
+	c := m.coded
+	first := k * c.StepsPerTile() * format.StepCols
+	for _, v := range c.Outliers[c.OutlierStart[g]:c.OutlierStart[g+1]] {
+		o := format.UnpackOutlier(v)
+		if o.Col < first || o.Col >= first+c.TileSteps(k)*format.StepCols {
+			continue
+		}
+		p := &dst[o.Row*stride+o.Col-first]
+		level := min(max(int(m.levelOf[*p])+o.Delta, 0), len(c.Coding.Values)-1)
+		*p = byte(int(c.Coding.Values[level]) - m.base)
+	}
+}
+
+// decodeGroup decodes all tiles of group g.
+func (m *matrix) decodeGroup(g int, dst []byte, stride int) {
+	for k := range m.coded.Tiles() {
+		m.decodeTile(g, k, dst[k*m.coded.StepsPerTile()*format.StepCols:], stride)
+	}
+}
+
+// scaleRow turns integer codes of the row at stored position pos into weights, in the order of docs/format.md 6.6.
+func (m *matrix) scaleRow(dst []float32, codes []int32, pos int) {
+	scale := m.scale
+	if m.rowScale != nil {
+		scale *= m.rowScale[pos]
+	}
+	add := m.add
+	for i, q := range codes {
+		if m.block > 0 && i%m.block == 0 {
+			scale, add = blockScale(m.coded, pos, i/m.block)
+		}
+		dst[i] = float32(scale*float32(q)) + add
+		if m.colScale != nil {
+			dst[i] *= m.colScale[i]
 		}
 	}
-	return s
+}
+
+// blockScale returns scale and minimum of block b of the row at stored position pos.
+func blockScale(c *format.Coded, pos, b int) (scale, add float32) {
+	s := &c.Scale
+	at := pos*(c.Cols/s.Block) + b
+	super := at / (s.Super / s.Block)
+	scale = half(c.D[super])
+	if len(c.SubScale) > 0 {
+		sub := bitsAt(c.SubScale, s.SubBits, at)
+		if s.SubBits == 8 {
+			sub = int(int8(sub))
+		}
+		scale *= float32(sub + s.SubBias)
+	}
+	if c.DMin != nil {
+		add = half(c.DMin[super])
+		if len(c.SubMin) > 0 {
+			add *= float32(bitsAt(c.SubMin, s.SubBits, at))
+		}
+	}
+	return scale, add
+}
+
+// bitsAt returns value i of values of n ≤ 8 bits packed least significant bit first.
+func bitsAt(b []byte, n, i int) int {
+	bit := i * n
+	v := uint(b[bit/8])
+	if bit%8+n > 8 {
+		v |= uint(b[bit/8+1]) << 8
+	}
+	return int(v >> (bit % 8) & (1<<n - 1))
 }
 
 func half(h uint16) float32 { return float16.Frombits(h).Float32() }

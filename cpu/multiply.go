@@ -10,6 +10,7 @@ import (
 func (b *Backend) multiply(wanted int) error {
 	r := &b.run
 	r.active = r.active[:0]
+	first := len(r.tokens)
 	for i := range r.stage.products {
 		l := &r.stage.products[i]
 		n := &l.node
@@ -21,6 +22,7 @@ func (b *Backend) multiply(wanted int) error {
 			continue
 		}
 		p := product{m: l.m, bias: l.bias, xStride: b.stride(n.A), yStride: b.stride(n.Dst), tokens: len(r.tokens) - lo}
+		first = min(first, lo)
 		p.x = b.bufs[n.A][lo*p.xStride:]
 		if n.Dst == model.BufLogits {
 			p.yStride = b.prog.Config.NVocab
@@ -28,9 +30,41 @@ func (b *Backend) multiply(wanted int) error {
 		} else {
 			p.y = b.bufs[n.Dst][lo*p.yStride:]
 		}
+		if l.slot >= 0 {
+			p.q, p.qFirst = &b.inputs[l.slot], lo
+		}
 		r.active = append(r.active, p)
 	}
+	if first == len(r.tokens) {
+		return nil
+	}
+	b.quantize(first)
 	return b.parallel(model.OpMatMul)
+}
+
+// quantize prepares the stage's input from token `first` on in every form that its products take.
+func (b *Backend) quantize(first int) {
+	s := b.run.stage
+	for i := range s.layouts {
+		b.inputs[i].use(&s.layouts[i])
+	}
+	b.run.lo = first
+	if n := b.run.hi - first; n < parallelTokens {
+		for t := range n {
+			b.quantizeToken(b.workers[0], t)
+		}
+		return
+	}
+	b.pool.run(b.run.quantize)
+}
+
+func (b *Backend) quantizeToken(w *worker, item int) {
+	s, t := b.run.stage, b.run.lo+item
+	n := b.stride(s.node.A)
+	x := b.bufs[s.node.A][t*n : (t+1)*n]
+	for i := range s.layouts {
+		b.inputs[i].quantize(b.dot, t, x, w.row)
+	}
 }
 
 // productUnits returns the units of all active products together.
@@ -50,7 +84,8 @@ func (b *Backend) product(w *worker, item int) error {
 			item -= n
 			continue
 		}
-		return w.unit(p, item)
+		w.unit(p, item)
+		return nil
 	}
 	return nil
 }

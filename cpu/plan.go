@@ -22,6 +22,7 @@ func (b *Backend) choosePlan(opt engine.LoadOptions) ([]*matrix, error) {
 	var resident []*matrix
 	for _, m := range b.matrices {
 		if m.coded != nil && m.multiplied {
+			m.chooseForm(b.dot)
 			resident = append(resident, m)
 		}
 	}
@@ -57,17 +58,17 @@ func (b *Backend) withWeights(p engine.MemoryPlan, resident []*matrix) engine.Me
 		isResident[m] = true
 		p.Plan = engine.PlanResident
 	}
-	scratch := int64(0)
 	for _, m := range b.matrices {
 		p.Weights += m.tableBytes()
 		if isResident[m] {
 			p.Weights += m.residentBytes()
-			continue
+		} else {
+			p.Weights += m.tensor.Bytes
 		}
-		p.Weights += m.tensor.Bytes
-		scratch = max(scratch, scratchBytes(m))
 	}
-	p.Scratch = int64(b.threads) * (scratch + b.workerBytes())
+	s := b.workerSizes(isResident)
+	_, worker := s.alloc(&b.prog.Config, true)
+	p.Scratch = int64(b.threads)*worker + b.allocInputs(true)
 	for i := range model.NumBuffers {
 		if i != model.BufLogits {
 			p.Scratch += 4 * int64(b.maxBatch) * int64(b.stride(i))
@@ -77,11 +78,37 @@ func (b *Backend) withWeights(p engine.MemoryPlan, resident []*matrix) engine.Me
 	return p
 }
 
-// workerBytes returns the scratch memory of a thread that does not depend on the weights.
-func (b *Backend) workerBytes() int64 {
-	c := &b.prog.Config
-	floats := tileRows*tileCols + tileRows*b.maxBatch + attentionFloats(c)
-	return 4 * int64(floats)
+// workerSizes returns the sizes of a worker's buffers, given which matrices are resident.
+func (b *Backend) workerSizes(resident map[*matrix]bool) sizes {
+	s := newSizes(&b.prog.Config, b.maxBatch)
+	for _, m := range b.matrices {
+		s.add(m, resident[m])
+	}
+	return s
+}
+
+// allocInputs makes the quantized activations, or with dry set only counts their bytes.
+func (b *Backend) allocInputs(dry bool) (bytes int64) {
+	var slots [][]layout // all layouts that a slot serves
+	for i := range b.stages {
+		for j, l := range b.stages[i].layouts {
+			if j == len(slots) {
+				slots = append(slots, nil)
+			}
+			slots[j] = append(slots[j], l)
+		}
+	}
+	if !dry {
+		b.inputs = make([]activations, len(slots))
+	}
+	for i, layouts := range slots {
+		var a activations
+		bytes += a.alloc(layouts, b.maxBatch, dry)
+		if !dry {
+			b.inputs[i] = a
+		}
+	}
+	return bytes
 }
 
 func (b *Backend) kvBytes() int64 { return 2 * cacheSize(&b.prog.Config, b.nCtx) }

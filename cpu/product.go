@@ -1,255 +1,297 @@
 package cpu
 
 import (
-	"fmt"
-)
+	"encoding/binary"
 
-const (
-	// tileRows is how many rows a product takes at a time: what kernels.dot4 multiplies.
-	tileRows = 4
-	// tileCols is how many columns are converted at a time, so that tileRows of them and some activations fit the first-level cache. Sums of such
-	// pieces are added in order: the constant is part of the result's definition.
-	tileCols = 1024
+	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
+	"github.com/ellm-gpu/ellm-gpu/format"
 )
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
 
-// worker is the scratch memory of one thread.
-type worker struct {
-	k       *kernels
-	tile    []float32 // tileRows × tileCols weights
-	acc     []float32 // 4 per token
-	buf     rows      // a decoded group, for the largest fused matrix of every form
-	scratch groupScratch
-	err     error // of the current job
-	attention
-}
-
 // product is Dst = Weight · A (+ Bias) for some tokens.
 type product struct {
 	m       *matrix
-	bias    []float32 // or nil
-	x       []float32 // tokens × xStride, zero behind m.cols
+	bias    []float32    // or nil
+	x       []float32    // tokens × xStride, zero behind m.cols
+	q       *activations // the same, quantized, for integer products; token 0 is q's token qFirst
+	qFirst  int
 	xStride int
 	y       []float32 // tokens × yStride
 	yStride int
 	tokens  int
 }
 
-// rowsOf returns unit u of m, decoding it if m is not resident.
-func (w *worker) rowsOf(m *matrix, u int) (rows, error) {
-	first, n := m.unit(u)
-	switch {
-	case m.resident != nil:
-		return m.resident.slice(first, n, m.form), nil
-	case m.raw != nil:
-		return m.rawRows(first, n), nil
-	}
-	r := w.buf.fit(m, n)
-	if err := m.decodeGroup(u, &r, &w.scratch); err != nil {
-		return r, fmt.Errorf("cpu: tensor %s, group %d: %w", m.name, u, err)
-	}
-	w.buf.patches = r.patches[:0]
-	return r, nil
+// codes are a unit's rows as integer products see them: code = base + stored number.
+type codes struct {
+	first, n int // stored rows
+	packed   *packed
+	base     int64
+	blocks   blocks
+	sparse   []uint32 // entries of these rows
+	shift    uint     // of their differences
 }
 
-// fit returns the part of the buffers that n rows of m take.
-func (r *rows) fit(m *matrix, n int) rows {
-	stride := m.stride()
-	s := rows{stride: stride, patches: r.patches[:0]}
-	switch m.form {
-	case formByte:
-		s.u8 = r.u8[:n*stride]
-	case formBF16, formF16:
-		s.u16 = r.u16[:n*stride]
-	case formF32:
-		s.f32 = r.f32[:n*stride]
-	}
-	if m.block > 0 {
-		s.blocks = blocks{scale: r.scale[:n*(m.cols/m.block)], n: m.cols / m.block}
-		if m.coded.DMin != nil {
-			s.add = r.add[:n*s.blocks.n]
-		}
-	}
-	return s
-}
-
-// unit computes unit u of p.
-func (w *worker) unit(p *product, u int) error {
-	m := p.m
-	r, err := w.rowsOf(m, u)
-	if err != nil {
-		return err
-	}
-	first, n := m.unit(u)
-	acc := w.acc[:tileRows*p.tokens]
-	cols := roundUp(m.cols, lanes)
-	for i := 0; i < n; i += tileRows {
-		clear(acc)
-		for c := 0; c < cols; c += tileCols {
-			width := min(tileCols, cols-c)
-			for j := range min(tileRows, n-i) {
-				w.weights(m, &r, i+j, first+i+j, c, w.tile[j*tileCols:][:width])
-			}
-			// Where fewer rows are left, the others' sums are not used.
-			w.k.dot4(acc, w.tile, tileCols, p.x[c:], p.xStride, p.tokens, width)
-		}
-		for j := range min(tileRows, n-i) {
-			p.store(acc[j:], first+i+j)
-		}
-	}
-	return nil
-}
-
-// store writes the sums of the row stored at position pos, one in four of acc.
-func (p *product) store(acc []float32, pos int) {
-	row, bias := pos, float32(0)
+// store writes the result of the row at stored position pos.
+func (p *product) store(t, pos int, v float32) {
+	row := pos
 	if p.m.order != nil {
 		row = int(p.m.order[pos])
 	}
 	if p.bias != nil {
-		bias = p.bias[row]
+		v += p.bias[row]
 	}
-	for t := range p.tokens {
-		p.y[t*p.yStride+row] = acc[tileRows*t] + bias
-	}
+	p.y[t*p.yStride+row] = v
 }
 
-// weights sets dst to the weights of columns col … col+len(dst)−1 of row i of r, whose stored position is pos. Columns behind the last are 0.
-func (w *worker) weights(m *matrix, r *rows, i, pos, col int, dst []float32) {
-	scale := m.scale
-	if m.rowScale != nil {
-		scale *= m.rowScale[pos]
-	}
-	n := min(len(dst), m.cols-col)
-	at := i*r.stride + col
-	plain := m.block == 0 || m.form == formByte && m.block%lanes == 0 && col%m.block == 0
-	switch m.form {
-	case formByte:
-		src := r.u8[at : at+len(dst)]
-		switch {
-		case m.block == 0:
-			w.k.dequant(dst, src, m.bias, scale, m.add)
-		case plain:
-			b := i*r.blocks.n + col/m.block
-			var add []float32
-			if r.add != nil {
-				add = r.add[b:]
-			}
-			w.k.dequantBlocks(dst, src, m.bias, m.block, r.scale[b:], add)
-		default:
-			w.k.dequant(dst, src, m.bias, 1, 0)
-		}
-	case formBF16:
-		bf16(dst, r.u16[at:at+n])
-	case formF16:
-		for j, h := range r.u16[at : at+n] {
-			dst[j] = half(h)
-		}
-	case formF32:
-		for j, q := range r.f32[at : at+n] {
-			dst[j] = float32(q*scale) + m.add
-		}
-	}
-	clear(dst[n:])
-	if !plain {
-		r.scaleBlocks(m.block, i, col, dst[:n])
-	}
-	for _, p := range r.patchesOf(i) {
-		if c := int(p.col); c >= col && c < col+n {
-			dst[c-col] = r.patched(m, i, &p, scale)
-		}
-	}
-	if m.colScale != nil {
-		w.k.mul(dst, m.colScale[col:])
-	}
-}
-
-// patched returns the weight of a patch in row i.
-func (r *rows) patched(m *matrix, i int, p *patch, scale float32) float32 {
-	add := m.add
-	if m.block > 0 {
-		b := i*r.blocks.n + int(p.col)/m.block
-		scale, add = r.scale[b], 0
-		if r.add != nil {
-			add = r.add[b]
-		}
-	}
-	return float32(float32(p.code)*scale) + add
-}
-
-// scaleBlocks applies block scales of any width to codes of row i from column col on.
-func (r *rows) scaleBlocks(block, i, col int, dst []float32) {
-	for j := range dst {
-		b := i*r.blocks.n + (col+j)/block
-		dst[j] *= r.scale[b]
-		if r.add != nil {
-			dst[j] += r.add[b]
-		}
-	}
-}
-
-// embedding sets dst to a row of m, padded with zeros to whole vectors.
-func (w *worker) embedding(m *matrix, row int, dst []float32) error {
-	pos := row
-	if m.inverse != nil {
-		pos = int(m.inverse[row])
-	}
-	u := pos / m.unitRows
-	r, err := w.rowsOf(m, u)
-	if err != nil {
-		return err
-	}
-	for c, cols := 0, roundUp(m.cols, lanes); c < cols; c += tileCols {
-		w.weights(m, &r, pos-u*m.unitRows, pos, c, dst[c:min(c+tileCols, cols)])
-	}
-	return nil
-}
-
-// growFor makes w's buffers large enough for fused products with m.
-func (w *worker) growFor(m *matrix) {
-	if m.coded == nil {
+// unit computes unit u of p.
+func (w *worker) unit(p *product, u int) {
+	if p.m.floats != nil {
+		w.floatUnit(p, u)
 		return
 	}
-	n := m.unitRows * m.stride()
-	switch m.form {
-	case formByte:
-		w.buf.u8 = grow(w.buf.u8, n)
-	case formBF16, formF16:
-		w.buf.u16 = grow(w.buf.u16, n)
-	case formF32:
-		w.buf.f32 = grow(w.buf.f32, n)
+	c := w.codesOf(p.m, u)
+	acc := w.acc[:p.tokens*c.n]
+	clear(acc)
+	for k := range p.q.tiles {
+		rows := w.tileRows(p, &c, u, k)
+		switch {
+		case p.q.block > 0:
+			w.blockTile(p, &c, &rows, k, acc)
+		case p.tokens >= gemmTokens:
+			w.gemmTile(p, &c, &rows, k, acc)
+		default:
+			w.dotTile(p, &c, &rows, k, acc)
+		}
 	}
-	if m.form != formByte {
-		w.scratch.levels = grow(w.scratch.levels, n)
-		w.scratch.codes = grow(w.scratch.codes, n)
-	}
-	if m.block > 0 {
-		b := m.unitRows * (m.cols / m.block)
-		w.buf.scale = grow(w.buf.scale, b)
-		w.buf.add = grow(w.buf.add, b)
+	for t := range p.tokens {
+		add := float32(0)
+		if p.m.add != 0 {
+			add = p.m.add * p.q.total(p.qFirst+t)
+		}
+		for r, v := range acc[t*c.n : (t+1)*c.n] {
+			scale := p.m.scale
+			if p.m.rowScale != nil {
+				scale *= p.m.rowScale[c.first+r]
+			}
+			p.store(t, c.first+r, v*scale+add)
+		}
 	}
 }
 
-func grow[T any](s []T, n int) []T {
-	if len(s) >= n {
-		return s
+// gemmTokens is from how many tokens on rows are reordered for package dot's product with several tokens.
+const gemmTokens = 4
+
+// total returns Σ x of a token as the products see it.
+func (a *activations) total(t int) float32 {
+	s := float32(0)
+	for k := t * a.tiles; k < (t+1)*a.tiles; k++ {
+		s += a.scale[k] * float32(a.sum[k])
 	}
-	return make([]T, n)
+	return s
 }
 
-// scratchBytes returns what growFor allocates for matrices up to the size of m.
-func scratchBytes(m *matrix) int64 {
-	if m.coded == nil {
-		return 0
+// codesOf describes unit u of m.
+func (w *worker) codesOf(m *matrix, u int) codes {
+	first, n := m.unit(u)
+	c := codes{first: first, n: n, packed: m.packed, base: int64(m.base)}
+	if p := m.packed; p != nil {
+		c.base += int64(p.low)
+		c.blocks = p.blocks.slice(first)
+		c.sparse = p.sparse[p.start[u]:p.start[u+1]]
+		return c
 	}
-	perCol := int64(m.form.bytes())
-	if m.form != formByte {
-		perCol += 6
+	c.shift, c.sparse = m.sparseShift, m.outliers(u)
+	if m.productBlock() > 0 {
+		c.blocks = blockShape(m)
+		c.blocks.scale = w.blocks.scale
+		if m.coded.DMin != nil {
+			c.blocks.add = w.blocks.add
+		}
+		c.blocks.fill(m, first, n, 0)
 	}
-	n := int64(m.unitRows) * int64(m.stride()) * perCol
-	if m.block > 0 {
-		n += int64(m.unitRows) * int64(m.cols/m.block) * 8
+	return c
+}
+
+// tileRows returns tile k of a unit, decoding it if the matrix is not resident.
+func (w *worker) tileRows(p *product, c *codes, u, k int) dot.Rows {
+	steps, first := p.q.tileSteps(k), k*p.q.tile
+	r := dot.Rows{Count: c.n, Steps: steps}
+	if pk := c.packed; pk != nil {
+		r.Width = pk.width
+		nb, bb := dot.NibbleBytes(r.Width), dot.BitBytes(r.Width)
+		r.NibbleStride, r.BitsStride = p.q.steps*nb, p.q.steps*bb
+		r.Nibble = pk.nibble[c.first*r.NibbleStride+first*nb:]
+		r.Bits = pk.bits[c.first*r.BitsStride+first*bb:]
+	} else {
+		r.Width, r.NibbleStride, r.Nibble = 8, steps*format.StepCols, w.bytes
+		p.m.decodeTile(u, k, w.bytes, r.NibbleStride)
 	}
-	return n
+	if b := c.blocks.cols; b > 0 {
+		r.Scale, r.ScaleStride = c.blocks.scale[first*format.StepCols/b:], c.blocks.n
+	}
+	return r
+}
+
+// dotTile adds tile k of few tokens to acc, [token][row].
+func (w *worker) dotTile(p *product, c *codes, rows *dot.Rows, k int, acc []float32) {
+	q := p.q
+	for t := range p.tokens {
+		x := q.token(p.qFirst + t)
+		at := (p.qFirst+t)*q.tiles + k
+		w.isa.Dot(w.sums, rows, x[k*q.tile*2*format.StepCols:])
+		offset, scale := c.base*q.sum[at], q.scale[at]
+		rest := w.sparseSums(c, q, k, x)
+		for r := range c.n {
+			v := int64(w.sums[2*r])<<8 + int64(w.sums[2*r+1]) + offset
+			if rest != nil {
+				v += rest[r]
+			}
+			acc[t*c.n+r] += scale * float32(v)
+		}
+	}
+}
+
+// sparseSums returns what the sparse entries add to each row's sum in tile k, or nil if there are none.
+func (w *worker) sparseSums(c *codes, q *activations, k int, x []int8) []int64 {
+	if len(c.sparse) == 0 {
+		return nil
+	}
+	rest := w.rest[:c.n]
+	clear(rest)
+	first := k * q.tile * format.StepCols
+	end := first + q.tileSteps(k)*format.StepCols
+	for _, e := range c.sparse {
+		if o := format.UnpackOutlier(e); o.Col >= first && o.Col < end {
+			rest[o.Row] += int64(o.Delta) << c.shift * at(x, o.Col)
+		}
+	}
+	return rest
+}
+
+// gemmTile adds tile k of many tokens to acc.
+func (w *worker) gemmTile(p *product, c *codes, rows *dot.Rows, k int, acc []float32) {
+	q, steps := p.q, rows.Steps
+	stride, xStride := steps*format.StepCols, q.steps*2*format.StepCols
+	bytes, width, base, left := w.gemmBytes(p, c, rows, k)
+	x := q.q[p.qFirst*xStride+k*q.tile*2*format.StepCols:]
+	for first := 0; first < c.n; first += dot.TileRows {
+		n := min(dot.TileRows, c.n-first)
+		w.isa.Tile(w.tile, bytes[first*stride:], stride, steps)
+		w.isa.Gemm(w.sums, w.tile, width, x, xStride, steps, p.tokens)
+		for t := range p.tokens {
+			at := (p.qFirst+t)*q.tiles + k
+			offset, scale := base*q.sum[at], q.scale[at]
+			hi, lo := w.sums[2*t*dot.TileRows:][:n], w.sums[(2*t+1)*dot.TileRows:][:n]
+			out := acc[t*c.n+first:][:n]
+			if len(left) > 0 {
+				w.addRest(c, left, q, k, p.qFirst+t, first, hi, lo)
+			}
+			for r := range out {
+				out[r] += scale * float32(int64(hi[r])<<8+int64(lo[r])+offset)
+			}
+		}
+	}
+}
+
+// gemmBytes returns a unit's rows as bytes below 1<<width, base included in what they lack, and the sparse entries that are not in them. Behind the rows
+// there is memory for whole tiles of them.
+func (w *worker) gemmBytes(p *product, c *codes, rows *dot.Rows, k int) (bytes []byte, width int, base int64, left []uint32) {
+	stride := rows.Steps * format.StepCols
+	bytes, width = w.bytes, rows.Width
+	if c.packed != nil {
+		bytes = w.plain
+		for r := range c.n {
+			w.isa.Unpack(width, bytes[r*stride:], rows.Nibble[r*rows.NibbleStride:], rows.Bits[min(len(rows.Bits), r*rows.BitsStride):], rows.Steps)
+		}
+	} else {
+		width = p.m.width
+	}
+	if len(c.sparse) == 0 || width > 6 {
+		return bytes, width, c.base, c.sparse
+	}
+	// Numbers of 6 bits leave room for differences below and above them in the 7 bits that every instruction set multiplies.
+	const room = 32
+	raise(bytes[:c.n*stride], room)
+	left = w.left[:0]
+	first := k * p.q.tile * format.StepCols
+	for _, e := range c.sparse {
+		o := format.UnpackOutlier(e)
+		if o.Col < first || o.Col >= first+stride {
+			continue
+		}
+		b := &bytes[o.Row*stride+o.Col-first]
+		if v := int(*b) + o.Delta<<c.shift; v >= 0 && v < 128 {
+			*b = byte(v)
+		} else {
+			left = append(left, e)
+		}
+	}
+	w.left = left
+	return bytes, 7, c.base - room, left
+}
+
+// raise adds n to every byte, eight at a time; no byte may overflow.
+func raise(b []byte, n uint8) {
+	all := uint64(n) * 0x0101010101010101
+	for i := 0; i+8 <= len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], binary.LittleEndian.Uint64(b[i:])+all)
+	}
+}
+
+// addRest adds what sparse entries contribute to the sums of one token's rows first … first+len(hi)−1.
+func (w *worker) addRest(c *codes, list []uint32, q *activations, k, t, first int, hi, lo []int32) {
+	x := q.token(t)
+	start := k * q.tile * format.StepCols
+	end := start + q.tileSteps(k)*format.StepCols
+	for _, e := range list {
+		o := format.UnpackOutlier(e)
+		r := o.Row - first
+		if r < 0 || r >= len(hi) || o.Col < start || o.Col >= end {
+			continue
+		}
+		v := at(x, o.Col)
+		hi[r] += int32(o.Delta<<c.shift) * int32(v>>8)
+		lo[r] += int32(o.Delta<<c.shift) * int32(v&0xff)
+	}
+}
+
+// blockTile adds tile k of codes with block scales to acc.
+func (w *worker) blockTile(p *product, c *codes, rows *dot.Rows, k int, acc []float32) {
+	q, b := p.q, &c.blocks
+	first := k * q.tile * format.StepCols / b.cols
+	n := roundUp(rows.Steps*format.StepCols/b.cols, lanes)
+	for t := range p.tokens {
+		at := (p.qFirst+t)*q.tiles + k
+		x := q.token(p.qFirst + t)
+		w.isa.DotBlocks(w.results, rows, b.cols, x[k*q.tile*2*format.StepCols:])
+		w.addBlockSparse(c, q, k, x)
+		sums := q.blocksOf(p.qFirst+t, k)
+		for r := 0; r < c.n; r += 4 {
+			var rest [4]float32
+			switch {
+			case b.add != nil:
+				w.k.dot4(rest[:], b.add[r*b.n+first:], b.n, sums, 0, 1, n)
+			case c.base != 0:
+				w.k.dot4(rest[:], b.scale[r*b.n+first:], b.n, sums, 0, 1, n)
+				for i := range rest {
+					rest[i] *= float32(c.base)
+				}
+			}
+			for i := range min(4, c.n-r) {
+				acc[t*c.n+r+i] += q.scale[at] * (w.results[r+i] + rest[i])
+			}
+		}
+	}
+}
+
+// addBlockSparse adds the sparse entries to w.results.
+func (w *worker) addBlockSparse(c *codes, q *activations, k int, x []int8) {
+	first := k * q.tile * format.StepCols
+	end := first + q.tileSteps(k)*format.StepCols
+	for _, e := range c.sparse {
+		if o := format.UnpackOutlier(e); o.Col >= first && o.Col < end {
+			w.results[o.Row] += c.blocks.scale[o.Row*c.blocks.n+o.Col/c.blocks.cols] * float32(int64(o.Delta)<<c.shift*at(x, o.Col))
+		}
+	}
 }

@@ -69,24 +69,38 @@ __device__ __forceinline__ const uint32_t* low_chunk(const matrix* w, int32_t gr
 // The low bits of one lane; all lanes are at the same bit.
 struct low_window {
     const uint32_t* word; // this lane's next word
-    const uint32_t* end;
+    int32_t left;         // words from there on
     uint32_t lo, hi, pos; // pos 0 … 31
 
     __device__ __forceinline__ void open(const matrix* w, int32_t group, int32_t tile, int32_t steps, int32_t rows) {
-        word = low_chunk(w, group, tile);
-        end = word + low_chunk_words(w->low_bits, steps, rows);
-        word += threadIdx.x % WARP;
+        word = low_chunk(w, group, tile) + threadIdx.x % WARP;
+        left = (2 * w->low_bits * steps * rows + 31) / 32;
         pos = 0;
         lo = fetch();
         hi = fetch();
     }
+    __device__ __forceinline__ bool has(int32_t n) const { return left >= n; }
     __device__ __forceinline__ uint32_t fetch() {
-        uint32_t v = word < end ? *word : 0;
+        uint32_t v = left > 0 ? __ldg(word) : 0;
         word += WARP;
+        left--;
         return v;
     }
-    // 32 bits, of which n ≤ 32 are consumed.
-    __device__ __forceinline__ uint32_t take(uint32_t n) {
+    // 32 bits, of which n ≤ 32 (known at compile time) are consumed; has(1) must hold.
+    __device__ __forceinline__ uint32_t take(int n) {
+        uint32_t v = __funnelshift_r(lo, hi, pos);
+        if (n < 32) pos += n;
+        if (n == 32 || pos >= 32) {
+            if (n < 32) pos -= 32;
+            lo = hi;
+            hi = __ldg(word);
+            word += WARP;
+            left--;
+        }
+        return v;
+    }
+    // The same with n ≤ 32, anywhere.
+    __device__ __forceinline__ uint32_t take_checked(uint32_t n) {
         uint32_t v = __funnelshift_r(lo, hi, pos);
         pos += n;
         if (pos >= 32) {

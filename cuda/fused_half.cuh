@@ -8,32 +8,25 @@
 static const uint32_t ENTRY_LENGTH = 0x3f, INDEX_SHIFT = 2;
 static const int32_t UNIT_STEPS = 8;
 
-// How a lane's words are fetched ahead.
+// How a lane's words are fetched ahead. Among main words only the lower half of the address moves.
 struct word_stream {
-    const uint32_t* next;
-    const uint32_t* last_main; // 0: none
+    uint64_t next;     // address of the next word to fetch
+    uint32_t main_end; // low half of the last main word's address; the first word's if the upper halves differ, so that has() says no
+    const uint32_t* last_main;
     const uint32_t* tail;
-    int32_t stride; // 32 among main words, 1 in the tail
 
     __device__ __forceinline__ void open(const lane_words& words) {
-        bool has_main = words.n_main > 0;
-        next = has_main ? words.main : words.tail;
-        last_main = has_main ? words.main + (int64_t)WARP * (words.n_main - 1) : nullptr;
         tail = words.tail;
-        stride = has_main ? WARP : 1;
+        last_main = words.n_main > 0 ? words.main + (int64_t)WARP * (words.n_main - 1) : nullptr;
+        next = (uintptr_t)(words.n_main > 0 ? words.main : words.tail);
+        main_end = (uintptr_t)last_main >> 32 == next >> 32 ? (uint32_t)(uintptr_t)last_main : (uint32_t)next;
     }
-    // True if the next n words and one more are main words. (The low halves of the addresses tell, distances are short.)
-    __device__ __forceinline__ bool has(int32_t n) const {
-        return (int32_t)((uint32_t)(uintptr_t)last_main - (uint32_t)(uintptr_t)next) >= 4 * WARP * n && stride == WARP;
-    }
+    // True if the next n ≥ 1 words and one more are main words. (The tail lies behind them.)
+    __device__ __forceinline__ bool has(int32_t n) const { return (int32_t)(main_end - (uint32_t)next) >= 4 * WARP * n; }
     __device__ __forceinline__ uint32_t fetch() {
-        uint32_t v = __ldg(next);
-        if (next == last_main) {
-            next = tail;
-            stride = 1;
-        } else {
-            next += stride;
-        }
+        const uint32_t* p = (const uint32_t*)(uintptr_t)next;
+        uint32_t v = __ldg(p);
+        next = (uintptr_t)(p == last_main ? tail : p < tail && last_main ? p + WARP : p + 1);
         return v;
     }
 };
@@ -72,9 +65,9 @@ template <int G, int S, bool BLOCK> struct half_front {
         __syncthreads();
     }
 
-    // Low bits of pair k of a group as half2 (1 + lo/2^S) added to the levels: (a + bias) + lo/2^S.
-    __device__ __forceinline__ uint32_t with_low(uint32_t levels, uint32_t bits, int k) const {
-        const int up = 10 - S - 2 * S * k; // brings the even column's bits to the top of the mantissa
+    // A pair's low bits, from bit `at` of `bits` on, as half2 (1 + lo/2^S) added to its levels: (a + bias) + lo/2^S.
+    __device__ __forceinline__ uint32_t with_low(uint32_t levels, uint32_t bits, int at) const {
+        const int up = 10 - S - at; // brings the even column's bits to the top of the mantissa
         const int up_odd = up + 16 - S;
         const uint32_t field = ((1u << S) - 1) << (10 - S);
         uint32_t even = up >= 0 ? bits << (up & 31) : bits >> (-up & 31);
@@ -99,56 +92,95 @@ template <int G, int S, bool BLOCK> struct half_front {
         }
     }
 
-    // One pair out of the window.
-    __device__ __forceinline__ void pair(uint32_t& window, uint32_t bits, int k, uint32_t xv, int which) {
+    // One pair out of the window; its low bits begin at bit `at` of `bits`.
+    __device__ __forceinline__ void pair(uint32_t& window, uint32_t bits, int at, uint32_t xv, int which) {
         uint32_t e = *(const uint32_t*)(table + (window & mask));
         window = __funnelshift_r(window, 0, e);
         pos += e;
         uint32_t levels = e & ~ENTRY_LENGTH;
-        if (S) levels = with_low(levels, bits, k);
+        if (S) levels = with_low(levels, bits, at);
         multiply(levels, xv, which);
     }
 
-    // N = 4 or 8 steps whose words are all main words.
-    template <int N> __device__ __forceinline__ void fast_steps(const uint32_t* xv) {
+    // N = 4 or 8 steps whose words are all main words, and whose low bits are followed by at least one word more.
+    template <int N> __device__ __forceinline__ void fast_steps(const uint4* x_gl) {
+        uint4 a = __ldg(x_gl), b = N > 4 ? __ldg(x_gl + WARP) : a;
+        uint32_t xv[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}, bits[3] = {0, 0, 0};
+        const int n_low = 2 * S * N;
+#pragma unroll
+        for (int i = 0; i < n_low; i += 32) bits[i / 32] = low.take(n_low - i < 32 ? n_low - i : 32);
 #pragma unroll
         for (int first = 0; first < N; first += G) {
-            const int n = N - first < G ? N - first : G;
-            uint32_t window = __funnelshift_r(lo, hi, pos), bits = 0;
-            if (S) bits = low.take(2 * S * n);
+            uint32_t window = __funnelshift_r(lo, hi, pos);
 #pragma unroll
-            for (int k = 0; k < n; k++) pair(window, bits, k, xv[first + k], (first + k) & 1);
+            for (int k = first; k < (first + G < N ? first + G : N); k++) {
+                const int at = 2 * S * k % 32;
+                uint32_t v = bits[2 * S * k / 32];
+                if (at + 2 * S > 32) // across two words
+                    pair(window, __funnelshift_r(v, bits[2 * S * k / 32 + 1], at), 0, xv[k], k & 1);
+                else
+                    pair(window, v, at, xv[k], k & 1);
+            }
             next_word(lo, hi, ahead, pos, stream.next);
         }
     }
 
-    // n steps anywhere.
+    // n steps anywhere, beginning at a multiple of four.
     __device__ __forceinline__ void slow_steps(const uint4* x_gl, int32_t n) {
 #pragma unroll 1
-        for (int32_t i = 0; i < n; i++) {
-            uint32_t window = __funnelshift_r(lo, hi, pos), bits = 0;
-            if (S) bits = low.take(2 * S);
-            pair(window, bits, 0, __ldg((const uint32_t*)(x_gl + i / 4 * WARP) + i % 4), 0);
-            if (pos & 32) {
-                pos ^= 32;
-                lo = hi;
-                hi = ahead;
-                ahead = stream.fetch();
+        for (; n > 0; n -= 4, x_gl += WARP) {
+            uint4 a = __ldg(x_gl);
+            uint32_t xv[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                if (k >= n) break;
+                uint32_t window = __funnelshift_r(lo, hi, pos), bits = 0;
+                if (S) bits = low.take_checked(2 * S);
+                pair(window, bits, 0, xv[k], k & 1);
+                if (pos & 32) {
+                    pos ^= 32;
+                    lo = hi;
+                    hi = ahead;
+                    ahead = stream.fetch();
+                }
             }
         }
     }
 
-    // N steps, fast if the whole row or at least these steps need main words only; all lanes in the same mode.
-    template <int N> __device__ __forceinline__ void steps(const uint4* x_gl, bool fast) {
-        if (!fast) fast = all_lanes(stream.has((N + G - 1) / G));
-        if (!fast) {
-            slow_steps(x_gl, N);
-            return;
+    // A row in which every word is a main word.
+    __device__ __forceinline__ void fast_row(const uint4* x_gl, int32_t n) {
+#pragma unroll 1
+        for (; n >= 16; n -= 16, x_gl += 4 * WARP) {
+            fast_steps<8>(x_gl);
+            fast_steps<8>(x_gl + 2 * WARP);
         }
-        uint4 a = __ldg(x_gl), b = N > 4 ? __ldg(x_gl + WARP) : a;
-        uint32_t xv[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-        fast_steps<N>(xv);
+        if (n >= 8) {
+            fast_steps<8>(x_gl);
+            n -= 8;
+            x_gl += 2 * WARP;
+        }
+        if (n >= 4) {
+            fast_steps<4>(x_gl);
+            n -= 4;
+            x_gl += WARP;
+        }
+        if (n > 0) slow_steps(x_gl, n);
     }
+
+    // A row that may reach into the tail.
+    __device__ __forceinline__ void slow_row(const uint4* x_gl, int32_t n) {
+#pragma unroll 1
+        for (; n >= 8; n -= 8, x_gl += 2 * WARP) {
+            if (all_lanes(stream.has((8 + G - 1) / G)) && low_ahead(8))
+                fast_steps<8>(x_gl);
+            else
+                slow_steps(x_gl, 8);
+        }
+        if (n > 0) slow_steps(x_gl, n);
+    }
+
+    // True if the low bits of n steps and one word more are there.
+    __device__ __forceinline__ bool low_ahead(int32_t n) const { return S == 0 || low.has(2 * S * n / 32 + 1); }
 
     __device__ __forceinline__ void open_chunk(const matrix* w, int32_t group, int32_t tile, int32_t n_steps, int32_t rows) {
         lane_words words;
@@ -172,17 +204,10 @@ template <int G, int S, bool BLOCK> struct half_front {
         for (int32_t r = 0; r < rows; r++) {
             acc[0] = acc[1] = acc_min = 0;
             col = first_col;
-            const uint4* x_gl = x_tile;
-            bool fast = all_lanes(stream.has(row_words));
-            int32_t j = n_steps;
-#pragma unroll 1
-            for (; j >= 8; j -= 8, x_gl += 2 * WARP) steps<8>(x_gl, fast);
-            if (j >= 4) {
-                steps<4>(x_gl, fast);
-                x_gl += WARP;
-                j -= 4;
-            }
-            if (j > 0) slow_steps(x_gl, j);
+            if (all_lanes(stream.has(row_words)) && low_ahead(n_steps))
+                fast_row(x_tile, n_steps);
+            else
+                slow_row(x_tile, n_steps);
             float sum = half2_sum(acc[0]) + half2_sum(acc[1]);
             if (BLOCK) {
                 sum = fmaf(sum, unit, half2_sum(acc_min) * min_unit);

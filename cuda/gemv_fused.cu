@@ -58,13 +58,13 @@ extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_f32(const matrix
 extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 0, false>(w, x, xp, bias, y); }
 extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<3, 0, false>(w, x, xp, bias, y); }
 // The same with low_bits = 1 … 4.
-extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_low1(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 1, false>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_low2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 2, false>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_low3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 3, false>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_low4(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 4, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low1(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 1, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 2, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 3, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low4(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 4, false>(w, x, xp, bias, y); }
 // SCALE_BLOCK with or without minimum, low_bits = 0 … 4, code_offset 0. |block_scale| ≤ 1.
-extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_block0(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 0, true>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block0(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 0, true>(w, x, xp, bias, y); }
 extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block1(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 1, true>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_block2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 2, true>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_block3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 3, true>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_block4(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 4, true>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 2, true>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 3, true>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block4(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 4, true>(w, x, xp, bias, y); }

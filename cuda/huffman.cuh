@@ -57,7 +57,7 @@ struct pair_decoder {
         window.pos += e >> 16;
         level_pair p = {{(int32_t)(e & 0xff), (int32_t)(e >> 8 & 0xff)}, {0, 0}};
         if (low_bits) {
-            uint32_t v = low.take(2 * low_bits), low_mask = (1u << low_bits) - 1;
+            uint32_t v = low.take_checked(2 * low_bits), low_mask = (1u << low_bits) - 1;
             p.low[0] = v & low_mask;
             p.low[1] = v >> low_bits & low_mask;
         }

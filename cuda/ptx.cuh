@@ -43,15 +43,16 @@ __device__ __forceinline__ bool all_lanes(bool p) {
     return __all_sync(0xffffffffu, p);
 #endif
 }
-// If bit 5 of pos is set: moves a window of three words on by one, the third coming from *next (read-only memory), 32 words further each time.
-// The compiler's own version of this copies registers.
-__device__ __forceinline__ void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, const uint32_t*& next) {
-    asm("{ .reg .pred p; .reg .b32 t; and.b32 t, %3, 32; setp.ne.u32 p, t, 0;\n\t"
-        "@p mov.b32 %0, %1;\n\t"
-        "@p mov.b32 %1, %2;\n\t"
+// If bit 5 of pos is set: moves a window of three words on by one. The third is the read-only word at address next, which
+// moves on by 32 words without a carry into its upper half. (The compiler's own version of this copies registers.)
+__device__ __forceinline__ void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, uint64_t& next) {
+    asm("{ .reg .pred p; .reg .b32 t, l, h;\n\t"
+        "and.b32 t, %3, 32; setp.ne.u32 p, t, 0;\n\t"
+        "selp.b32 %0, %1, %0, p;\n\t"
+        "selp.b32 %1, %2, %1, p;\n\t"
         "@p ld.global.nc.u32 %2, [%4];\n\t"
-        "@p xor.b32 %3, %3, 32;\n\t"
-        "@p add.u64 %4, %4, 128; }"
+        "xor.b32 %3, %3, t; shl.b32 t, t, 2;\n\t"
+        "mov.b64 {l, h}, %4; add.u32 l, l, t; mov.b64 %4, {l, h}; }"
         : "+r"(lo), "+r"(hi), "+r"(ahead), "+r"(pos), "+l"(next));
 }
 
@@ -62,13 +63,13 @@ inline uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
     return emu::half_fma((uint16_t)a, (uint16_t)b, (uint16_t)c) | (uint32_t)emu::half_fma(a >> 16, b >> 16, c >> 16) << 16;
 }
 inline bool all_lanes(bool p) { return __all_sync(0xffffffffu, p); }
-inline void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, const uint32_t*& next) {
+inline void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, uint64_t& next) {
     if (!(pos & 32)) return;
     lo = hi;
     hi = ahead;
-    ahead = *next;
+    ahead = *(const uint32_t*)(uintptr_t)next;
     pos ^= 32;
-    next += 32;
+    next = (next & ~0xffffffffull) | (uint32_t)(next + 128);
 }
 inline float half_to_float(uint16_t h) { return emu::half_to_float(h); }
 inline uint16_t float_to_half(float f) { return emu::double_to_half(f); }

@@ -20,7 +20,6 @@ const (
 	// maxMetaBytes bounds the inflated size of every section that is not a tensor.
 	maxMetaBytes = 1 << 30
 	alignSection = 64
-	alignTensor  = 4096
 	alignPart    = 64
 	flagDeflate  = 1
 )

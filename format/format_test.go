@@ -30,7 +30,7 @@ func sampleCoded(rng *rand.Rand, table int) (*Coded, *huffman.Table, []uint8) {
 			hist[int(levels[i-1])*16+int(levels[i])]++
 		}
 	}
-	t, err := huffman.Build(hist, 16, huffman.DefaultMaxLen)
+	t, err := huffman.Build(hist, 16, huffman.MaxCodeLen)
 	if err != nil {
 		panic(err)
 	}

@@ -14,7 +14,6 @@ const (
 	MaxTileSteps    = 32
 	MaxLowBits      = 11
 	StepCols        = 2 * huffman.Lanes // columns of one step: a pair per lane
-	guardBitsPerSym = 15
 )
 
 // DType is the element type of a raw tensor.
@@ -132,7 +131,7 @@ func (c *Coded) Chunks() int { return c.Groups() * c.Tiles() }
 
 // GuardWords returns the zero words after the last chunk.
 func (c *Coded) GuardWords() int {
-	return (guardBitsPerSym*c.StepsPerTile()*c.Coding.RowsPerGroup+31)/32 + 2
+	return (huffman.MaxCodeLen*c.StepsPerTile()*c.Coding.RowsPerGroup+31)/32 + 2
 }
 
 func (c *Coded) lowWords(steps, rows int) int {

@@ -91,7 +91,7 @@ func (w *Writer) Section(kind string, data []byte, deflate bool) error {
 
 // tensor appends a TNSR section made of parts, each aligned, and returns their places.
 func (w *Writer) tensor(e indexEntry, names []string, data [][]byte) error {
-	if err := w.pad(alignTensor); err != nil {
+	if err := w.pad(alignSection); err != nil {
 		return w.wrap(err)
 	}
 	s := section{kind: KindTensor, offset: uint64(w.offset)}

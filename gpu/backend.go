@@ -58,7 +58,7 @@ func (b *Backend) load(ctx context.Context, f *format.Reader, prog *model.Progra
 		return err
 	}
 	weights, work := b.arena.split(b.lay.weightBytes)
-	ld := &loader{launcher: b.l, file: f, weights: weights, work: work, sms: sms}
+	ld := &loader{launcher: b.l, file: f, weights: weights, work: work, piece: loadPiece, sms: sms}
 	if err := ld.load(ctx, b.lay.weights, progress); err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func (b *builder) build(s spec) *randomMatrix {
 
 func (b *builder) encode(c *format.Coded, levels []uint8, stride, maxLen int) {
 	if maxLen == 0 {
-		maxLen = huffman.DefaultMaxLen
+		maxLen = huffman.MaxCodeLen
 	}
 	first := len(b.tables)
 	tiles := c.Tiles()

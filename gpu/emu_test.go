@@ -42,6 +42,7 @@ type rig struct {
 	t *testing.T
 	*launcher
 	*arena
+	piece int64 // for loader
 }
 
 func newRig(t *testing.T) *rig {
@@ -51,7 +52,7 @@ func newRig(t *testing.T) *rig {
 	l.where = t.Name()
 	a, err := newArena(dev, 64<<20)
 	require.NoError(t, err)
-	return &rig{t, l, a}
+	return &rig{t, l, a, loadPiece}
 }
 
 // up copies a slice to a new block.
@@ -115,7 +116,7 @@ func (r *rig) loadOne(f *format.Reader, name string, as form, u use) *weight {
 	r.ok(w.describe(f.Tables()))
 	work, err := newArena(r.launcher.dev, 64<<20)
 	r.ok(err)
-	ld := &loader{launcher: r.launcher, file: f, weights: r.arena, work: work, sms: 2}
+	ld := &loader{launcher: r.launcher, file: f, weights: r.arena, work: work, piece: r.piece, sms: 2}
 	r.ok(ld.loadTables(f.Tables()))
 	r.ok(ld.loadWeight(w))
 	return w

@@ -18,6 +18,7 @@ type loader struct {
 	file    *format.Reader
 	weights *arena
 	work    *arena // pieces of what is decoded on the way
+	piece   int64  // most bytes of each kind that are in the work area at a time
 	tables  driver.DevicePtr
 	sms     int
 }
@@ -138,18 +139,18 @@ func (l *loader) decodePlane(w *weight) error {
 		}
 	}
 	c, final := w.Coded, w.desc
-	stream, err := l.work.take(min(4*int64(len(c.Stream)), loadPiece))
+	stream, err := l.work.take(min(4*int64(len(c.Stream)), l.piece))
 	if err != nil {
 		return err
 	}
 	var low driver.DevicePtr
 	if c.Low != nil {
-		if low, err = l.work.take(min(4*int64(len(c.Low)), loadPiece)); err != nil {
+		if low, err = l.work.take(min(4*int64(len(c.Low)), l.piece)); err != nil {
 			return err
 		}
 	}
 	for g := 0; g < c.Groups(); {
-		end, err := pieceEnd(c, g)
+		end, err := pieceEnd(c, g, l.piece)
 		if err != nil {
 			return err
 		}
@@ -180,8 +181,8 @@ func (l *loader) decodePlane(w *weight) error {
 	return l.work.reset()
 }
 
-// pieceEnd returns the end of the longest run of groups from g on whose streams fit the pieces.
-func pieceEnd(c *format.Coded, g int) (int, error) {
+// pieceEnd returns the end of the longest run of groups from g on whose streams, and low bits, take at most `most` bytes each.
+func pieceEnd(c *format.Coded, g int, most int64) (int, error) {
 	first, firstLow := int64(c.ChunkOffset[g*c.Tiles()]), int64(c.LowOffset(g, 0))
 	end := g
 	for end < c.Groups() {
@@ -190,23 +191,23 @@ func pieceEnd(c *format.Coded, g int) (int, error) {
 		if c.Low != nil {
 			lowWords = int64(c.LowOffset(end+1, 0)) - firstLow
 		}
-		if 4*max(words, lowWords) > loadPiece {
+		if 4*max(words, lowWords) > most {
 			break
 		}
 		end++
 	}
 	if end == g {
-		return 0, fmt.Errorf("group %d takes more than %d bytes; compress the model again", g, loadPiece)
+		return 0, fmt.Errorf("group %d takes more than %d bytes; compress the model again", g, most)
 	}
 	return end, nil
 }
 
-// scaleRows returns the rows whose sub-scales are expanded at a time: a multiple of 32, so that packed values start on a whole word.
-func (w *weight) scaleRows() int {
+// scaleRows returns the rows whose sub-scales are expanded at a time, into at most `most` bytes: a multiple of 32, so that packed values start on a whole word.
+func (w *weight) scaleRows(most int64) int {
 	if w.Coded.Scale.Kind != format.ScaleBlock {
 		return w.Rows
 	}
-	fit := int(loadPiece / max(w.blockScaleRowBytes(), 1))
+	fit := int(most / max(w.blockScaleRowBytes(), 1))
 	return min(w.Rows, max(fit/32*32, 32))
 }
 
@@ -238,7 +239,7 @@ func (w *weight) subScaleParts(r0, n int) []part {
 func (l *loader) expandScales(w *weight) error {
 	c, d := w.Coded, &w.desc
 	for r := 0; r < w.Rows; {
-		n := min(w.scaleRows(), w.Rows-r)
+		n := min(w.scaleRows(l.piece), w.Rows-r)
 		var src [4]driver.DevicePtr
 		for i, p := range w.subScaleParts(r, n) {
 			if p.size == 0 {

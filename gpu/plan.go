@@ -205,7 +205,7 @@ func (w *weight) loadBytes(f form) int64 {
 		return 0
 	}
 	var scales, coded int64
-	for _, p := range w.subScaleParts(0, w.scaleRows()) {
+	for _, p := range w.subScaleParts(0, w.scaleRows(loadPiece)) {
 		scales += blockSpan(p.size)
 	}
 	if f == formPlane {

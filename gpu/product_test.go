@@ -72,6 +72,34 @@ func TestDecodeBitForBit(t *testing.T) {
 	}
 }
 
+// Large tensors are decoded, and their scales expanded, in pieces; so are small ones when the pieces are tiny.
+func TestLoadInPieces(t *testing.T) {
+	for _, name := range []string{"row, 3 tiles, low", "row, outliers, low", "Q6_K", "Q4_K", "Q3_K, column scales", "bf16"} {
+		t.Run(name, func(t *testing.T) {
+			s := specs[name]
+			s.rows = 140
+			s.rowsPerGroup = min(s.rowsPerGroup, 8)
+			b := newBuilder(t, 6)
+			m := b.build(s)
+			f := b.open(m)
+			whole, pieces := newRig(t), newRig(t)
+			pieces.piece = 4 * int64(max(len(m.coded.Stream), len(m.coded.Low))) / 3
+			a, c := whole.loadOne(f, "w", formPlane, useProduct), pieces.loadOne(f, "w", formPlane, useProduct)
+			end, err := pieceEnd(m.coded, 0, pieces.piece)
+			require.NoError(t, err)
+			require.Less(t, end, m.coded.Groups(), "the test needs several pieces")
+			n := int(a.planeBytes(s.rows))
+			assert.Equal(t, down[uint8](whole, a.desc.Data, n), down[uint8](pieces, c.desc.Data, n))
+			if s.scale.Kind == format.ScaleBlock {
+				n := s.rows * int(a.blockScaleRowBytes())
+				assert.Equal(t, down[uint8](whole, a.desc.BlockScale, n), down[uint8](pieces, c.desc.BlockScale, n))
+			}
+			_, err = pieceEnd(m.coded, 0, 64)
+			assert.ErrorContains(t, err, "group 0")
+		})
+	}
+}
+
 // planeReader downloads a plane and returns a function that gives the code at an index.
 func planeReader(r *rig, w *weight, stride int) func(i int) int32 {
 	n := w.Rows * stride

@@ -32,8 +32,8 @@ def peer_text(args, model, prompt):
     """The peer's greedy continuation. It appends two line ends, after a mark if the model ended its text."""
     command = [f"{args.peer}/llama-completion", "-m", model, "-p", prompt, "-n", str(N_TOKENS), "--temp", "0", "-no-cnv",
                "--no-display-prompt", "-t", str(os.cpu_count()), "-c", "512", "-ctk", "f32", "-ctv", "f32", "-fa", "off"]
-    text = run(command).stdout
-    return text.removesuffix("\n\n").removesuffix(" [end of text]")
+    text = run(command).stdout.removesuffix("\n\n")
+    return text.removesuffix(" [end of text]\n").removesuffix(" [end of text]")
 
 
 def our_result(args, model, prompt):

@@ -2,6 +2,7 @@
 //
 //	go run . decode -out ../../cpu/decode/chunk_amd64.s -stubs ../../cpu/decode/chunk_amd64.go -pkg decode
 //	go run . dot -out ../../cpu/dot/dot_amd64.s -stubs ../../cpu/dot/dot_amd64.go -pkg dot
+//	go run . linalg -out ../../internal/linalg/gemm_amd64.s -stubs ../../internal/linalg/gemm_amd64.go -pkg linalg
 package main
 
 import (
@@ -9,11 +10,12 @@ import (
 	"os"
 
 	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/reg"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: asm decode|dot [avo flags]")
+		fmt.Fprintln(os.Stderr, "usage: asm decode|dot|linalg [avo flags]")
 		os.Exit(2)
 	}
 	what := os.Args[1]
@@ -48,6 +50,9 @@ func main() {
 		for tokens := 1; tokens <= 6; tokens++ {
 			gemm512(tokens)
 		}
+	case "linalg":
+		gemmF32("gemm512", "AVX-512", 8, 64, func() VecVirtual { return ZMM() })
+		gemmF32("gemm256", "AVX2", 4, 32, func() VecVirtual { return YMM() })
 	}
 	Generate()
 }

@@ -92,7 +92,7 @@ func Choose(sample []int32, cols int, candidates []format.Coding, ready bool) (b
 // differ more than their class tells. With this value estimates agreed with real sizes of 2 to 8 bits within 0.2 %.
 const pairRedundancy = 0.06
 
-// estimateBits returns about the bits that pair codes of at most DefaultMaxLen bits and outliers take for
+// estimateBits returns about the bits that pair codes of at most MaxCodeLen bits and outliers take for
 // independent levels with the given counts, the last of which is of levels outside the alphabet.
 func estimateBits(levels []uint64) float64 {
 	a := len(levels) - 1
@@ -101,7 +101,7 @@ func estimateBits(levels []uint64) float64 {
 		total += float64(n)
 	}
 	outside := float64(levels[a]) / total
-	const floor = 1.0 / (1 << huffman.DefaultMaxLen)
+	const floor = 1.0 / (1 << huffman.MaxCodeLen)
 	var rare []float64
 	mass, info := 0.0, 0.0
 	for _, x := range levels[:a] {
@@ -116,16 +116,16 @@ func estimateBits(levels []uint64) float64 {
 			}
 		}
 	}
-	// Pairs rarer than a cut become outliers. The others below the floor take 2^−DefaultMaxLen of the code space each, and
+	// Pairs rarer than a cut become outliers. The others below the floor take 2^−MaxCodeLen of the code space each, and
 	// the frequent ones share the rest by their probabilities.
 	best := math.Inf(1)
 	for cut := floor; cut > floor/4096; cut /= 2 {
 		bits, space := info, 1.0
 		for _, p := range rare {
 			if p < cut {
-				bits += p * (outlierBits + huffman.DefaultMaxLen/2)
+				bits += p * (outlierBits + huffman.MaxCodeLen/2)
 			} else {
-				bits += p * huffman.DefaultMaxLen
+				bits += p * huffman.MaxCodeLen
 				space -= floor
 			}
 		}

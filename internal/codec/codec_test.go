@@ -80,7 +80,9 @@ func TestRoundTrip(t *testing.T) {
 				require.NoError(t, err)
 				for i, q := range m.Codes {
 					want := 0.5 * float16.Frombits(m.RowScale[i/m.Cols]).Float32() * float32(k.Zero+q)
-					require.Equal(t, want, w[i], "weight %d", i)
+					if want != w[i] {
+						require.Equal(t, want, w[i], "weight %d", i)
+					}
 				}
 			})
 		}

@@ -6,7 +6,7 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
-// buildTable makes the code for a histogram of symbols(levels) counts. Because no code may be longer than DefaultMaxLen, every rare pair
+// buildTable makes the code for a histogram of symbols(levels) counts. Because no code may be longer than MaxCodeLen, every rare pair
 // that gets one takes at least 2^−12 of the code space from the others; below some count it is cheaper as an outlier. The cut-off is searched.
 func buildTable(hist []uint64, levels int) (*coder, error) {
 	pairs := make([]uint64, levels*levels)
@@ -29,7 +29,7 @@ func buildTable(hist []uint64, levels int) (*coder, error) {
 				kept[s] = 0
 			}
 		}
-		t, err := huffman.Build(kept, levels, huffman.DefaultMaxLen)
+		t, err := huffman.Build(kept, levels, huffman.MaxCodeLen)
 		if err != nil {
 			return nil, err
 		}

@@ -26,17 +26,21 @@ const (
 	SchemeLossless Scheme = "lossless"    // every weight as it is
 )
 
-// Limits of Options.BPW.
+// Limits and defaults of Options.
 const (
-	DefaultBPW = 4.0
-	MinBPW     = 2.0
-	MaxBPW     = 8.5
+	DefaultBPW      = 4.0
+	MinBPW          = 2.0
+	MaxBPW          = 8.5
+	DefaultExponent = 0.3
 )
 
 // Options are the choices of Compress.
 type Options struct {
 	Scheme Scheme  // empty: SchemeBPW
 	BPW    float64 // SchemeBPW: bits of the file per weight; 0: DefaultBPW
+
+	Imatrix  string  // SchemeBPW: file of llama-imatrix, or empty
+	Exponent float64 // of the mean square of a column's activations in its step; 0: DefaultExponent
 }
 
 // Report says what Compress did.
@@ -64,6 +68,7 @@ type job struct {
 	plans    []*plan
 	weights  int64
 	progress Progress
+	fold     *folding // nil: columns are as in the source
 
 	// State of SchemeBPW, kept when a file missed its size and is written again.
 	kappa  float64 // step of the last exact pass, in units of each matrix's rms and offset
@@ -143,6 +148,11 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 	j := &job{ctx: ctx, src: src, opt: opt, config: cfg, progress: progress}
 	if progress == nil {
 		j.progress = func(string, int64, int64) {}
+	}
+	if opt.Imatrix != "" {
+		if err := j.foldImatrix(); err != nil {
+			return nil, err
+		}
 	}
 	for i, t := range src.Tensors() {
 		p := &plan{index: i, info: t}

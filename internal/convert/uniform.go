@@ -85,7 +85,7 @@ func (m *uniformMatrix) quantize(r int, row []float32, out []int32, final bool) 
 		scale, noise := quant.Row(out, row, step)
 		m.p.noise[r] = noise
 		if m.q.Step > 0 {
-			m.p.scales.RowScale[r] = gguf.FloatToF16(scale / m.q.Step)
+			m.p.scales.RowScale[r] = gguf.FloatToF16(scale / m.q.Step * m.fold.row(m.p.info.Name, r))
 		}
 	} else if step == 0 {
 		clear(out)

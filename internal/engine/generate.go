@@ -138,11 +138,7 @@ func (g *generation) run(ctx context.Context) error {
 // prefill brings the cache up to the prompt and returns the logits after its last token.
 func (g *generation) prefill(ctx context.Context) ([]float32, error) {
 	prompt, s := g.req.Prompt, g.s
-	keep := 0
-	for keep < len(s.cached) && keep < len(prompt)-1 && s.cached[keep] == prompt[keep] {
-		keep++
-	}
-	s.cached = s.cached[:keep]
+	keep := s.reuse(prompt, len(prompt)-1)
 	g.res.CachedTokens = keep
 	rest := prompt[keep:]
 	whole := (len(rest) - 1) / s.maxBatch * s.maxBatch

@@ -121,15 +121,25 @@ func (s *Session) LoadTime() time.Duration { return s.loadTime }
 // Reset forgets the cache.
 func (s *Session) Reset() { s.cached = s.cached[:0] }
 
+// reuse keeps what the cache shares with tokens, at most that many, and returns how many tokens these are.
+func (s *Session) reuse(tokens []int32, most int) int {
+	keep := 0
+	for keep < min(len(s.cached), most) && s.cached[keep] == tokens[keep] {
+		keep++
+	}
+	s.cached = s.cached[:keep]
+	return keep
+}
+
 // Evaluate runs tokens from position 0 on, without anything before them, and calls visit with the
 // logits (rows × n_vocab) after positions pos, pos+1, …, until every position from first on has been visited.
-// The logits are valid during the call only.
+// The logits are valid during the call only. What the cache already holds of the tokens before first is not computed again.
 func (s *Session) Evaluate(ctx context.Context, tokens []int32, first int, visit func(pos int, logits []float32) error) error {
 	if len(tokens) > s.nCtx {
 		return fmt.Errorf("%d tokens do not fit a context of %d", len(tokens), s.nCtx)
 	}
-	s.Reset()
-	if err := s.prefill(ctx, tokens[:first]); err != nil {
+	keep := s.reuse(tokens, first)
+	if err := s.prefill(ctx, tokens[keep:first]); err != nil {
 		return err
 	}
 	rows := max(1, min(s.maxBatch, maxLogits/s.NVocab()))

@@ -8,10 +8,10 @@ const Lanes = 32
 
 // Limits of a code table.
 const (
-	MinLevels     = 2
-	MaxLevels     = 32
-	MaxCodeLen    = 15
-	DefaultMaxLen = 12
+	MinLevels = 2
+	MaxLevels = 32
+	// MaxCodeLen keeps a decoding table of 32-bit entries in 16 KB: shared memory of a GPU block, half a CPU's first cache.
+	MaxCodeLen = 12
 )
 
 // Table is a complete canonical code over pairs of levels.

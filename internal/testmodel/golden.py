@@ -24,10 +24,10 @@ MIN_GAP = 0.05  # between the best two logits wherever a token is chosen
 PERPLEXITY_CONTEXTS = (256, 512)
 
 PROMPTS = {
-    "llama": ["// Reset resets the", "// Write writes", "package strings\n\n", "// Close closes the"],
-    "qwen2": ["// Reset resets the", "// Close closes the"],
+    "llama": ["// String returns the", "type Reader struct", "// NewReader returns a new", "func (r *Reader) Read("],
+    "qwen2": [],
 }
-CHAT_PROMPTS = ["What does strings.TrimSpace do?"]
+CHAT_PROMPTS = ["What does bufio.NewReader do?", "What does strings.TrimSpace do?", "What does io.Copy do?"]
 
 TOKENIZER_TEXTS = [
     "",
@@ -81,8 +81,8 @@ def hf_name(name):
 
 
 def qwen2_bias(layer, which, n):
-    """The biases that variants.go adds: multiples of 1/64 in [-0.5, 0.5)."""
-    return torch.tensor([(37 * i + 11 * layer + 5 * which) % 64 - 32 for i in range(n)]).float() / 64
+    """The biases that variants.go adds: multiples of 1/256 in [-0.125, 0.125)."""
+    return torch.tensor([(37 * i + 11 * layer + 5 * which) % 64 - 32 for i in range(n)]).float() / 256
 
 
 def load_model(reader, architecture):

@@ -108,11 +108,11 @@ func (w *weights) toQwen2() error {
 	return nil
 }
 
-// qwen2Bias returns multiples of 1/64 in [−0.5, 0.5); golden.py has the same formula.
+// qwen2Bias returns multiples of 1/256 in [−0.125, 0.125); golden.py has the same formula.
 func qwen2Bias(layer, which, n int) []float32 {
 	b := make([]float32, n)
 	for i := range b {
-		b[i] = float32((37*i+11*layer+5*which)%64-32) / 64
+		b[i] = float32((37*i+11*layer+5*which)%64-32) / 256
 	}
 	return b
 }

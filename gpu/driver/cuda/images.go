@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"sort"
 	"strconv"
+	"strings"
 )
 
 // image is a compiled form of the kernels: sm_NN.cubin or compute_NN.ptx.
@@ -25,7 +26,7 @@ func listImages(files fs.ReadDirFS) ([]image, error) {
 	}
 	var all []image
 	for _, e := range entries {
-		if e.Name() == ".keep" {
+		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
 		m := imageName.FindStringSubmatch(e.Name())

@@ -12,10 +12,9 @@ import (
 	"gorgonia.org/cu"
 )
 
-// images are the compiled kernels; `make kernels` puts them there. .keep lets the package compile without them.
+// images are the compiled kernels; `make kernels` puts them there. Without them the folder holds only .keep.
 //
 //go:embed kernels/*
-//go:embed kernels/.keep
 var images embed.FS
 
 // loadKernels loads the first image that a device accepts: cubin, then PTX.

@@ -1,0 +1,47 @@
+package cpu
+
+import (
+	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
+	"github.com/ellm-gpu/ellm-gpu/format"
+)
+
+// embedding sets dst to a row of m.
+func (w *worker) embedding(m *matrix, row int, dst []float32) {
+	pos := row
+	if m.inverse != nil {
+		pos = int(m.inverse[row])
+	}
+	u := pos / m.unitRows
+	if m.floats != nil {
+		f, at := w.floatsOf(m, u)
+		f.widen(dst, at+pos-u*m.unitRows, 0, m.cols)
+		return
+	}
+	codes := w.codes[:m.cols]
+	w.rowCodes(m, u, pos, codes)
+	m.scaleRow(dst, codes, pos)
+}
+
+// rowCodes decodes the integer codes of the row at stored position pos, which lies in unit u.
+func (w *worker) rowCodes(m *matrix, u, pos int, codes []int32) {
+	bytes, base := w.bytes, m.base
+	list, shift := []uint32(nil), m.sparseShift
+	if p := m.packed; p != nil {
+		nb, bb := m.steps()*dot.NibbleBytes(p.width), m.steps()*dot.BitBytes(p.width)
+		w.isa.Unpack(p.width, bytes, p.nibble[pos*nb:], p.bits[pos*bb:], m.steps())
+		base += p.low
+		list, shift = p.sparse[p.start[u]:p.start[u+1]], 0
+	} else {
+		m.decodeGroup(u, bytes, m.stride())
+		bytes = bytes[(pos-u*m.unitRows)*m.stride():]
+		list = m.outliers(u)
+	}
+	for i, b := range bytes[:m.cols] {
+		codes[i] = int32(base) + int32(b)
+	}
+	for _, e := range list {
+		if o := format.UnpackOutlier(e); o.Row == pos-u*m.unitRows {
+			codes[o.Col] += int32(o.Delta) << shift
+		}
+	}
+}
