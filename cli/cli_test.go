@@ -334,3 +334,12 @@ func TestPerplexityMatchesTheReference(t *testing.T) {
 	assert.Contains(t, mustRun(t, "eval", "ppl", model, "-f", text, "--ctx", "256", "--chunks", "1", "--device", "cpu").out, "1 chunks")
 	assert.Contains(t, ellm("eval", "ppl", model, "-f", text, "--ctx", "16384", "--device", "cpu").err, "tokens")
 }
+
+func TestTooLittleMemoryIsRefusedBeforeLoading(t *testing.T) {
+	model := compressed(t, "--bpw", "4")
+	o := ellm("run", model, "--device", "cpu", "-p", "x", "--memory", "100K")
+	assert.Equal(t, exitFailure, o.code)
+	assert.Contains(t, o.err, "needs")
+	assert.Contains(t, o.err, "--ctx", "the message says what to do")
+	assert.Empty(t, o.out)
+}

@@ -22,6 +22,10 @@ func (p *program) compressCommand() *cli.Command {
 			&cli.BoolFlag{Name: "lossless", Usage: "keep the weights of an already quantized or 16-bit file exactly"},
 			&cli.StringFlag{Name: "imatrix", Usage: "importance matrix written by llama-imatrix"},
 			&cli.Float64Flag{Name: "exponent", Usage: "with --imatrix: a column's step goes with E[x²] to the minus this", Value: convert.DefaultExponent},
+			&cli.StringFlag{Name: "calibrate", Usage: "text file to calibrate with: the model is run over it, and errors are placed where they hurt least"},
+			&cli.IntFlag{Name: "calibrate-tokens", Usage: "how much of the text is used", Value: convert.DefaultCalibrateTokens},
+			&cli.BoolFlag{Name: "no-feedback", Usage: "with --calibrate: choose column steps, but no error feedback"},
+			&cli.Float64Flag{Name: "damping", Usage: "with --calibrate: share by which mean squares are increased", Value: convert.DefaultDamping},
 			jsonFlag(),
 		},
 		Action: p.compress,
@@ -73,7 +77,8 @@ func (p *program) compress(c *cli.Context) error {
 }
 
 func compressOptions(c *cli.Context) (convert.Options, error) {
-	opt := convert.Options{BPW: c.Float64("bpw"), Imatrix: c.String("imatrix"), Exponent: c.Float64("exponent")}
+	opt := convert.Options{BPW: c.Float64("bpw"), Imatrix: c.String("imatrix"), Exponent: c.Float64("exponent"),
+		Calibrate: c.String("calibrate"), CalibrateTokens: c.Int("calibrate-tokens"), NoFeedback: c.Bool("no-feedback"), Damping: c.Float64("damping")}
 	chosen := 0
 	for _, name := range []string{"bpw", "scheme", "lossless"} {
 		if c.IsSet(name) {

@@ -50,17 +50,25 @@ func blockBytes(m *matrix, n int) int64 {
 // fill computes the scales of n rows of m from stored position pos on, into b's rows from row `at` on.
 func (b *blocks) fill(m *matrix, pos, n, at int) {
 	c := m.coded
-	per := m.block / b.cols
-	for i := range n {
-		out := (at + i) * b.n
-		for j := range c.Cols / m.block {
-			scale, add := blockScale(c, pos+i, j)
-			// Both parts of what is independent of the decoded byte are joined.
-			add += scale * float32(m.base)
-			for k := j * per; k < (j+1)*per; k++ {
-				b.scale[out+k] = scale
+	wide, super := m.block/b.cols, c.Scale.Super/b.cols // entries per block of the file and per super-block
+	base := float32(m.base)
+	block := pos * (c.Cols / m.block)
+	first := pos * (c.Cols / c.Scale.Super)
+	for i := range n * b.n / super {
+		out := at*b.n + i*super
+		d, dmin := half(c.D[first+i]), float32(0)
+		if b.add != nil {
+			dmin = half(c.DMin[first+i])
+		}
+		for j := out; j < out+super; j += wide {
+			scale := d * subScale(c, block)
+			add := dmin * subMin(c, block)
+			block++
+			for k := j; k < j+wide; k++ {
+				b.scale[k] = scale
 				if b.add != nil {
-					b.add[out+k] = add
+					// Both parts of what is independent of the decoded byte are joined.
+					b.add[k] = add + scale*base
 				}
 			}
 		}

@@ -30,7 +30,7 @@ func (w *worker) rowCodes(m *matrix, u, pos int, codes []int32) {
 		nb, bb := m.steps()*dot.NibbleBytes(p.width), m.steps()*dot.BitBytes(p.width)
 		w.isa.Unpack(p.width, bytes, p.nibble[pos*nb:], p.bits[pos*bb:], m.steps())
 		base += p.low
-		list, shift = p.sparse[p.start[u]:p.start[u+1]], 0
+		list, shift = p.sparse[p.start[u]:p.start[u+1]], p.shift
 	} else {
 		m.decodeGroup(u, bytes, m.stride())
 		bytes = bytes[(pos-u*m.unitRows)*m.stride():]

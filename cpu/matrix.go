@@ -2,10 +2,9 @@ package cpu
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
 	"slices"
-
-	"github.com/x448/float16"
 
 	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
 	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
@@ -222,21 +221,31 @@ func blockScale(c *format.Coded, pos, b int) (scale, add float32) {
 	s := &c.Scale
 	at := pos*(c.Cols/s.Block) + b
 	super := at / (s.Super / s.Block)
-	scale = half(c.D[super])
-	if len(c.SubScale) > 0 {
-		sub := bitsAt(c.SubScale, s.SubBits, at)
-		if s.SubBits == 8 {
-			sub = int(int8(sub))
-		}
-		scale *= float32(sub + s.SubBias)
-	}
+	scale = half(c.D[super]) * subScale(c, at)
 	if c.DMin != nil {
-		add = half(c.DMin[super])
-		if len(c.SubMin) > 0 {
-			add *= float32(bitsAt(c.SubMin, s.SubBits, at))
-		}
+		add = half(c.DMin[super]) * subMin(c, at)
 	}
 	return scale, add
+}
+
+// subScale returns the factor of D for the block with number `at` in the matrix.
+func subScale(c *format.Coded, at int) float32 {
+	s := &c.Scale
+	switch {
+	case len(c.SubScale) == 0:
+		return 1
+	case s.SubBits == 8:
+		return float32(int(int8(c.SubScale[at])) + s.SubBias)
+	}
+	return float32(bitsAt(c.SubScale, s.SubBits, at) + s.SubBias)
+}
+
+// subMin returns the factor of DMin.
+func subMin(c *format.Coded, at int) float32 {
+	if len(c.SubMin) == 0 {
+		return 1
+	}
+	return float32(bitsAt(c.SubMin, c.Scale.SubBits, at))
 }
 
 // bitsAt returns value i of values of n ≤ 8 bits packed least significant bit first.
@@ -249,4 +258,14 @@ func bitsAt(b []byte, n, i int) int {
 	return int(v >> (bit % 8) & (1<<n - 1))
 }
 
-func half(h uint16) float32 { return float16.Frombits(h).Float32() }
+// half widens a float16 number of any kind.
+func half(h uint16) float32 {
+	v := uint32(h&0x7fff) << 13
+	if h&0x7c00 == 0x7c00 { // infinite, or not a number
+		v |= 0x7f800000
+	} else {
+		// The factor makes up for the difference between the exponents' biases, for subnormal numbers too.
+		v = math.Float32bits(math.Float32frombits(v) * 0x1p112)
+	}
+	return math.Float32frombits(v | uint32(h&0x8000)<<16)
+}

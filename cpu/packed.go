@@ -6,13 +6,15 @@ import (
 )
 
 // packed is the resident form of integer codes: planes of package dot. A stored code is u − low for a decoded byte u, clipped to width bits; what
-// clipping took away, and the file's outliers, are in a sparse list for every unit of rows.
+// clipping took away, and outliers, are in a sparse list for every unit of rows. Where blocks have scales, sums are not exact: there the list is the file's, as in
+// a fused product.
 type packed struct {
 	width, low   int
 	nibble, bits []byte
 	blocks       blocks
 	sparse       []uint32 // format.PackOutlier(row in the unit, column, difference)
 	start        []uint32 // per unit, and the end
+	shift        uint     // of the differences
 }
 
 // maxOverflow is the share of codes that may be clipped for a narrower resident form.
@@ -99,6 +101,9 @@ type packing struct {
 
 func newPacking(m *matrix, w width, isa dot.ISA) *packing {
 	p := &packed{width: w.bits, low: w.low, blocks: newBlocks(m, m.rows)}
+	if m.block > 0 {
+		p.shift = m.sparseShift
+	}
 	p.nibble = make([]byte, m.rows*m.steps()*dot.NibbleBytes(w.bits))
 	p.bits = make([]byte, m.rows*m.steps()*dot.BitBytes(w.bits))
 	return &packing{m: m, isa: isa, out: p, overflow: make([][]uint32, m.coded.Groups())}
@@ -111,7 +116,10 @@ func (p *packing) group(g int, buf []byte) {
 	m.decodeGroup(g, buf, stride)
 	list := m.outliers(g)
 	first, n := g*m.coded.Coding.RowsPerGroup, m.coded.GroupRows(g)
-	if len(list) > 0 || out.low > 0 || m.width > out.width {
+	switch {
+	case m.block > 0:
+		p.overflow[g] = list
+	case len(list) > 0 || out.low > 0 || m.width > out.width:
 		p.clip(g, buf[:n*stride], list)
 	}
 	nb, bb := steps*dot.NibbleBytes(out.width), steps*dot.BitBytes(out.width)

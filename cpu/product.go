@@ -98,7 +98,7 @@ func (w *worker) codesOf(m *matrix, u int) codes {
 	if p := m.packed; p != nil {
 		c.base += int64(p.low)
 		c.blocks = p.blocks.slice(first)
-		c.sparse = p.sparse[p.start[u]:p.start[u+1]]
+		c.sparse, c.shift = p.sparse[p.start[u]:p.start[u+1]], p.shift
 		return c
 	}
 	c.shift, c.sparse = m.sparseShift, m.outliers(u)
@@ -268,12 +268,13 @@ func (w *worker) blockTile(p *product, c *codes, rows *dot.Rows, k int, acc []fl
 		w.addBlockSparse(c, q, k, x)
 		sums := q.blocksOf(p.qFirst+t, k)
 		for r := 0; r < c.n; r += 4 {
-			var rest [4]float32
+			rest := w.four[:]
+			clear(rest)
 			switch {
 			case b.add != nil:
-				w.k.dot4(rest[:], b.add[r*b.n+first:], b.n, sums, 0, 1, n)
+				w.k.dot4(rest, b.add[r*b.n+first:], b.n, sums, 0, 1, n)
 			case c.base != 0:
-				w.k.dot4(rest[:], b.scale[r*b.n+first:], b.n, sums, 0, 1, n)
+				w.k.dot4(rest, b.scale[r*b.n+first:], b.n, sums, 0, 1, n)
 				for i := range rest {
 					rest[i] *= float32(c.base)
 				}

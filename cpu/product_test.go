@@ -223,7 +223,15 @@ func checkProduct(t *testing.T, name string, mc machine, c *format.Coded, tables
 		}
 	}
 	require.LessOrEqual(t, noise, 1e-6*signal, "%s: normalized squared error", name)
-	require.Equal(t, got, multiplyMatrix(mc, fused, x, tokens, 1), "%s: fused, token by token", name)
-	require.Equal(t, got, multiplyMatrix(mc, resident, x, tokens, 5), "%s: resident", name)
-	require.Equal(t, got, multiplyMatrix(mc, resident, x, tokens, 1), "%s: resident, token by token", name)
+	same := func(m *matrix, batch int, what string) {
+		t.Helper()
+		for i, v := range multiplyMatrix(mc, m, x, tokens, batch) {
+			if v != got[i] {
+				t.Fatalf("%s: %s, row %d of token %d: %g, expected %g", name, what, i%c.Rows, i/c.Rows, v, got[i])
+			}
+		}
+	}
+	same(fused, 1, "fused, token by token")
+	same(resident, 5, "resident")
+	same(resident, 1, "resident, token by token")
 }

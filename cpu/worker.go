@@ -18,6 +18,7 @@ type worker struct {
 	sums    []int32   // results of package dot
 	results []float32 // likewise, for block scales
 	rest    []int64   // rows of a unit
+	four    [4]float32
 	left    []uint32  // sparse entries
 	bytes   []byte    // a decoded tile, or a row of codes
 	plain   []byte    // an unpacked tile

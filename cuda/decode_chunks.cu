@@ -60,12 +60,12 @@ template <class T> __device__ __forceinline__ void decode_chunks(const matrix* w
 // plane        [stored row − first_group·rows_per_group][w->stride] codes; columns up to 64·steps are written
 
 // plane: u8, q − data_zero, which must lie in 0 … 255 (outliers aside)
-extern "C" __global__ void __launch_bounds__(256) decode_chunks_u8(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks(w, first_group, n_groups, plane); }
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks(w, first_group, n_groups, plane); }
 // plane: i16, q − data_zero
-extern "C" __global__ void __launch_bounds__(256) decode_chunks_i16(const matrix* w, int32_t first_group, int32_t n_groups, int16_t* plane) {
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_i16(const matrix* w, int32_t first_group, int32_t n_groups, int16_t* plane) {
     decode_chunks(w, first_group, n_groups, (uint16_t*)plane);
 }
 // plane: bits of bf16 or f16 numbers (float_kind)
-extern "C" __global__ void __launch_bounds__(256) decode_chunks_float(const matrix* w, int32_t first_group, int32_t n_groups, uint16_t* plane) {
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_float(const matrix* w, int32_t first_group, int32_t n_groups, uint16_t* plane) {
     decode_chunks(w, first_group, n_groups, plane);
 }

@@ -107,10 +107,7 @@ func (b *Backend) Describe() string {
 	if err != nil {
 		return "gpu: " + err.Error()
 	}
-	s := info.Backend + ": " + info.Name
-	if info.CCMajor > 0 {
-		s += fmt.Sprintf(", CC %d.%d, %d SMs", info.CCMajor, info.CCMinor, info.SMs)
-	}
+	s := info.Label()
 	if b.l != nil {
 		s += fmt.Sprintf(", %d kernel launches", b.l.count)
 	}

@@ -46,7 +46,7 @@ func TestPlanIsAnnouncedAndKept(t *testing.T) {
 
 func TestAutoPlan(t *testing.T) {
 	m := newTinyModel(t, "llama")
-	info := driver.Info{Backend: "emu", Name: "test", MemFree: 1 << 30, MemTotal: 1 << 30}
+	info := JetsonNano()
 	plan := func(p engine.Plan, budget int64) (engine.MemoryPlan, error) {
 		return PlanMemory(info, m.file, m.prog, engine.LoadOptions{Plan: p, NCtx: 40, MemoryBudget: budget})
 	}
@@ -55,6 +55,7 @@ func TestAutoPlan(t *testing.T) {
 	fused, err := plan(engine.PlanFused, 0)
 	require.NoError(t, err)
 	require.Less(t, fused.Weights, resident.Weights)
+	assert.Equal(t, "cuda: Jetson Nano, CC 5.3, 1 SM, 921 MHz", fused.Device)
 
 	auto, err := plan(engine.PlanAuto, resident.Total())
 	require.NoError(t, err)

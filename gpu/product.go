@@ -9,8 +9,6 @@ const (
 	gemvWarps = 8 // warps of a block of the products of one vector
 	// blocksPerSM bounds the grids of kernels whose blocks walk over their work.
 	blocksPerSM = 8
-	// tableMaxLen is the longest code whose look-up table kernels keep in shared memory (32 KB).
-	tableMaxLen = 13
 	// tripleMaxLen is the longest code of which the fused kernels decode three per refill of their bit buffer.
 	tripleMaxLen = 10
 	// The fused half-precision kernels' tables hold integers from fusedLeast to fusedMost.
@@ -67,20 +65,15 @@ func fusedWarps(tiles int) (warps, groups int) {
 	return tiles * groups, groups
 }
 
-// tableShared returns the bytes of shared memory for a code table.
-func tableShared(maxLen int32) int {
-	if maxLen > tableMaxLen {
-		return 0
-	}
-	return 4 << maxLen
-}
+// tableShared returns the bytes of shared memory for a code table, at most 4 << huffman.MaxCodeLen: 16 KB.
+func tableShared(maxLen int32) int { return 4 << maxLen }
 
 // fusedGemv picks the fused kernel with the most codes per refill, and the float32 one where none of the faster ones applies.
 func (l *launcher) fusedGemv(w *weight) (f gemvFunc, prepared bool) {
 	k, d := &w.Coded.Coding, &w.desc
 	top := d.TableBias + d.Levels - 1
 	half := len(k.Values) == 0 && k.Float == format.NotFloat && k.LowBits <= fusedLowBits &&
-		d.TableBias >= fusedLeast && top <= fusedMost && d.MaxLen <= tableMaxLen &&
+		d.TableBias >= fusedLeast && top <= fusedMost &&
 		(d.ScaleKind != scaleBlock || d.CodeOffset == 0)
 	if !half {
 		return l.gemvFusedF32, false

@@ -31,7 +31,7 @@ def run(command):
 def peer_text(args, model, prompt):
     """The peer's greedy continuation. It appends two line ends, after a mark if the model ended its text."""
     command = [f"{args.peer}/llama-completion", "-m", model, "-p", prompt, "-n", str(N_TOKENS), "--temp", "0", "-no-cnv",
-               "--no-display-prompt", "-t", str(os.cpu_count()), "-c", "512", "-ctk", "f32", "-ctv", "f32", "-fa", "off"]
+               "--no-display-prompt", "--no-warmup", "-t", str(os.cpu_count()), "-c", "512", "-ctk", "f32", "-ctv", "f32", "-fa", "off"]
     text = run(command).stdout.removesuffix("\n\n")
     return text.removesuffix(" [end of text]\n").removesuffix(" [end of text]")
 
@@ -57,14 +57,20 @@ def first_difference(ours, peer):
     return len(ours["steps"]), at
 
 
-def compare_prompt(args, model, peer_model, prompt):
-    ours, peer = our_result(args, model, prompt), peer_text(args, peer_model, prompt)
+def compare_prompt(args, model, peers, prompt):
+    ours = our_result(args, model, prompt)
     result = {"prompt": prompt, "tokens": len(ours["tokens"]), "device": ours["device"], "plan": ours["plan"]}
-    difference = first_difference(ours, peer)
-    if difference is None:
-        return {**result, "same": True}
-    step, at = difference
-    result.update(same=False, same_tokens=step, ours=ours["text"][-80:], peer=peer[-80:])
+    for name, peer_model in peers.items():
+        result[name] = difference(ours, peer_text(args, peer_model, prompt))
+    return result
+
+
+def difference(ours, peer):
+    first = first_difference(ours, peer)
+    if first is None:
+        return {"same": True}
+    step, at = first
+    result = {"same": False, "same_tokens": step, "ours": ours["text"][-80:], "peer": peer[-80:]}
     if step < len(ours["steps"]):
         result.update(gap(ours["steps"][step]["candidates"], peer.encode()[at:]))
     return result
@@ -81,10 +87,10 @@ def gap(candidates, rest):
     return {"explained": d <= TIE, "logit_gap": d, "our_token": best["text"], "peer_token": theirs["text"]}
 
 
-def perplexities(args, model, peer_model):
+def perplexities(args, model):
     ours = json.loads(run([args.ellm, "eval", "ppl", model, "-f", args.text, "--ctx", "512", "--chunks", str(args.chunks),
                            "--device", args.device, "--json"]).stdout)
-    done = run([f"{args.peer}/llama-perplexity", "-m", peer_model, "-f", args.text, "-c", "512", "--chunks", str(args.chunks),
+    done = run([f"{args.peer}/llama-perplexity", "-m", args.model, "-f", args.text, "-c", "512", "--chunks", str(args.chunks),
                 "-t", str(os.cpu_count())])
     found = re.search(r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)", done.stdout + done.stderr)
     if not found:
@@ -112,7 +118,7 @@ def parse_args():
     p.add_argument("text")
     p.add_argument("--chunks", type=int, default=40)
     p.add_argument("--device", default="cpu")
-    p.add_argument("--f32", action="store_true")
+    p.add_argument("--no-as-is", action="store_true")
     p.add_argument("--no-ppl", action="store_true")
     p.add_argument("--out")
     return p.parse_args()
@@ -122,27 +128,25 @@ def main():
     args = parse_args()
     name = os.path.basename(args.model).removesuffix(".gguf")
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as tmp:
-        model, peer_model = f"{tmp}/{name}.ellm", args.model
+        model, peers = f"{tmp}/{name}.ellm", {"f32": f"{tmp}/{name}.f32.gguf"}
         run([args.ellm, "compress", args.model, "-o", model, "--lossless"])
-        if args.f32:
-            peer_model = f"{tmp}/{name}.f32.gguf"
-            run([f"{args.peer}/llama-quantize", "--allow-requantize", args.model, peer_model, "F32"])
+        run([f"{args.peer}/llama-quantize", "--allow-requantize", args.model, peers["f32"], "F32"])
+        if not args.no_as_is:
+            peers["as_is"] = args.model
         result = {
             "what": "lossless import against llama.cpp", "date": datetime.date.today().isoformat(), "machine": machine(),
-            "command": f"bench/compare/llama_cpp.sh PEER_BIN {os.path.basename(args.model)} {os.path.basename(args.text)} --chunks {args.chunks}"
-                       + (" --f32" if args.f32 else ""),
+            "command": f"bench/compare/llama_cpp.sh PEER_BIN {os.path.basename(args.model)} {os.path.basename(args.text)} --chunks {args.chunks}",
             "version": run([args.ellm, "--version"]).stdout.split()[-1], "model": os.path.basename(args.model),
             "gguf_bytes": os.path.getsize(args.model), "ellm_bytes": os.path.getsize(model),
-            "peer_activations": "F32" if args.f32 else "8 bits",
-            "prompts": [compare_prompt(args, model, peer_model, p) for p in PROMPTS],
+            "prompts": [compare_prompt(args, model, peers, p) for p in PROMPTS],
         }
         if not args.no_ppl:
-            result["perplexity"] = perplexities(args, model, peer_model)
-    ok = all(p["same"] or p.get("explained") for p in result["prompts"])
+            result["perplexity"] = perplexities(args, model)
+    ok = all(p["f32"]["same"] or p["f32"].get("explained") for p in result["prompts"])
     if not args.no_ppl:
         ok = ok and abs(result["perplexity"]["relative_difference"]) <= 0.005
     result["passed"] = ok
-    out = args.out or os.path.join(os.path.dirname(__file__), "..", "results", f"llama_cpp_{name}{'_f32' if args.f32 else ''}.json")
+    out = args.out or os.path.join(os.path.dirname(__file__), "..", "results", f"llama_cpp_{name}.json")
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     with open(out, "w") as f:
         json.dump(result, f, indent=2)

@@ -40,8 +40,9 @@ type chunkArgs struct {
 	vec [7][8]uint32
 }
 
-func newArgs(c *chunk, dst []byte, stride int) *chunkArgs {
-	a := &chunkArgs{
+// set fills a in place: arguments made here would be allocated.
+func (a *chunkArgs) set(c *chunk, dst []byte, stride int) {
+	*a = chunkArgs{
 		dst: unsafe.Pointer(&dst[0]), stride: stride, words: unsafe.Pointer(&c.words[0]), lut: unsafe.Pointer(&c.lut[0]),
 		steps: c.steps, rows: c.rows, lowBits: c.lowBits, mask: uint32(len(c.lut) - 1),
 	}
@@ -59,28 +60,29 @@ func newArgs(c *chunk, dst []byte, stride int) *chunkArgs {
 		a.lowMask1 = a.lowMask0 << 8
 		a.lowShift = uint32(8 - c.lowBits)
 	}
-	return a
 }
 
 func decodeAVX512(c *chunk, dst []byte, stride int) {
-	a := newArgs(c, dst, stride)
+	var a chunkArgs
+	a.set(c, dst, stride)
 	if c.lowBits > 0 {
-		chunk512Low((*byte)(unsafe.Pointer(a)))
+		chunk512Low((*byte)(unsafe.Pointer(&a)))
 		return
 	}
-	chunk512((*byte)(unsafe.Pointer(a)))
+	chunk512((*byte)(unsafe.Pointer(&a)))
 }
 
 func decodeAVX2(c *chunk, dst []byte, stride int) {
-	a := newArgs(c, dst, stride)
+	var a chunkArgs
+	a.set(c, dst, stride)
 	for i, v := range [...]uint32{a.mask, 31, 32, 0xffff, 1, a.lowMask0, a.lowMask1} {
 		for l := range a.vec[i] {
 			a.vec[i][l] = v
 		}
 	}
 	if c.lowBits > 0 {
-		chunk256Low((*byte)(unsafe.Pointer(a)))
+		chunk256Low((*byte)(unsafe.Pointer(&a)))
 		return
 	}
-	chunk256((*byte)(unsafe.Pointer(a)))
+	chunk256((*byte)(unsafe.Pointer(&a)))
 }

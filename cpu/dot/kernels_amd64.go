@@ -31,19 +31,20 @@ type dotArgs struct {
 	scaleStride  int
 }
 
-func newDotArgs(w *Rows, x []int8) *dotArgs {
-	a := &dotArgs{nibbleStride: w.NibbleStride, bitsStride: w.BitsStride, x: unsafe.Pointer(&x[:w.Steps*2*StepCols][0]), steps: w.Steps, rows: w.Count}
+// set fills a in place: arguments made here would be allocated.
+func (a *dotArgs) set(w *Rows, x []int8) {
+	*a = dotArgs{nibbleStride: w.NibbleStride, bitsStride: w.BitsStride, x: unsafe.Pointer(&x[:w.Steps*2*StepCols][0]), steps: w.Steps, rows: w.Count}
 	a.nibble = unsafe.Pointer(&w.Nibble[:(w.Count-1)*w.NibbleStride+w.Steps*NibbleBytes(w.Width)][0])
 	if bb := BitBytes(w.Width); bb > 0 {
 		a.bits = unsafe.Pointer(&w.Bits[:(w.Count-1)*w.BitsStride+w.Steps*bb][0])
 	}
-	return a
 }
 
 func (i ISA) dotASM(out []int32, w *Rows, x []int8) {
-	a := newDotArgs(w, x)
+	var a dotArgs
+	a.set(w, x)
 	a.out = unsafe.Pointer(&out[:2*w.Count][0])
-	p := (*byte)(unsafe.Pointer(a))
+	p := (*byte)(unsafe.Pointer(&a))
 	wide := i == AVX512
 	switch {
 	case w.Width == 4 && wide:
@@ -66,11 +67,12 @@ func (i ISA) dotASM(out []int32, w *Rows, x []int8) {
 }
 
 func (i ISA) dotBlocksASM(out []float32, w *Rows, block int, x []int8) {
-	a := newDotArgs(w, x)
+	var a dotArgs
+	a.set(w, x)
 	a.out = unsafe.Pointer(&out[:w.Count][0])
 	a.scale = unsafe.Pointer(&w.Scale[:(w.Count-1)*w.ScaleStride+w.Steps*StepCols/block][0])
 	a.scaleStride = 4 * w.ScaleStride
-	p := (*byte)(unsafe.Pointer(a))
+	p := (*byte)(unsafe.Pointer(&a))
 	if i == AVX512 {
 		dotBlocks512(p, w.Width, block)
 	} else {
@@ -125,16 +127,17 @@ type packArgs struct {
 	steps               int
 }
 
-func newPackArgs(width int, codes, nibble, bits []byte, steps int) *byte {
-	a := &packArgs{codes: unsafe.Pointer(&codes[:steps*StepCols][0]), nibble: unsafe.Pointer(&nibble[:steps*NibbleBytes(width)][0]), steps: steps}
+func (a *packArgs) set(width int, codes, nibble, bits []byte, steps int) {
+	*a = packArgs{codes: unsafe.Pointer(&codes[:steps*StepCols][0]), nibble: unsafe.Pointer(&nibble[:steps*NibbleBytes(width)][0]), steps: steps}
 	if bb := BitBytes(width); bb > 0 {
 		a.bits = unsafe.Pointer(&bits[:steps*bb][0])
 	}
-	return (*byte)(unsafe.Pointer(a))
 }
 
 func packAVX512(width int, nibble, bits, codes []byte, steps int) {
-	p := newPackArgs(width, codes, nibble, bits, steps)
+	var a packArgs
+	a.set(width, codes, nibble, bits, steps)
+	p := (*byte)(unsafe.Pointer(&a))
 	switch width {
 	case 4:
 		pack512w4(p)
@@ -146,7 +149,9 @@ func packAVX512(width int, nibble, bits, codes []byte, steps int) {
 }
 
 func unpackAVX512(width int, codes, nibble, bits []byte, steps int) {
-	p := newPackArgs(width, codes, nibble, bits, steps)
+	var a packArgs
+	a.set(width, codes, nibble, bits, steps)
+	p := (*byte)(unsafe.Pointer(&a))
 	switch width {
 	case 4:
 		unpack512w4(p)
@@ -168,8 +173,8 @@ type quantArgs struct {
 }
 
 func (i ISA) quantizeASM(dst []int8, x []float32, steps int) (scale float32, sum int64) {
-	a := &quantArgs{x: unsafe.Pointer(&x[0]), steps: steps, out: unsafe.Pointer(&dst[:2*StepCols*steps][0])}
-	p := (*byte)(unsafe.Pointer(a))
+	a := quantArgs{x: unsafe.Pointer(&x[0]), steps: steps, out: unsafe.Pointer(&dst[:2*StepCols*steps][0])}
+	p := (*byte)(unsafe.Pointer(&a))
 	if i == AVX2 {
 		scale, a.inv = scales(absMax(x))
 		split256(p)
@@ -189,8 +194,8 @@ type tileArgs struct {
 }
 
 func tileAVX512(dst, codes []byte, stride, steps int) {
-	a := &tileArgs{codes: unsafe.Pointer(&codes[:(TileRows-1)*stride+steps*StepCols][0]), stride: stride, out: unsafe.Pointer(&dst[:TileBytes(steps)][0]), steps: steps}
-	tile512((*byte)(unsafe.Pointer(a)))
+	a := tileArgs{codes: unsafe.Pointer(&codes[:(TileRows-1)*stride+steps*StepCols][0]), stride: stride, out: unsafe.Pointer(&dst[:TileBytes(steps)][0]), steps: steps}
+	tile512((*byte)(unsafe.Pointer(&a)))
 }
 
 type gemmArgs struct {
@@ -199,23 +204,58 @@ type gemmArgs struct {
 	steps        int
 }
 
+// gemmTokens512 and gemmTokens256 are how many tokens have their sums in registers.
+const (
+	gemmTokens512 = 6
+	gemmTokens256 = 3
+)
+
 func gemmAVX512(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
-	kernels := [...]func(*byte){gemm512x1, gemm512x2, gemm512x3, gemm512x4, gemm512x5, gemm512x6}
-	gemmASM(kernels[:], out, tile, x, xStride, steps, tokens)
+	var a gemmArgs
+	for t := 0; t < tokens; t += gemmTokens512 {
+		n := min(gemmTokens512, tokens-t)
+		a.set(out[t*2*TileRows:], tile, x[t*xStride:], xStride, steps, n)
+		p := (*byte)(unsafe.Pointer(&a))
+		switch n {
+		case 1:
+			gemm512x1(p)
+		case 2:
+			gemm512x2(p)
+		case 3:
+			gemm512x3(p)
+		case 4:
+			gemm512x4(p)
+		case 5:
+			gemm512x5(p)
+		default:
+			gemm512x6(p)
+		}
+	}
 }
 
 func gemmAVX2(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
-	kernels := [...]func(*byte){gemm256x1, gemm256x2, gemm256x3}
-	gemmASM(kernels[:], out, tile, x, xStride, steps, tokens)
+	var a gemmArgs
+	for t := 0; t < tokens; t += gemmTokens256 {
+		n := min(gemmTokens256, tokens-t)
+		a.set(out[t*2*TileRows:], tile, x[t*xStride:], xStride, steps, n)
+		p := (*byte)(unsafe.Pointer(&a))
+		switch n {
+		case 1:
+			gemm256x1(p)
+		case 2:
+			gemm256x2(p)
+		default:
+			gemm256x3(p)
+		}
+	}
 }
 
-// gemmASM runs kernels[n−1] on n tokens at a time: as many as have their sums in registers.
-func gemmASM(kernels []func(*byte), out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
-	a := &gemmArgs{tile: unsafe.Pointer(&tile[:TileBytes(steps)][0]), xStride: xStride, steps: steps}
-	for t := 0; t < tokens; t += len(kernels) {
-		n := min(len(kernels), tokens-t)
-		a.out = unsafe.Pointer(&out[t*2*TileRows:][:n*2*TileRows][0])
-		a.x = unsafe.Pointer(&x[t*xStride:][:(n-1)*xStride+2*StepCols*steps][0])
-		kernels[n-1]((*byte)(unsafe.Pointer(a)))
+func (a *gemmArgs) set(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	*a = gemmArgs{
+		out:     unsafe.Pointer(&out[:tokens*2*TileRows][0]),
+		tile:    unsafe.Pointer(&tile[:TileBytes(steps)][0]),
+		x:       unsafe.Pointer(&x[:(tokens-1)*xStride+2*StepCols*steps][0]),
+		xStride: xStride,
+		steps:   steps,
 	}
 }

@@ -15,7 +15,8 @@ thread_local SharedMemory* shared;
 
 namespace {
 
-const uint64_t GRANULE = 16, MAX_ARENA = 1ull << 40;
+// Addresses within AROUND of the arena are meant to be device memory; the host's own mappings lie elsewhere.
+const uint64_t GRANULE = 16, MAX_ARENA = 1ull << 40, AROUND = 1ull << 42;
 
 struct Arena {
     uint64_t base = 0, size = 0;
@@ -82,7 +83,7 @@ void check_shared(uint64_t addr, uint32_t size, bool write) {
     for (uint32_t done = 0; done < size;) {
         uint32_t in = (offset + done) % 4, n = std::min(4 - in, size - done), word = (offset + done) / 4;
         if (word >= SHARED_SPAN / 4 || shared->valid[word] < in + n)
-            fail("shared memory: " + describe(addr, size, write) + ", offset " + std::to_string(offset) + ", outside of the block's " +
+            fail("shared memory: " + describe(addr, size, write) + ", offset " + std::to_string((int32_t)offset) + ", outside of the block's " +
                  std::to_string(shared->dynamic_bytes) + " dynamic bytes and its arrays");
         Access &w = shared->written[word], &r = shared->read[word];
         if (!ordered(w, now)) race(offset + done, w.thread, write, true);
@@ -97,7 +98,7 @@ void check_shared(uint64_t addr, uint32_t size, bool write) {
 
 void check(uint64_t addr, uint32_t size, bool write) {
     if (!self) return;
-    bool in_arena = addr - arena.base < arena.size, in_shared = addr - (uint64_t)shared < sizeof(SharedMemory);
+    bool in_arena = addr - (arena.base - AROUND) < 2 * AROUND, in_shared = addr - (uint64_t)shared < sizeof(SharedMemory);
     if (!in_arena && !in_shared) {
         if (addr < 4096) fail("null pointer: " + describe(addr, size, write));
         return;
@@ -145,7 +146,7 @@ void* shared_static(const void* site, uint32_t size) {
 }
 
 std::string map_arena(const char* path, uint64_t size, uint64_t base) {
-    if (!size || size > MAX_ARENA || base % 4096) return "memory size must be 1 byte to 1 TB, and the base a multiple of 4096";
+    if (!size || size > MAX_ARENA || base % 4096 || base < AROUND) return "memory size must be 1 byte to 1 TB, and the base a multiple of 4096 from 4 TB on";
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0) return std::string("cannot open ") + path + ": " + strerror(errno);
     struct stat st;

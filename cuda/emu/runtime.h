@@ -41,7 +41,9 @@ bool arena_contains(uint64_t addr);
 enum : uint32_t { SHARED_LIMIT = 48 << 10, SHARED_SPAN = SHARED_LIMIT + 4096 };
 struct Access { uint16_t thread, block_epoch, warp_epoch; uint8_t used, many; };
 struct SharedMemory {
+    uint8_t below[1 << 20]; // never touched: wild indices land here and behind
     alignas(64) uint8_t bytes[SHARED_SPAN];
+    uint8_t above[1 << 20];
     uint8_t valid[SHARED_SPAN / 4] = {}; // leading valid bytes of each word
     Access written[SHARED_SPAN / 4] = {}, read[SHARED_SPAN / 4] = {};
     uint32_t dynamic_bytes = 0, used = 0, top = 0; // used counts against the limit; top includes the gaps

@@ -36,15 +36,21 @@ type Info struct {
 	SharedPerBlock int   // bytes of shared memory that a block may use
 }
 
-func (i Info) String() string {
+// Label names the device: backend, name, and what a GPU can do.
+func (i Info) Label() string {
 	s := fmt.Sprintf("%s: %s", i.Backend, i.Name)
 	if i.CCMajor > 0 {
-		s += fmt.Sprintf(", CC %d.%d, %d SMs", i.CCMajor, i.CCMinor, i.SMs)
+		s += fmt.Sprintf(", CC %d.%d, %d SM", i.CCMajor, i.CCMinor, i.SMs)
 	}
 	if i.ClockMHz > 0 {
 		s += fmt.Sprintf(", %d MHz", i.ClockMHz)
 	}
-	return s + fmt.Sprintf(", %.1f of %.1f GiB free", float64(i.MemFree)/(1<<30), float64(i.MemTotal)/(1<<30))
+	return s
+}
+
+// String is the label and the memory.
+func (i Info) String() string {
+	return i.Label() + fmt.Sprintf(", %.1f of %.1f GiB free", float64(i.MemFree)/(1<<30), float64(i.MemTotal)/(1<<30))
 }
 
 // Dim is the extent of a grid (in blocks) or of a block (in threads).

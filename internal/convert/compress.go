@@ -32,6 +32,10 @@ const (
 	MinBPW          = 2.0
 	MaxBPW          = 8.5
 	DefaultExponent = 0.3
+
+	DefaultCalibrateTokens = 1 << 14
+	DefaultDamping         = 0.01
+	minGain                = 0.1 // bits per weight for which error feedback is used
 )
 
 // Options are the choices of Compress.
@@ -41,6 +45,11 @@ type Options struct {
 
 	Imatrix  string  // SchemeBPW: file of llama-imatrix, or empty
 	Exponent float64 // of the mean square of a column's activations in its step; 0: DefaultExponent
+
+	Calibrate       string  // SchemeBPW: file with text to run the model on, or empty
+	CalibrateTokens int     // how many tokens of it; 0: DefaultCalibrateTokens
+	NoFeedback      bool    // use only the columns' mean squares
+	Damping         float64 // share by which columns' mean squares are increased; 0: DefaultDamping
 }
 
 // Report says what Compress did.
@@ -53,6 +62,7 @@ type Report struct {
 	Tables        int     `json:"tables"`
 	SQNR          float64 `json:"sqnr_db,omitempty"` // signal to noise of all quantized matrices; absent if nothing was lost
 	Seconds       float64 `json:"seconds"`
+	Gains         []Gain  `json:"gains,omitempty"` // of calibration
 }
 
 // Progress receives how many weights of a stage are done. It is called from one goroutine at a time.
@@ -69,6 +79,8 @@ type job struct {
 	weights  int64
 	progress Progress
 	fold     *folding // nil: columns are as in the source
+	factors  *factors // of error feedback, or nil
+	gains    []Gain
 
 	// State of SchemeBPW, kept when a file missed its size and is written again.
 	kappa  float64 // step of the last exact pass, in units of each matrix's rms and offset
@@ -83,6 +95,12 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 	j, err := newJob(ctx, src, opt, progress)
 	if err != nil {
 		return nil, err
+	}
+	if opt.Calibrate != "" {
+		defer func() { _ = j.factors.Close() }() // a temporary file
+		if err := j.calibrate(filepath.Dir(outPath)); err != nil {
+			return nil, err
+		}
 	}
 	settings := map[string]any{}
 	tables, err := j.write(outPath, settings)
@@ -100,7 +118,7 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Scheme: j.opt.Scheme, Tensors: len(j.plans), Weights: j.weights, Tables: len(tables), SQNR: j.sqnr()}
+	r := &Report{Scheme: j.opt.Scheme, Tensors: len(j.plans), Weights: j.weights, Tables: len(tables), SQNR: j.sqnr(), Gains: j.gains}
 	if r.SQNR != 0 {
 		settings["sqnr_db"] = math.Round(100*r.SQNR) / 100
 	}

@@ -23,6 +23,25 @@ type matrix interface {
 	ready() bool
 }
 
+// batched is a matrix that quantizes all its rows at once: begin does so before rows is called, end frees the result.
+type batched interface {
+	begin() error
+	end()
+}
+
+func (p *plan) begin() error {
+	if b, ok := p.m.(batched); ok {
+		return b.begin()
+	}
+	return nil
+}
+
+func (p *plan) end() {
+	if b, ok := p.m.(batched); ok {
+		b.end()
+	}
+}
+
 // minMaxMatrix is quantized as in EntroLLM: one range for the matrix.
 type minMaxMatrix struct {
 	*job

@@ -187,6 +187,9 @@ func (j *job) train() (*codec.Bins, error) {
 			continue
 		}
 		p.order = nil
+		if err := p.begin(); err != nil {
+			return nil, fmt.Errorf("tensor %s: %w", p.info.Name, err)
+		}
 		t := codec.NewTrainer(p.info.Cols, p.coding, paper)
 		err := j.each(p.groups(), func(g int, s *scratch) error {
 			p0, p1 := g*p.coding.RowsPerGroup, min(p.info.Rows, (g+1)*p.coding.RowsPerGroup)
@@ -197,6 +200,7 @@ func (j *job) train() (*codec.Bins, error) {
 			count(int64(len(codes)))
 			return t.Add(p0, codes)
 		})
+		p.end()
 		if err != nil {
 			return nil, fmt.Errorf("tensor %s: %w", p.info.Name, err)
 		}
@@ -233,6 +237,10 @@ func (j *job) encodeMatrix(p *plan, pool *codec.Pool, count func(int64)) error {
 		return err
 	}
 	p.m.allocate()
+	if err := p.begin(); err != nil {
+		return err
+	}
+	defer p.end()
 	c := e.Coded()
 	err = j.each(c.Groups(), func(g int, s *scratch) error {
 		p0 := g * c.Coding.RowsPerGroup

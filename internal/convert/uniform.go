@@ -20,6 +20,9 @@ type uniformMatrix struct {
 	q      quant.Uniform
 	sample []float32 // the weights of sampled rows
 	rowsOf []int     // which rows these are
+
+	codes []int16   // with error feedback: of the whole matrix, between begin and end
+	gains []float32 // and the rows' scales
 }
 
 func (m *uniformMatrix) ready() bool { return false }
@@ -67,6 +70,9 @@ func (m *uniformMatrix) allocate() {
 }
 
 func (m *uniformMatrix) rows(r0, r1 int, dst []int32, s *scratch, final bool) error {
+	if m.codes != nil {
+		return m.fed(r0, r1, dst, s, final)
+	}
 	cols := m.p.info.Cols
 	w := grow(&s.floats, len(dst))
 	if err := m.src.ReadRows(m.p.index, r0, r1, w); err != nil {
@@ -84,13 +90,18 @@ func (m *uniformMatrix) quantize(r int, row []float32, out []int32, final bool) 
 	if final {
 		scale, noise := quant.Row(out, row, step)
 		m.p.noise[r] = noise
-		if m.q.Step > 0 {
-			m.p.scales.RowScale[r] = gguf.FloatToF16(scale / m.q.Step * m.fold.row(m.p.info.Name, r))
-		}
+		m.setScale(r, scale)
 	} else if step == 0 {
 		clear(out)
 	} else {
 		quant.Round(out, row, 1/step)
+	}
+}
+
+// setScale keeps the scale of a row.
+func (m *uniformMatrix) setScale(r int, scale float32) {
+	if m.q.Step > 0 {
+		m.p.scales.RowScale[r] = gguf.FloatToF16(scale / m.q.Step * m.fold.row(m.p.info.Name, r))
 	}
 }
 

@@ -133,8 +133,14 @@ func (s *Session) reuse(tokens []int32, most int) int {
 
 // Evaluate runs tokens from position 0 on, without anything before them, and calls visit with the
 // logits (rows × n_vocab) after positions pos, pos+1, …, until every position from first on has been visited.
-// The logits are valid during the call only. What the cache already holds of the tokens before first is not computed again.
+// The logits are valid during the call only.
 func (s *Session) Evaluate(ctx context.Context, tokens []int32, first int, visit func(pos int, logits []float32) error) error {
+	s.Reset()
+	return s.EvaluateCached(ctx, tokens, first, visit)
+}
+
+// EvaluateCached is Evaluate that does not compute again what the cache already holds of the tokens before first.
+func (s *Session) EvaluateCached(ctx context.Context, tokens []int32, first int, visit func(pos int, logits []float32) error) error {
 	if len(tokens) > s.nCtx {
 		return fmt.Errorf("%d tokens do not fit a context of %d", len(tokens), s.nCtx)
 	}

@@ -16,12 +16,12 @@ import (
 type GSM8KTask struct {
 	Question string
 	Solution string // without the last line and the calculator annotations
-	Answer   string // a number
+	Answer   string // the number, as it is written
 }
 
 var (
 	annotations = regexp.MustCompile(`<<[^<>]*>>`)
-	numbers     = regexp.MustCompile(`-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+`)
+	numbers     = regexp.MustCompile(`-?\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)`)
 )
 
 // ReadGSM8K reads tasks in the published JSONL form: question, and answer with a last line "#### NUMBER"; name is for messages.
@@ -36,9 +36,9 @@ func ReadGSM8K(r io.Reader, name string) ([]GSM8KTask, error) {
 		if l.Question == "" || !ok {
 			return fmt.Errorf("expected \"question\", and \"answer\" that ends in \"#### NUMBER\"")
 		}
-		t := GSM8KTask{Question: strings.TrimSpace(l.Question), Solution: strings.TrimSpace(annotations.ReplaceAllString(solution, "")), Answer: lastNumber(answer)}
-		if t.Answer == "" {
-			return fmt.Errorf("answer %q: expected a number after ####", strings.TrimSpace(answer))
+		t := GSM8KTask{Question: strings.TrimSpace(l.Question), Solution: strings.TrimSpace(annotations.ReplaceAllString(solution, "")), Answer: strings.TrimSpace(answer)}
+		if lastNumber(t.Answer) == "" {
+			return fmt.Errorf("answer %q: expected a number after ####", t.Answer)
 		}
 		tasks = append(tasks, t)
 		return nil
@@ -110,6 +110,6 @@ func answer(ctx context.Context, s *engine.Session, prompt, want string, maxToke
 		return gsm8kOutcome{}, context.Cause(ctx)
 	}
 	o := gsm8kOutcome{Text: r.Text, Answer: lastNumber(r.Text)}
-	o.Right = o.Answer == want
+	o.Right = o.Answer == lastNumber(want)
 	return o, nil
 }

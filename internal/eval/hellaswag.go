@@ -177,7 +177,7 @@ func (h *hellaSwagSolver) logProb(ctx context.Context, text, continuation string
 		return 0, fmt.Errorf("%w: %d tokens, context of %d (use a larger --ctx or fewer --shots)", engine.ErrPromptTooLong, len(tokens), h.s.NCtx())
 	}
 	sum, nVocab := 0.0, h.s.NVocab()
-	err := h.s.Evaluate(ctx, tokens[:len(tokens)-1], first-1, func(pos int, logits []float32) error {
+	err := h.s.EvaluateCached(ctx, tokens[:len(tokens)-1], first-1, func(pos int, logits []float32) error {
 		h.terms = append(h.terms[:0], make([]float64, len(logits)/nVocab)...)
 		parallel(len(h.terms), func(i int) {
 			h.terms[i] = h.softmax.negLogProb(logits[i*nVocab:][:nVocab], tokens[pos+i+1])

@@ -131,7 +131,6 @@ func (c *comparison) compute(ctx context.Context, i int, tokens []int32, part *k
 	defer reference.close()
 	tokens = withBOS(c.s, tokens)
 	nVocab := c.s.NVocab()
-	c.s.Reset()
 	return c.s.Evaluate(ctx, tokens[:len(tokens)-1], len(tokens)/2, func(pos int, logits []float32) error {
 		for len(logits) > 0 {
 			rows, err := reference.read(len(logits) / nVocab)

@@ -121,7 +121,6 @@ type windowScorer struct {
 func (w *windowScorer) score(ctx context.Context, tokens []int32, first int) (moments, error) {
 	var sum moments
 	nVocab := w.s.NVocab()
-	w.s.Reset()
 	err := w.s.Evaluate(ctx, tokens[:len(tokens)-1], first-1, func(pos int, logits []float32) error {
 		rows := len(logits) / nVocab
 		w.nll = append(w.nll[:0], make([]float64, rows)...)

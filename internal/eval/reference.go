@@ -63,7 +63,6 @@ func (m *modelReference) open(ctx context.Context, _ int, tokens []int32) chunkR
 	r := &modelRows{ref: m}
 	batches := func(yield func([]float32) bool) {
 		tokens := withBOS(m.s, tokens)
-		m.s.Reset()
 		err := m.s.Evaluate(ctx, tokens[:len(tokens)-1], len(tokens)/2, func(_ int, logits []float32) error {
 			if !yield(logits) {
 				return errStopped

@@ -14,7 +14,8 @@ const module = "github.com/ellm-gpu/ellm-gpu/"
 // product code may import. A trailing /... covers a subtree. docs/architecture.md explains the rules.
 var allowed = map[string][]string{
 	"internal/huffman":     {},
-	"internal/quant":       {},
+	"internal/linalg":      {},
+	"internal/quant":       {"internal/linalg"},
 	"internal/sample":      {},
 	"internal/tokenizer":   {},
 	"internal/safetensors": {},
@@ -23,13 +24,14 @@ var allowed = map[string][]string{
 	"internal/imatrix":     {"internal/gguf"},
 	"internal/layers":      {},
 
-	"format":         {"internal/huffman"},
-	"internal/codec": {"format", "internal/huffman"},
-	"internal/model": {"format"},
+	"format":             {"internal/huffman"},
+	"internal/codec":     {"format", "internal/huffman"},
+	"internal/model":     {"format"},
+	"internal/calibrate": {"internal/model", "internal/linalg"},
 
 	"internal/engine":  {"format", "internal/model", "internal/tokenizer", "internal/chat", "internal/sample"},
-	"internal/convert": {"format", "internal/model", "internal/tokenizer", "internal/gguf", "internal/imatrix", "internal/safetensors", "internal/quant", "internal/codec", "internal/huffman"},
-	"internal/eval":    {"internal/engine"},
+	"internal/convert": {"format", "internal/calibrate", "internal/linalg", "internal/model", "internal/tokenizer", "internal/gguf", "internal/imatrix", "internal/safetensors", "internal/quant", "internal/codec", "internal/huffman"},
+	"internal/eval":    {"internal/engine", "internal/sample"},
 
 	"cpu":     {"cpu/...", "format", "internal/huffman", "internal/model", "internal/engine"},
 	"cpu/...": {"format", "internal/huffman"},

@@ -25,7 +25,7 @@ PERPLEXITY_CONTEXTS = (256, 512)
 
 PROMPTS = {
     "llama": ["// String returns the", "type Reader struct", "// NewReader returns a new", "func (r *Reader) Read("],
-    "qwen2": [],
+    "qwen2": ["type Reader struct", "// Read reads up to", "package main\n"],
 }
 CHAT_PROMPTS = ["What does bufio.NewReader do?", "What does strings.TrimSpace do?", "What does io.Copy do?"]
 

@@ -59,7 +59,10 @@ func explain(r int, msg string) string {
 	case -1:
 		return msg + "; is the NVIDIA driver installed?"
 	case noDevice:
-		return msg + "; on a Jetson, is the user in group video?"
+		if runtime.GOARCH == "arm64" {
+			return msg + "; on a Jetson, is the user in group video?"
+		}
+		return msg + "; the driver sees no NVIDIA GPU"
 	case unknown:
 		return msg + "; do kernel module and library have the same version?"
 	}

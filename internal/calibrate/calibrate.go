@@ -1,0 +1,234 @@
+// Package calibrate gathers second moments of the inputs of a model's products, S = Σ x·xᵀ, by running the model over text in float32. It goes through
+// the model once, layer by layer with all texts in each: the weights of one layer and the moments of its inputs are all that is in memory
+// beside the residual streams.
+package calibrate
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/linalg"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+)
+
+// Weights reads a model's tensors.
+type Weights interface {
+	// Rows reads rows [r0, r1) of a matrix, or a vector with r0 = 0 and r1 = 1. len(dst) says how many weights are expected.
+	Rows(name string, r0, r1 int, dst []float32) error
+}
+
+// Visit receives the moments of one input: s is Width × Width, of which the lower triangle is valid, summed over the given
+// number of tokens. It may write to s, and must not keep it.
+type Visit func(in *model.Input, s []float32, tokens int) error
+
+// Bytes returns the memory that Run takes for texts of the given number of tokens in all, the longest of them `longest`.
+func Bytes(prog *model.Program, tokens, longest int) int64 {
+	c := &prog.Config
+	moments, buffers := int64(0), int64(0)
+	seen := map[int]bool{}
+	for _, in := range prog.Inputs() {
+		if !seen[in.Width] || in.Width == c.NEmbd {
+			moments += int64(in.Width) * int64(in.Width)
+		}
+		seen[in.Width] = true
+	}
+	moments = min(moments, 3*int64(c.NEmbd)*int64(c.NEmbd)+int64(c.NFF)*int64(c.NFF))
+	for b := range model.NumBuffers {
+		if b != model.BufLogits {
+			buffers += int64(prog.Width(b)) * int64(longest)
+		}
+	}
+	layer := int64(c.NEmbd) * int64(2*c.NHeads*c.HeadDim+2*c.NKVHeads*c.HeadDim+3*c.NFF)
+	return 4 * (moments + buffers + layer + int64(tokens)*int64(c.NEmbd))
+}
+
+// runner is one run.
+type runner struct {
+	prog    *model.Program
+	w       Weights
+	isa     linalg.ISA
+	scratch []linalg.Scratch
+	rope    *rope
+	tensors map[string][]float32 // of the current segment
+	bufs    [model.NumBuffers][]float32
+	moments map[string][]float32 // by the input's first weight
+	inputs  map[string]*model.Input
+	tokens  int
+}
+
+// Run executes prog on every text from an empty cache, and passes the moments of every input on. Progress is called with nodes·texts done.
+func Run(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, visit Visit, progress func(done, total int64)) error {
+	r := &runner{prog: prog, w: w, isa: linalg.Best(), scratch: make([]linalg.Scratch, runtime.GOMAXPROCS(0)), inputs: map[string]*model.Input{}}
+	longest := 0
+	for _, t := range texts {
+		longest = max(longest, len(t))
+		r.tokens += len(t)
+	}
+	if longest == 0 {
+		return fmt.Errorf("no text to calibrate with")
+	}
+	inputs := prog.Inputs()
+	for i := range inputs {
+		r.inputs[inputs[i].Weights[0]] = &inputs[i]
+	}
+	for b := range r.bufs {
+		if model.Buffer(b) != model.BufLogits {
+			r.bufs[b] = make([]float32, longest*prog.Width(model.Buffer(b)))
+		}
+	}
+	var err error
+	if r.rope, err = newRope(prog, w, longest); err != nil {
+		return err
+	}
+	streams := make([][]float32, len(texts))
+	for i, t := range texts {
+		streams[i] = make([]float32, len(t)*prog.Config.NEmbd)
+	}
+	done, total := int64(0), int64(len(prog.Nodes)*len(texts))
+	for first := 0; first < len(prog.Nodes); {
+		next := first + 1
+		for next < len(prog.Nodes) && prog.Nodes[next].Layer == prog.Nodes[first].Layer {
+			next++
+		}
+		nodes := prog.Nodes[first:next]
+		if err := r.load(nodes); err != nil {
+			return err
+		}
+		for i, t := range texts {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			r.bufs[model.BufX] = streams[i]
+			for k := range nodes {
+				if err := r.node(&nodes[k], t); err != nil {
+					return err
+				}
+			}
+			if done += int64(len(nodes)); progress != nil {
+				progress(done, total)
+			}
+		}
+		if err := r.visit(nodes, visit); err != nil {
+			return err
+		}
+		first = next
+	}
+	return nil
+}
+
+// load reads the weights of some nodes and clears the moments of their inputs.
+func (r *runner) load(nodes []model.Node) error {
+	r.tensors, r.moments = map[string][]float32{}, map[string][]float32{}
+	for i := range nodes {
+		n := &nodes[i]
+		width := 0
+		switch {
+		case n.Op == model.OpRMSNorm:
+			width = r.prog.Width(n.A)
+		case n.Op == model.OpMatMul && n.Dst != model.BufLogits:
+			width = r.prog.Width(n.A) * r.prog.Width(n.Dst)
+		}
+		if width > 0 {
+			if err := r.read(n.Weight, width, r.prog.Width(n.A), n.Op == model.OpMatMul); err != nil {
+				return err
+			}
+		}
+		if n.Bias != "" {
+			if err := r.read(n.Bias, r.prog.Width(n.Dst), r.prog.Width(n.Dst), false); err != nil {
+				return err
+			}
+		}
+		if in := r.inputs[n.Weight]; in != nil && n.Op == model.OpMatMul {
+			r.moments[n.Weight] = make([]float32, in.Width*in.Width)
+		}
+	}
+	return nil
+}
+
+// read reads a tensor on all cores.
+func (r *runner) read(name string, n, cols int, matrix bool) error {
+	dst := make([]float32, n)
+	r.tensors[name] = dst
+	if !matrix {
+		return r.w.Rows(name, 0, 1, dst)
+	}
+	const strip = 64
+	rows := n / cols
+	errs := make([]error, (rows+strip-1)/strip)
+	r.parallel(len(errs), func(k int, _ *linalg.Scratch) {
+		r0, r1 := k*strip, min(rows, (k+1)*strip)
+		errs[k] = r.w.Rows(name, r0, r1, dst[r0*cols:r1*cols])
+	})
+	for _, err := range errs {
+		if err != nil {
+			return fmt.Errorf("tensor %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (r *runner) visit(nodes []model.Node, visit Visit) error {
+	for i := range nodes {
+		w := nodes[i].Weight
+		s := r.moments[w]
+		if s == nil {
+			continue
+		}
+		delete(r.moments, w)
+		for i := range r.inputs[w].Width {
+			if x := s[i*r.inputs[w].Width+i]; x-x != 0 {
+				return fmt.Errorf("the input of %s is not a finite number (is the model damaged?)", w)
+			}
+		}
+		if err := visit(r.inputs[w], s, r.tokens); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// strip is the number of rows or columns that one worker computes at a time.
+const strip = 64
+
+// gather adds the moments of t vectors x of width n to s.
+func (r *runner) gather(s, x []float32, n, t int) {
+	m := linalg.RowMajor(x, n)
+	strips := (n + strip - 1) / strip
+	r.parallel(strips, func(k int, scratch *linalg.Scratch) {
+		i := (strips - 1 - k) * strip // long strips first
+		rows := min(strip, n-i)
+		r.isa.MulAdd(linalg.RowMajor(s, n).From(i, 0), m.From(0, i).T(), m, rows, i+rows, t, scratch)
+	})
+}
+
+// multiply sets y to x·Wᵀ plus a bias for t vectors.
+func (r *runner) multiply(y, x, w, bias []float32, in, out, t int) {
+	for i := range t {
+		clear(y[i*out : (i+1)*out])
+		copy(y[i*out:(i+1)*out], bias)
+	}
+	r.parallel((out+strip-1)/strip, func(k int, scratch *linalg.Scratch) {
+		j := k * strip
+		r.isa.MulAdd(linalg.RowMajor(y, out).From(0, j), linalg.RowMajor(x, in), linalg.RowMajor(w, in).From(j, 0).T(), t, min(strip, out-j), in, scratch)
+	})
+}
+
+// parallel calls f(0) … f(n−1), in about this order, on all cores.
+func (r *runner) parallel(n int, f func(k int, s *linalg.Scratch)) {
+	var wg sync.WaitGroup
+	next := make(chan int, n)
+	for k := range n {
+		next <- k
+	}
+	close(next)
+	for w := range min(n, len(r.scratch)) {
+		wg.Go(func() {
+			for k := range next {
+				f(k, &r.scratch[w])
+			}
+		})
+	}
+	wg.Wait()
+}
