@@ -30,13 +30,31 @@ type program struct {
 // Main runs the command line args (args[0] is the program's name) and returns the exit code.
 // Results go to st.Out, everything else to st.Err.
 func Main(ctx context.Context, version string, args []string, st Streams) int {
-	p := &program{Streams: st, version: version}
+	out := &failingWriter{w: st.Out}
+	p := &program{Streams: Streams{In: st.In, Out: out, Err: st.Err}, version: version}
 	app := p.app()
 	err := app.RunContext(ctx, flagsFirst(app, args))
+	if err == nil {
+		err = out.err
+	}
 	if err != nil {
 		fmt.Fprintf(st.Err, "ellm-gpu: %s\n", strings.TrimSpace(explain(err)))
 	}
 	return exitCode(err)
+}
+
+// failingWriter remembers the first error of the writer below it, so that a result that did not reach its file is a failure.
+type failingWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (f *failingWriter) Write(b []byte) (int, error) {
+	n, err := f.w.Write(b)
+	if err != nil && f.err == nil {
+		f.err = err
+	}
+	return n, err
 }
 
 func (p *program) app() *cli.App {

@@ -343,3 +343,15 @@ func TestTooLittleMemoryIsRefusedBeforeLoading(t *testing.T) {
 	assert.Contains(t, o.err, "--ctx", "the message says what to do")
 	assert.Empty(t, o.out)
 }
+
+func TestFullDiskUnderTheResultIsAFailure(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip("this system has no /dev/full")
+	}
+	defer full.Close()
+	var stderr bytes.Buffer
+	code := Main(context.Background(), "test", []string{"ellm-gpu", "devices"}, Streams{In: strings.NewReader(""), Out: full, Err: &stderr})
+	assert.Equal(t, exitFailure, code)
+	assert.Contains(t, stderr.String(), "no space left")
+}

@@ -154,7 +154,7 @@ func (b *Backend) decodeMatrix(m *matrix) error {
 		m.floats, m.unitRows = f, plainUnit
 		return nil
 	}
-	p := newPacking(m, m.form, b.dot)
+	p := newPacking(m, m.form, b.k, b.dot)
 	b.each(groups, func() func(g int) {
 		buf := make([]byte, m.unitRows*m.stride())
 		return func(g int) { p.group(g, buf) }

@@ -1,5 +1,7 @@
 package cpu
 
+import "encoding/binary"
+
 // blocks are the scales of some rows whose codes have one scale per 16 or 32 columns.
 type blocks struct {
 	cols  int // columns per scale; 0: there are none
@@ -48,30 +50,108 @@ func blockBytes(m *matrix, n int) int64 {
 }
 
 // fill computes the scales of n rows of m from stored position pos on, into b's rows from row `at` on.
-func (b *blocks) fill(m *matrix, pos, n, at int) {
+func (b *blocks) fill(k *kernels, m *matrix, pos, n, at int) {
 	c := m.coded
-	wide, super := m.block/b.cols, c.Scale.Super/b.cols // entries per block of the file and per super-block
-	base := float32(m.base)
-	block := pos * (c.Cols / m.block)
-	first := pos * (c.Cols / c.Scale.Super)
-	for i := range n * b.n / super {
-		out := at*b.n + i*super
-		d, dmin := half(c.D[first+i]), float32(0)
-		if b.add != nil {
-			dmin = half(c.DMin[first+i])
+	super := c.Scale.Super / b.cols // entries per super-block
+	first, supers := pos*(c.Cols/c.Scale.Super), n*b.n/super
+	scale := b.scale[at*b.n : (at+n)*b.n]
+	var add []float32
+	if b.add != nil {
+		add = b.add[at*b.n : (at+n)*b.n]
+	}
+	if super == 1 && len(c.SubScale) == 0 && len(c.SubMin) == 0 {
+		widenHalves(k, scale, c.D[first:first+supers])
+		if add != nil {
+			widenHalves(k, add, c.DMin[first:first+supers])
 		}
-		for j := out; j < out+super; j += wide {
-			scale := d * subScale(c, block)
-			add := dmin * subMin(c, block)
-			block++
-			for k := j; k < j+wide; k++ {
-				b.scale[k] = scale
-				if b.add != nil {
-					// Both parts of what is independent of the decoded byte are joined.
-					b.add[k] = add + scale*base
+	} else {
+		b.spread(m, first, supers, scale, add)
+	}
+	// What is independent of the decoded byte is joined.
+	if base := float32(m.base); base != 0 && add != nil {
+		for i, s := range scale {
+			add[i] += s * base
+		}
+	}
+}
+
+// spread computes the scales of super-blocks first … first+supers−1.
+func (b *blocks) spread(m *matrix, first, supers int, scale, add []float32) {
+	c, k := m.coded, &m.coded.Scale
+	wide := m.block / b.cols // entries per block of the file
+	per := k.Super / m.block // blocks per super-block
+	var subs, mins [8]float32
+	at := 0
+	for i := first; i < first+supers; i++ {
+		d, dmin := half(c.D[i]), float32(0)
+		if add != nil {
+			dmin = half(c.DMin[i])
+		}
+		for j := 0; j < per; j += len(subs) {
+			n := min(len(subs), per-j)
+			factors(&subs, c.SubScale, k.SubBits, i*per+j, k.SubBias, k.SubBits == 8)
+			if add != nil {
+				factors(&mins, c.SubMin, k.SubBits, i*per+j, 0, false)
+			}
+			for l := range n {
+				s, a := d*subs[l], dmin*mins[l]
+				for range wide {
+					scale[at] = s
+					if add != nil {
+						add[at] = a
+					}
+					at++
 				}
 			}
 		}
+	}
+}
+
+// factors unpacks eight sub-scales, or minima, from block `first` of the matrix on: values of up to 8 bits, least significant bit first. Those behind the
+// last are meaningless. Without any the factors are 1. Signed ones have 8 bits.
+func factors(f *[8]float32, b []byte, width, first, bias int, signed bool) {
+	if len(b) == 0 {
+		for i := range f {
+			f[i] = 1
+		}
+		return
+	}
+	bits := uint(width)
+	bit := uint(first) * bits
+	w := word(b, bit/8) >> (bit % 8)
+	if bit%8+8*bits > 64 {
+		w |= word(b, bit/8+8) << (64 - bit%8)
+	}
+	if signed {
+		for i := range f {
+			f[i] = float32(int(int8(w>>(8*i))) + bias)
+		}
+		return
+	}
+	mask := uint64(1)<<bits - 1
+	for i := range f {
+		f[i] = float32(int(w>>(uint(i)*bits)&mask) + bias)
+	}
+}
+
+// word returns 8 bytes of b, 0 behind its end.
+func word(b []byte, at uint) uint64 {
+	if at+8 <= uint(len(b)) {
+		return binary.LittleEndian.Uint64(b[at:])
+	}
+	w := uint64(0)
+	for i := at; i < uint(len(b)); i++ {
+		w |= uint64(b[i]) << (8 * (i - at))
+	}
+	return w
+}
+
+// widenHalves converts finite float16 numbers.
+func widenHalves(k *kernels, dst []float32, src []uint16) {
+	n := len(src) / lanes * lanes
+	k.half(dst[:n], src[:n])
+	for i, h := range src[n:] {
+		dst[n+i] = half(h)
 	}
 }
 

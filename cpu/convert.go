@@ -16,7 +16,7 @@ func bf16(dst []float32, src []uint16) {
 
 const maxHalf = 65504
 
-// toHalf rounds to float16 as kernels.half expects it: subnormal numbers become 0, what is too large the largest number.
+// toHalf rounds to float16 for the KV cache: subnormal numbers, which are slow to compute with, become 0, and what is too large the largest number.
 func toHalf(f float32) uint16 {
 	h := float16.Fromfloat32(min(max(f, -maxHalf), maxHalf)).Bits()
 	if h&0x7c00 == 0 {

@@ -11,7 +11,7 @@ type kernels struct {
 	name string
 	// dot4 adds to out[4t + r] the product of row r of w (4 rows, ws floats apart) and row t of x (tokens rows, xs floats apart), n floats each.
 	dot4 func(out []float32, w []float32, ws int, x []float32, xs, tokens, n int)
-	// half converts float16 without subnormal numbers.
+	// half converts finite float16 numbers.
 	half func(dst []float32, src []uint16)
 	// weighted adds Σ p[i] · v[i·stride + j] to acc[j].
 	weighted func(acc, p, v []float32, stride int)

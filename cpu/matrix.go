@@ -221,51 +221,26 @@ func blockScale(c *format.Coded, pos, b int) (scale, add float32) {
 	s := &c.Scale
 	at := pos*(c.Cols/s.Block) + b
 	super := at / (s.Super / s.Block)
-	scale = half(c.D[super]) * subScale(c, at)
+	var f [8]float32
+	factors(&f, c.SubScale, s.SubBits, at, s.SubBias, s.SubBits == 8)
+	scale = half(c.D[super]) * f[0]
 	if c.DMin != nil {
-		add = half(c.DMin[super]) * subMin(c, at)
+		factors(&f, c.SubMin, s.SubBits, at, 0, false)
+		add = half(c.DMin[super]) * f[0]
 	}
 	return scale, add
 }
 
-// subScale returns the factor of D for the block with number `at` in the matrix.
-func subScale(c *format.Coded, at int) float32 {
-	s := &c.Scale
-	switch {
-	case len(c.SubScale) == 0:
-		return 1
-	case s.SubBits == 8:
-		return float32(int(int8(c.SubScale[at])) + s.SubBias)
-	}
-	return float32(bitsAt(c.SubScale, s.SubBits, at) + s.SubBias)
-}
-
-// subMin returns the factor of DMin.
-func subMin(c *format.Coded, at int) float32 {
-	if len(c.SubMin) == 0 {
-		return 1
-	}
-	return float32(bitsAt(c.SubMin, c.Scale.SubBits, at))
-}
-
-// bitsAt returns value i of values of n ≤ 8 bits packed least significant bit first.
-func bitsAt(b []byte, n, i int) int {
-	bit := i * n
-	v := uint(b[bit/8])
-	if bit%8+n > 8 {
-		v |= uint(b[bit/8+1]) << 8
-	}
-	return int(v >> (bit % 8) & (1<<n - 1))
-}
-
 // half widens a float16 number of any kind.
 func half(h uint16) float32 {
-	v := uint32(h&0x7fff) << 13
-	if h&0x7c00 == 0x7c00 { // infinite, or not a number
-		v |= 0x7f800000
-	} else {
-		// The factor makes up for the difference between the exponents' biases, for subnormal numbers too.
-		v = math.Float32bits(math.Float32frombits(v) * 0x1p112)
+	var f float32
+	switch v := uint32(h&0x7fff) << 13; h & 0x7c00 {
+	case 0: // subnormal: a whole number of the smallest steps
+		f = float32(h&0x3ff) * 0x1p-24
+	case 0x7c00: // infinite, or not a number
+		f = math.Float32frombits(v | 0x7f800000)
+	default: // the exponents' biases differ by 112
+		f = math.Float32frombits(v + 112<<23)
 	}
-	return math.Float32frombits(v | uint32(h&0x8000)<<16)
+	return math.Float32frombits(math.Float32bits(f) | uint32(h&0x8000)<<16)
 }

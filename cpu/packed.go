@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"encoding/binary"
+
 	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
 	"github.com/ellm-gpu/ellm-gpu/format"
 )
@@ -94,19 +96,20 @@ func (m *matrix) packedBytes(w width) int64 {
 // packing makes the resident form of a matrix, group by group.
 type packing struct {
 	m        *matrix
+	k        *kernels
 	isa      dot.ISA
 	out      *packed
 	overflow [][]uint32 // per group: sparse entries, rows counted in the group
 }
 
-func newPacking(m *matrix, w width, isa dot.ISA) *packing {
+func newPacking(m *matrix, w width, k *kernels, isa dot.ISA) *packing {
 	p := &packed{width: w.bits, low: w.low, blocks: newBlocks(m, m.rows)}
 	if m.block > 0 {
 		p.shift = m.sparseShift
 	}
 	p.nibble = make([]byte, m.rows*m.steps()*dot.NibbleBytes(w.bits))
 	p.bits = make([]byte, m.rows*m.steps()*dot.BitBytes(w.bits))
-	return &packing{m: m, isa: isa, out: p, overflow: make([][]uint32, m.coded.Groups())}
+	return &packing{m: m, k: k, isa: isa, out: p, overflow: make([][]uint32, m.coded.Groups())}
 }
 
 // group decodes and packs group g; buf holds a group's bytes. Different groups may be packed at the same time.
@@ -128,7 +131,7 @@ func (p *packing) group(g int, buf []byte) {
 		p.isa.Pack(out.width, out.nibble[at*nb:(at+1)*nb], out.bits[at*bb:(at+1)*bb], buf[r*stride:(r+1)*stride], steps)
 	}
 	if m.block > 0 {
-		out.blocks.fill(m, first, n, first)
+		out.blocks.fill(p.k, m, first, n, first)
 	}
 }
 
@@ -136,10 +139,15 @@ func (p *packing) group(g int, buf []byte) {
 func (p *packing) clip(g int, buf []byte, list []uint32) {
 	m, stride := p.m, p.m.stride()
 	low, top := p.out.low, 1<<p.out.width-1
+	inside := newInside(low, top, m.width)
 	for r := 0; r*stride < len(buf); r++ {
 		row := buf[r*stride : (r+1)*stride]
-		for c, u := range row {
-			delta := 0
+		for c := 0; c < len(row); c++ {
+			if c%8 == 0 && !touches(list, r, c, c+8) && inside.move(row[c:c+8]) {
+				c += 7
+				continue
+			}
+			u, delta := row[c], 0
 			for len(list) > 0 {
 				o := format.UnpackOutlier(list[0])
 				if o.Row != r || o.Col != c {
@@ -156,6 +164,41 @@ func (p *packing) clip(g int, buf []byte, list []uint32) {
 			}
 		}
 	}
+}
+
+// touches reports whether the first outlier of the list lies in columns from … to−1 of row r.
+func touches(list []uint32, r, from, to int) bool {
+	if len(list) == 0 {
+		return false
+	}
+	o := format.UnpackOutlier(list[0])
+	return o.Row == r && o.Col >= from && o.Col < to
+}
+
+// inside moves eight codes at once that lie in the window, as most do.
+type inside struct {
+	usable           bool // all codes are below 128
+	below, over, low uint64
+}
+
+func newInside(low, top, width int) inside {
+	const ones = 0x0101010101010101
+	if width > 7 || low+top > 127 {
+		return inside{}
+	}
+	// Added to a code, below sets the highest bit from low on, over behind the window.
+	return inside{usable: true, below: uint64(128-low) * ones, over: uint64(127-low-top) * ones, low: uint64(low) * ones}
+}
+
+// move subtracts low from eight codes and reports true, or leaves them alone if one lies outside of the window.
+func (w *inside) move(b []byte) bool {
+	const high = 0x8080808080808080
+	v := binary.LittleEndian.Uint64(b)
+	if !w.usable || (v+w.below)&high != high || (v+w.over)&high != 0 {
+		return false
+	}
+	binary.LittleEndian.PutUint64(b, v-w.low)
+	return true
 }
 
 // appendSparse adds entries whose differences add up to delta.

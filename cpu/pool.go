@@ -1,7 +1,6 @@
 package cpu
 
 import (
-	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -17,22 +16,31 @@ type pool struct {
 	pending atomic.Int32  // workers that have not finished it
 	closed  bool
 	next    atomic.Int64 // next unit of the current job, see units
-	asleep  []sleeper
+	asleep  []sleeper    // 0: the caller
 	done    sync.WaitGroup
 }
 
-// sleeper wakes one worker.
+// sleeper lets one thread sleep and be woken.
 type sleeper struct {
 	flag atomic.Bool
 	wake chan struct{}
 	_    [48]byte // a cache line of its own
 }
 
+// rouse wakes the thread if it sleeps or is about to.
+func (s *sleeper) rouse() {
+	if s.flag.CompareAndSwap(true, false) {
+		s.wake <- struct{}{}
+	}
+}
+
 // newPool starts a pool of n threads; more than runtime.GOMAXPROCS would wait for each other.
 func newPool(n int) *pool {
 	p := &pool{n: n, asleep: make([]sleeper, n)}
-	for w := 1; w < p.n; w++ {
+	for w := range p.n {
 		p.asleep[w].wake = make(chan struct{}, 1)
+	}
+	for w := 1; w < p.n; w++ {
 		p.done.Add(1)
 		go p.work(w)
 	}
@@ -50,19 +58,23 @@ func (p *pool) run(fn func(worker int)) {
 	p.pending.Store(int32(p.n - 1))
 	p.wakeAll()
 	fn(0)
-	for i := 0; p.pending.Load() > 0; i++ {
-		if i > spins {
-			runtime.Gosched()
+	for range spins {
+		if p.pending.Load() == 0 {
+			return
 		}
+	}
+	s := &p.asleep[0]
+	s.flag.Store(true)
+	// The last worker has sent a token, unless it finished before the flag was set.
+	if p.pending.Load() > 0 || !s.flag.CompareAndSwap(true, false) {
+		<-s.wake
 	}
 }
 
 func (p *pool) wakeAll() {
 	p.job.Add(1)
 	for w := 1; w < p.n; w++ {
-		if s := &p.asleep[w]; s.flag.CompareAndSwap(true, false) {
-			s.wake <- struct{}{}
-		}
+		p.asleep[w].rouse()
 	}
 }
 
@@ -81,7 +93,9 @@ func (p *pool) work(w int) {
 			return
 		}
 		p.fn(w)
-		p.pending.Add(-1)
+		if p.pending.Add(-1) == 0 {
+			p.asleep[0].rouse()
+		}
 	}
 }
 

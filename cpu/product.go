@@ -108,7 +108,7 @@ func (w *worker) codesOf(m *matrix, u int) codes {
 		if m.coded.DMin != nil {
 			c.blocks.add = w.blocks.add
 		}
-		c.blocks.fill(m, first, n, 0)
+		c.blocks.fill(w.k, m, first, n, 0)
 	}
 	return c
 }

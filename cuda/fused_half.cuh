@@ -171,7 +171,7 @@ template <int G, int S, bool BLOCK> struct half_front {
     __device__ __forceinline__ void slow_row(const uint4* x_gl, int32_t n) {
 #pragma unroll 1
         for (; n >= 8; n -= 8, x_gl += 2 * WARP) {
-            if (all_lanes(stream.has((8 + G - 1) / G)) && low_ahead(8))
+            if (__all_sync(ALL_LANES, stream.has((8 + G - 1) / G)) && low_ahead(8))
                 fast_steps<8>(x_gl);
             else
                 slow_steps(x_gl, 8);
@@ -204,7 +204,7 @@ template <int G, int S, bool BLOCK> struct half_front {
         for (int32_t r = 0; r < rows; r++) {
             acc[0] = acc[1] = acc_min = 0;
             col = first_col;
-            if (all_lanes(stream.has(row_words)) && low_ahead(n_steps))
+            if (__all_sync(ALL_LANES, stream.has(row_words)) && low_ahead(n_steps))
                 fast_row(x_tile, n_steps);
             else
                 slow_row(x_tile, n_steps);

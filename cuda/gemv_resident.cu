@@ -82,16 +82,47 @@ template <int TYPE> __device__ __forceinline__ float row_product(const matrix* w
     int64_t at = (int64_t)row * w->stride;
     affine a = matrix_affine(w, row, 0);
     float zero = w->data_zero, sum = 0;
-    for (int32_t c = threadIdx.x % WARP; c < w->cols; c += WARP) {
-        float v = load_code<TYPE>(w->data, at + c);
-        if (code) {
-            if (w->scale_kind == SCALE_BLOCK) a = matrix_affine(w, row, c);
-            v = fmaf(a.s, v + zero, a.m);
-        }
-        sum = fmaf(v, x[c], sum);
+    bool block = code && w->scale_kind == SCALE_BLOCK;
+    int32_t cols = w->cols;
+    const void* data = w->data;
+#pragma unroll 4
+    for (int32_t c = threadIdx.x % WARP; c < cols; c += WARP) {
+        float v = load_code<TYPE>(data, at + c);
+        if (block) a = matrix_affine(w, row, c);
+        sum = fmaf(code ? fmaf(a.s, v + zero, a.m) : v, x[c], sum);
     }
     return warp_sum(sum);
 }
+
+// Eight 16-bit floats times eight inputs.
+template <int TYPE> __device__ __forceinline__ float eight_products(uint4 v, float4 a, float4 b, float sum) {
+    uint32_t h[4] = {v.x, v.y, v.z, v.w};
+    float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        sum = fmaf(TYPE == TYPE_F16 ? half_to_float((uint16_t)h[i]) : __uint_as_float(h[i] << 16), x[2 * i], sum);
+        sum = fmaf(TYPE == TYPE_F16 ? half_to_float((uint16_t)(h[i] >> 16)) : __uint_as_float(h[i] & 0xffff0000u), x[2 * i + 1], sum);
+    }
+    return sum;
+}
+
+template <int TYPE> __device__ __forceinline__ void gemv_16(const matrix* w, const float* x, const float* bias, float* y) {
+    int32_t lane = threadIdx.x % WARP, pieces = w->cols / 8;
+    for (int32_t row = blockIdx.x * 8 + threadIdx.x / WARP; row < w->rows; row += gridDim.x * 8) {
+        const uint16_t* codes = (const uint16_t*)w->data + (int64_t)row * w->stride;
+        float sum = 0;
+#pragma unroll 2
+        for (int32_t p = lane; p < pieces; p += WARP) sum = eight_products<TYPE>(((const uint4*)codes)[p], ((const float4*)x)[2 * p], ((const float4*)x)[2 * p + 1], sum);
+        int32_t c = 8 * pieces + lane; // the columns that do not fill a piece
+        if (c < w->cols) sum = fmaf(load_code<TYPE>(codes, c), x[c], sum);
+        sum = warp_sum(sum);
+        if (lane == 0) write_row(w, row, sum, bias, y);
+    }
+}
+
+// TYPE_F16 and TYPE_BF16, stride a multiple of 8; float32 arithmetic. x must be 16-byte aligned; xp is not read.
+extern "C" __global__ void __launch_bounds__(256) gemv_f16(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { gemv_16<TYPE_F16>(w, x, bias, y); }
+extern "C" __global__ void __launch_bounds__(256) gemv_bf16(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { gemv_16<TYPE_BF16>(w, x, bias, y); }
 
 // Any type and scale, any stride; float32 arithmetic. Reads x, not xp.
 extern "C" __global__ void __launch_bounds__(256) gemv_any(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) {

@@ -33,16 +33,6 @@ __device__ __forceinline__ uint32_t half2_same(uint16_t h) {
     asm("mov.b32 %0, {%1, %1};" : "=r"(r) : "h"(h));
     return r;
 }
-// True if p holds in all 32 lanes, which all call it.
-__device__ __forceinline__ bool all_lanes(bool p) {
-#if __CUDA_ARCH__ < 700
-    uint32_t r; // one instruction; the form with a mask takes five here
-    asm volatile("{ .reg .pred p, q; setp.ne.u32 p, %1, 0; vote.all.pred q, p; selp.u32 %0, 1, 0, q; }" : "=r"(r) : "r"((uint32_t)p));
-    return r;
-#else
-    return __all_sync(0xffffffffu, p);
-#endif
-}
 // If bit 5 of pos is set: moves a window of three words on by one. The third is the read-only word at address next, which
 // moves on by 32 words without a carry into its upper half. (The compiler's own version of this copies registers.)
 __device__ __forceinline__ void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, uint64_t& next) {
@@ -62,7 +52,6 @@ inline uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) { return (a & m
 inline uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
     return emu::half_fma((uint16_t)a, (uint16_t)b, (uint16_t)c) | (uint32_t)emu::half_fma(a >> 16, b >> 16, c >> 16) << 16;
 }
-inline bool all_lanes(bool p) { return __all_sync(0xffffffffu, p); }
 inline void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, uint64_t& next) {
     if (!(pos & 32)) return;
     lo = hi;

@@ -1,4 +1,4 @@
-# Labels PTX as ISA 6.5, without the debugging sections that older drivers do not read.
+# Labels PTX as ISA 6.5: the kernels use nothing newer, the compiler writes its own version.
 file(READ ${IN} text)
 string(REGEX REPLACE "\n\\.version [0-9.]+" "\n.version 6.5" text "${text}")
 if(NOT text MATCHES "\n\\.version 6\\.5")

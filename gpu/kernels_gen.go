@@ -105,6 +105,8 @@ const (
 	kernelGemmI16
 	kernelGemmU8
 	kernelGemvAny
+	kernelGemvBf16
+	kernelGemvF16
 	kernelGemvFusedBlock0
 	kernelGemvFusedBlock1
 	kernelGemvFusedBlock2
@@ -153,6 +155,8 @@ var kernelTable = [numKernels]struct {
 	{"gemm_i16", 8},
 	{"gemm_u8", 8},
 	{"gemv_any", 5},
+	{"gemv_bf16", 5},
+	{"gemv_f16", 5},
 	{"gemv_fused_block0", 5},
 	{"gemv_fused_block1", 5},
 	{"gemv_fused_block2", 5},
@@ -269,6 +273,16 @@ func (l *launcher) gemmU8(grid driver.Dim, shared int, w driver.DevicePtr, data 
 // gemvAny launches gemv_any (cuda/gemv_resident.cu) in blocks of 256 threads.
 func (l *launcher) gemvAny(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
 	return l.launch(kernelGemvAny, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+}
+
+// gemvBf16 launches gemv_bf16 (cuda/gemv_resident.cu) in blocks of 256 threads.
+func (l *launcher) gemvBf16(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemvBf16, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+}
+
+// gemvF16 launches gemv_f16 (cuda/gemv_resident.cu) in blocks of 256 threads.
+func (l *launcher) gemvF16(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemvF16, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
 }
 
 // gemvFusedBlock0 launches gemv_fused_block0 (cuda/gemv_fused.cu) in blocks of 256 threads.

@@ -49,6 +49,10 @@ func (l *launcher) chooseProduct(w *weight, sms int) product {
 		p.gemv, p.prepared = l.gemvU8, true
 	case d.Type == typeU8 && d.ScaleKind == scaleBlock && d.BlockShift >= 4:
 		p.gemv, p.prepared = l.gemvU8Block, true
+	case d.Type == typeF16 && d.Stride%8 == 0 && d.Cols%4 == 0:
+		p.gemv = l.gemvF16
+	case d.Type == typeBf16 && d.Stride%8 == 0 && d.Cols%4 == 0:
+		p.gemv = l.gemvBf16
 	default:
 		p.gemv = l.gemvAny
 	}

@@ -292,8 +292,8 @@ func (w *weight) describePlane() error {
 	lo, hi := codeRange(c)
 	switch {
 	case hi-lo <= math.MaxUint8:
-		// The products subtract 128 from a byte before they multiply: small numbers there lose least in half precision.
-		d.Type, d.DataZero = typeU8, float32((lo+hi+1)>>1-128)
+		d.Type, d.DataZero = typeU8, float32(lo)
+		d.DataOffset = float32(max(lo, min(hi, usualCode(c))) - lo - 128)
 	case lo >= math.MinInt16 && hi <= math.MaxInt16:
 		d.Type, d.DataZero = typeI16, 0
 	case hi-lo <= math.MaxUint16:
@@ -326,15 +326,32 @@ func codeRange(c *format.Coded) (lo, hi int) {
 	return int(k.Zero) + least<<k.LowBits, int(k.Zero) + (k.Levels+most)<<k.LowBits - 1
 }
 
+// usualCode estimates the commonest code: that of the weight nearest to 0, or the middle of the alphabet where minima move it. Kernels
+// multiply the distance from it, because sums of small integers lose least in half precision.
+func usualCode(c *format.Coded) int {
+	k, s := &c.Coding, &c.Scale
+	first, last := int(k.Zero), int(k.Zero)+k.Levels<<k.LowBits-1
+	usual := 0
+	switch {
+	case s.Kind == format.ScaleTensor && s.Min != 0 && s.Scale != 0:
+		usual = int(max(-1<<20, min(1<<20, math.Round(float64(-s.Min)/float64(s.Scale)))))
+	case s.Kind == format.ScaleBlock && c.DMin != nil:
+		usual = (first + last + 1) / 2
+	}
+	if len(k.Values) > 0 {
+		return usual
+	}
+	return max(first, min(last, usual))
+}
+
 // describeFusedTable chooses the small integers that the fused kernels' tables hold: level + TableBias. Block scales have no place for
-// an offset of the code, so there the zero point must be in the table. Otherwise levels are centred, which keeps half-precision
-// sums small and so exact.
+// an offset of the code, so there the zero point must be in the table. Otherwise the usual level becomes 0.
 func (w *weight) describeFusedTable() {
 	k, d := &w.Coded.Coding, &w.desc
 	if w.Coded.Scale.Kind == format.ScaleBlock {
 		d.TableBias = k.Zero >> k.LowBits
 	} else {
-		d.TableBias = -int32(k.Levels / 2)
+		d.TableBias = -int32((usualCode(w.Coded) - int(k.Zero)) >> k.LowBits)
 	}
 	d.CodeOffset = k.Zero - d.TableBias<<k.LowBits
 }

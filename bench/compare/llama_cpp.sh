@@ -11,4 +11,4 @@
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
-exec "${PYTHON:-python3}" "$here/llama_cpp.py" --ellm "$here/../../bin/ellm-gpu" "$@"
+exec "${PYTHON:-python3}" "$here/llama_cpp.py" --ellm "${ELLM:-$here/../../bin/ellm-gpu}" "$@"

@@ -67,7 +67,7 @@ func report(path string) (spills int, err error) {
 		}
 		cost := ""
 		if multiplies(k.name) {
-			cost = mainLoop(k.code)
+			cost = mainLoop(k)
 		}
 		fmt.Printf("%-26s %6d %6d %6d %6d   %s\n", k.name, len(k.code), r.registers, r.shared, r.local, cost)
 	}

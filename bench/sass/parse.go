@@ -110,10 +110,10 @@ func (l loop) own(code []instruction, all []loop) []instruction {
 	return own
 }
 
-// weights counts the weights that the instructions of one pass handle: a packed half product is a pair of them, a float32 product is one, and
-// where there are no products every store writes a decoded pair.
-func weights(code []instruction) int {
-	packed, single, stores := 0, 0, 0
+// weights counts the weights that the instructions of one pass handle. The fused products look a pair up in shared memory; elsewhere a packed
+// half product is a pair and a float32 product a single weight; where there are no products every store writes a decoded pair.
+func weights(name string, code []instruction) int {
+	packed, single, stores, lookups := 0, 0, 0, 0
 	for _, in := range code {
 		switch base, _, _ := strings.Cut(in.op, "."); base {
 		case "HFMA2":
@@ -122,9 +122,13 @@ func weights(code []instruction) int {
 			single++
 		case "ST", "STG":
 			stores++
+		case "LDS":
+			lookups++
 		}
 	}
 	switch {
+	case packed > 0 && strings.HasPrefix(name, "gemv_fused"):
+		return 2 * lookups
 	case packed > 0:
 		return 2 * packed
 	case single > 0:
@@ -133,14 +137,17 @@ func weights(code []instruction) int {
 	return 2 * stores
 }
 
-// mainLoop describes the loop that handles the most weights, without the loops inside it (they serve ends of rows and other rare cases).
-func mainLoop(code []instruction) string {
-	all := loops(code)
-	n, most := 0, 0
+// mainLoop describes the loop that handles the most weights. Loops without loops inside them go first: what lies around them
+// serves the ends of rows and other rare cases.
+func mainLoop(k kernel) string {
+	all := loops(k.code)
+	n, most, mostInner := 0, 0, false
 	for _, l := range all {
-		own := l.own(code, all)
-		if w := weights(own); w > most {
-			n, most = len(own), w
+		own := l.own(k.code, all)
+		inner := len(own) == l.last-l.first+1
+		w := weights(k.name, own)
+		if w > 0 && (inner && !mostInner || inner == mostInner && w > most) {
+			n, most, mostInner = len(own), w, inner
 		}
 	}
 	if most == 0 {

@@ -27,23 +27,31 @@ struct Fibre : Thread {
     int32_t source;
 };
 
+} // namespace
+
 // One host thread's machinery: the fibers of one block at a time.
 struct Worker {
-    std::vector<Fibre> fibres;
+    std::vector<Fibre> fibres{MAX_THREADS};
+    uint32_t n = 0; // threads of a block
     char* stacks = nullptr;
+    SharedMemory memory;
     Fiber scheduler;
     const Launch* launch = nullptr;
     uint32_t n_done = 0, n_barrier = 0;
     uint16_t block_epoch = 0, warp_epoch[MAX_THREADS / LANES] = {};
     std::string error;
 
-    explicit Worker(uint32_t n_threads);
-    ~Worker() { munmap(stacks, fibres.size() * STACK_BYTES); }
+    Worker();
+    ~Worker() { munmap(stacks, MAX_THREADS * STACK_BYTES); }
+    Worker(const Worker&) = delete;
     void run_block(const Launch& l, uint3 block_idx);
     void run_threads();
     void resume(Fibre& f);
     std::string stuck() const;
 };
+
+namespace {
+
 thread_local Worker* worker;
 
 Fibre& running() { return *static_cast<Fibre*>(self); }
@@ -75,10 +83,12 @@ void thread_main() {
     __builtin_unreachable();
 }
 
-Worker::Worker(uint32_t n_threads) : fibres(n_threads) {
-    stacks = (char*)mmap(nullptr, n_threads * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+} // namespace
+
+Worker::Worker() {
+    stacks = (char*)mmap(nullptr, MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (stacks == MAP_FAILED) {
-        fprintf(stderr, "ellm-emu: no memory for %u thread stacks\n", n_threads);
+        fprintf(stderr, "ellm-emu: no memory for thread stacks\n");
         exit(1);
     }
 }
@@ -90,7 +100,6 @@ void Worker::resume(Fibre& f) {
 
 // Lets every warp run until all its threads wait at the block's barrier or are done.
 void Worker::run_threads() {
-    uint32_t n = (uint32_t)fibres.size();
     for (bool progress = true; progress && n_done < n;) {
         progress = false;
         for (uint32_t first = 0; first < n; first += LANES) {
@@ -108,7 +117,7 @@ void Worker::run_threads() {
         if (n_barrier == n) {
             n_barrier = 0;
             block_epoch++;
-            for (Fibre& f : fibres) f.state = RUNNABLE;
+            for (uint32_t i = 0; i < n; i++) fibres[i].state = RUNNABLE;
             progress = true;
         }
     }
@@ -117,27 +126,31 @@ void Worker::run_threads() {
 
 // Explains why no thread can go on.
 std::string Worker::stuck() const {
-    for (const Fibre& f : fibres) {
+    for (uint32_t i = 0; i < n; i++) {
+        const Fibre& f = fibres[i];
         if (f.state != IN_COLLECTIVE) continue;
-        for (const Fibre& g : fibres) {
+        for (uint32_t k = 0; k < n; k++) {
+            const Fibre& g = fibres[k];
             if (g.warp != f.warp || !(f.mask >> g.lane & 1)) continue;
             const char* where = g.state == DONE ? "has exited" : g.state == IN_BARRIER ? "waits at __syncthreads" : nullptr;
             if (where) return name_thread(f, *launch) + ": divergent collective: waits in " + kind_name(f.kind) + " for lane " + std::to_string(g.lane) + ", which " + where;
         }
-        uint32_t present = (uint32_t)fibres.size() - f.warp * LANES;
+        uint32_t present = n - f.warp * LANES;
         if (present < LANES && f.mask >> present) return name_thread(f, *launch) + ": " + kind_name(f.kind) + " names lanes that the block does not have";
     }
-    for (const Fibre& f : fibres)
-        if (f.state == IN_BARRIER) return name_thread(f, *launch) + ": divergent barrier: waits at __syncthreads, but other threads have exited or wait elsewhere";
+    for (uint32_t i = 0; i < n; i++)
+        if (fibres[i].state == IN_BARRIER) return name_thread(fibres[i], *launch) + ": divergent barrier: waits at __syncthreads, but other threads have exited or wait elsewhere";
     return "kernel " + std::string(launch->kernel->name) + ": threads wait for each other";
 }
 
 void Worker::run_block(const Launch& l, uint3 block_idx) {
     launch = &l;
-    worker = this;
+    n = l.block.x * l.block.y * l.block.z;
     n_done = n_barrier = 0;
+    block_epoch = 0;
+    memset(warp_epoch, 0, sizeof warp_epoch);
     shared->reset(l.shared_bytes);
-    for (uint32_t i = 0; i < fibres.size(); i++) {
+    for (uint32_t i = 0; i < n; i++) {
         Fibre& f = fibres[i];
         f.thread_idx = {i % l.block.x, i / l.block.x % l.block.y, i / (l.block.x * l.block.y)};
         f.block_idx = block_idx;
@@ -152,6 +165,8 @@ void Worker::run_block(const Launch& l, uint3 block_idx) {
     run_threads();
     self = nullptr;
 }
+
+namespace {
 
 // All of the mask's lanes have arrived: checks that they agree and hands out the results.
 void complete(Fibre* warp, const Fibre& f) {
@@ -190,7 +205,7 @@ uint32_t warp_collective(Kind kind, uint32_t mask, uint32_t value, int32_t sourc
     f.source = source;
     f.state = IN_COLLECTIVE;
     Fibre* warp = &worker->fibres[f.warp * LANES];
-    uint32_t present = (uint32_t)worker->fibres.size() - f.warp * LANES, arrived = 0;
+    uint32_t present = worker->n - f.warp * LANES, arrived = 0;
     for (uint32_t l = 0; l < LANES && l < present; l++) arrived |= (uint32_t)(warp[l].state == IN_COLLECTIVE) << l;
     if ((arrived & mask) == mask)
         complete(warp, f);
@@ -220,34 +235,38 @@ void fail(const std::string& message) {
     __builtin_unreachable();
 }
 
-std::string launch(const Launch& l, int n_threads) {
+Machine::Machine(int n_threads) {
+    for (int i = 0; i < n_threads; i++) workers.emplace_back(new Worker);
+}
+
+Machine::~Machine() = default;
+
+std::string Machine::launch(const Launch& l) {
     uint64_t threads = (uint64_t)l.block.x * l.block.y * l.block.z, blocks = (uint64_t)l.grid.x * l.grid.y * l.grid.z;
     if (!threads || threads > MAX_THREADS) return "block of " + std::to_string(threads) + " threads, allowed are 1 to 1024";
     if (!l.grid.x || l.grid.x > 0x7fffffffu || !l.grid.y || l.grid.y > 65535 || !l.grid.z || l.grid.z > 65535) return "grid dimensions outside of CUDA's limits";
     if (l.shared_bytes > SHARED_LIMIT) return "more than 48 KB of shared memory";
 
     std::atomic<uint64_t> next{0};
-    std::mutex lock;
-    std::string error;
-    auto work = [&] {
-        Worker w((uint32_t)threads);
-        std::unique_ptr<SharedMemory> memory(new SharedMemory);
-        shared = memory.get();
+    auto work = [&](Worker* w) {
+        worker = w;
+        shared = &w->memory;
+        w->error.clear();
         for (uint64_t b; (b = next.fetch_add(1)) < blocks;) {
-            w.run_block(l, {(uint32_t)(b % l.grid.x), (uint32_t)(b / l.grid.x % l.grid.y), (uint32_t)(b / l.grid.x / l.grid.y)});
-            if (w.error.empty()) continue;
-            next = blocks;
-            std::lock_guard<std::mutex> hold(lock);
-            if (error.empty()) error = w.error;
+            w->run_block(l, {(uint32_t)(b % l.grid.x), (uint32_t)(b / l.grid.x % l.grid.y), (uint32_t)(b / l.grid.x / l.grid.y)});
+            if (!w->error.empty()) next = blocks;
         }
         worker = nullptr;
         shared = nullptr;
     };
     std::vector<std::thread> pool;
-    for (uint64_t t = 1; t < (uint64_t)n_threads && t < blocks; t++) pool.emplace_back(work);
-    work();
+    size_t n = (size_t)std::min<uint64_t>(workers.size(), blocks);
+    for (size_t i = 1; i < n; i++) pool.emplace_back(work, workers[i].get());
+    work(workers[0].get());
     for (std::thread& t : pool) t.join();
-    return error;
+    for (size_t i = 0; i < n; i++)
+        if (!workers[i]->error.empty()) return workers[i]->error;
+    return "";
 }
 
 } // namespace emu

@@ -28,7 +28,7 @@ void on_fault(int, siginfo_t* info, void*) {
     _exit(1);
 }
 
-std::string run_launch(std::istringstream& in, int n_threads) {
+std::string run_launch(std::istringstream& in, emu::Machine& machine) {
     std::string name;
     emu::Launch l = {};
     uint32_t n = 0;
@@ -42,7 +42,7 @@ std::string run_launch(std::istringstream& in, int n_threads) {
     for (uint64_t& a : args) in >> a;
     if (!in || (int)n != l.kernel->n_args) return "launch: kernel " + name + " takes " + std::to_string(l.kernel->n_args) + " arguments";
     l.args = args.data();
-    return emu::launch(l, n_threads);
+    return machine.launch(l);
 }
 
 std::string list_kernels() {
@@ -51,14 +51,14 @@ std::string list_kernels() {
     return s;
 }
 
-std::string answer(const std::string& line, int n_threads) {
+std::string answer(const std::string& line, emu::Machine& machine) {
     std::istringstream in(line);
     std::string command, error;
     uint64_t ptr = 0, size = 0;
     in >> command;
     if (command == "kernels") return list_kernels();
     if (command == "launch") {
-        error = run_launch(in, n_threads);
+        error = run_launch(in, machine);
     } else if (command == "alloc") {
         in >> std::hex >> ptr >> std::dec >> size;
         error = in ? emu::arena_alloc(ptr, size) : "alloc: expected PTR SIZE";
@@ -97,5 +97,7 @@ int main(int argc, char** argv) {
     fault.sa_flags = SA_SIGINFO | SA_RESETHAND;
     sigaction(SIGSEGV, &fault, nullptr);
     sigaction(SIGBUS, &fault, nullptr);
-    for (std::string line; std::getline(std::cin, line) && line != "quit";) std::cout << answer(line, n_threads) << std::endl;
+    signal(SIGINT, SIG_IGN); // Ctrl-C reaches the parent, too, which decides what it means; the end of standard input ends this program
+    emu::Machine machine(n_threads);
+    for (std::string line; std::getline(std::cin, line) && line != "quit";) std::cout << answer(line, machine) << std::endl;
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include "cuda_host.h"
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,18 @@ struct Launch {
     uint32_t shared_bytes;
     const uint64_t* args;
 };
-// Runs all blocks on n_threads host threads. Returns "" or what went wrong, with kernel, block and thread.
-std::string launch(const Launch& l, int n_threads);
+struct Worker;
+// Runs kernels on a number of host threads.
+class Machine {
+public:
+    explicit Machine(int n_threads);
+    ~Machine();
+    // Runs all blocks. Returns "" or what went wrong, with kernel, block and thread.
+    std::string launch(const Launch& l);
+
+private:
+    std::vector<std::unique_ptr<Worker>> workers;
+};
 
 // Ends the running thread and the launch with a message.
 [[noreturn]] void fail(const std::string& message);

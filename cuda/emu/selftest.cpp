@@ -9,6 +9,7 @@ namespace {
 
 enum : uint64_t { BASE = 0x200000000000, SIZE = 1 << 20, BUFFER = 1 << 16 };
 int failures = 0;
+emu::Machine* machine;
 
 void expect(bool ok, const std::string& what) {
     if (ok) return;
@@ -22,7 +23,7 @@ std::string run(const char* name, dim3 grid, dim3 block, uint32_t shared, std::v
     for (int i = 0; i < emu::n_kernels; i++) {
         if (std::string(name) != emu::kernels[i].name) continue;
         expect((int)args.size() == emu::kernels[i].n_args, std::string(name) + ": number of arguments");
-        return emu::launch({&emu::kernels[i], grid, block, shared, args.data()}, 3);
+        return machine->launch({&emu::kernels[i], grid, block, shared, args.data()});
     }
     return std::string("no kernel ") + name;
 }
@@ -180,6 +181,8 @@ int main() {
     error = emu::arena_alloc(BASE, BUFFER);
     expect(error.empty(), error);
     if (failures) return 1;
+    emu::Machine three(3);
+    machine = &three;
     test_launch();
     test_warps();
     test_bits();

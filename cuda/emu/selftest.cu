@@ -25,7 +25,7 @@ extern "C" __global__ void __launch_bounds__(64) t_shuffle(uint32_t* out) {
 extern "C" __global__ void __launch_bounds__(64) t_vote(uint32_t* out) {
     int i = threadIdx.x;
     out[i] = __ballot_sync(ALL_LANES, i % 3 == 0);
-    out[64 + i] = (uint32_t)(all_lanes(i < 32) | __any_sync(ALL_LANES, i == 40) << 1);
+    out[64 + i] = (uint32_t)(__all_sync(ALL_LANES, i < 32) | __any_sync(ALL_LANES, i == 40) << 1);
 }
 // The block's sum through shared memory, barriers and both kinds of arrays.
 extern "C" __global__ void __launch_bounds__(256) t_shared(uint32_t* out) {

@@ -2,6 +2,7 @@ package eval
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -178,25 +179,19 @@ func (r *fileRows) read(n int) ([]referenceRow, error) {
 
 func (r *fileRows) close() {}
 
-// compare follows llama-perplexity in leaving out tokens at the cutoff. e^(scale·level + minimum) is the product of
-// two table entries, one for each byte of the level.
+// compare follows llama-perplexity in leaving out tokens at the cutoff.
 func (r savedRow) compare(s *softmax, logits []float32, token int32) rowResult {
 	scale, minimum := float64(r.scale()), float64(r.minimum())
-	var high, low [256]float64
-	for i := range 256 {
-		high[i] = math.Exp(scale*float64(i<<8) + minimum)
-		low[i] = math.Exp(scale * float64(i))
-	}
+	p := newLevels(scale, minimum)
 	lse, argmax := s.logSum(logits)
 	best, refArgmax, kld := r.level(0), 0, 0.0
+	levels := r[rowHeader:][:2*len(logits)]
 	for i, v := range logits {
-		level := r.level(i)
+		level := binary.LittleEndian.Uint16(levels[2*i:])
 		if level > best {
 			best, refArgmax = level, i
 		}
-		if lp := scale*float64(level) + minimum; lp > logitsCutoff {
-			kld += high[level>>8] * low[level&255] * (lp - float64(v) + lse)
-		}
+		kld += p.probability(level) * (scale*float64(level) + minimum + lse - float64(v))
 	}
 	return rowResult{
 		nll:     lse - float64(logits[token]),
@@ -204,4 +199,36 @@ func (r savedRow) compare(s *softmax, logits []float32, token int32) rowResult {
 		kld:     kld,
 		sameTop: argmax == refArgmax,
 	}
+}
+
+// levels gives the probabilities of a row's levels: e^(scale·level + minimum) is the product of two entries, one for
+// each byte of the level.
+type levels struct {
+	high, low [256]float64
+	first     uint16 // the least level above the cutoff
+}
+
+func newLevels(scale, minimum float64) *levels {
+	t := &levels{}
+	for i := range 256 {
+		t.high[i] = math.Exp(scale*float64(i<<8) + minimum)
+		t.low[i] = math.Exp(scale * float64(i))
+	}
+	if minimum > logitsCutoff {
+		return t
+	}
+	t.first = math.MaxUint16 // the best token is above the cutoff in any vocabulary
+	if scale > 0 {
+		t.first = uint16(min(math.Floor((logitsCutoff-minimum)/scale)+1, math.MaxUint16))
+	}
+	clear(t.high[:t.first>>8])
+	return t
+}
+
+// probability is 0 for levels at the cutoff.
+func (t *levels) probability(level uint16) float64 {
+	if level>>8 == t.first>>8 && level < t.first {
+		return 0
+	}
+	return t.high[level>>8] * t.low[level&255]
 }

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// kernelCount is what a predictor needs to know of a compiled kernel. The counts are those of one pass through its main loop.
+type kernelCount struct {
+	Kernel    string         `json:"kernel"`
+	Arch      string         `json:"arch"`
+	Registers int            `json:"registers"` // per thread
+	Shared    int            `json:"shared"`    // bytes per block, declared in the kernel
+	Weights   int            `json:"weights"`   // products (or decoded weights) of a lane in one pass
+	Counts    map[string]int `json:"counts"`    // instructions by class
+}
+
+// countFile is what -json writes.
+type countFile struct {
+	Compiler string        `json:"compiler"` // version of nvcc
+	Kernels  []kernelCount `json:"kernels"`
+}
+
+// classes lists instructions by how many of them a multiprocessor completes per clock. What is not here counts as "int".
+var classes = map[string][]string{
+	"half":    {"HFMA2", "HADD2", "HMUL2", "HSET2", "HSETP2", "HMNMX2"},
+	"fp32":    {"FFMA", "FADD", "FMUL", "FMUL32I", "FADD32I", "FFMA32I"},
+	"shift":   {"SHF", "SHL", "SHR", "BFE", "BFI", "ISETP", "ISET", "ICMP", "IMNMX", "FSETP", "FSET", "FMNMX", "FSEL", "SEL", "PRMT", "BMSK", "SGXT"},
+	"mul":     {"IMAD", "XMAD"},
+	"convert": {"F2F", "F2I", "I2F", "I2I", "I2FP", "F2FP", "FRND", "POPC", "FLO", "SHFL", "BREV"},
+	"special": {"MUFU", "RRO"},
+	"shared":  {"LDS", "STS", "ATOMS"},
+	"global":  {"LDG", "LD", "STG", "ST", "ATOM", "ATOMG", "RED", "LDL", "STL"},
+	"tensor":  {"HMMA", "IMMA", "BMMA", "HGMMA", "IGMMA"},
+	"control": {"BRA", "BRX", "EXIT", "SSY", "SYNC", "BAR", "DEPBAR", "BSSY", "BSYNC", "WARPSYNC", "VOTE", "VOTEU", "PBK", "BRK", "PCNT", "CONT", "CAL", "CALL",
+		"RET", "MEMBAR", "R2UR", "S2R", "S2UR", "CS2R", "ENDCOLLECTIVE", "BREAK", "YIELD", "ERRBAR"},
+}
+
+var uniform = regexp.MustCompile(`^U[A-Z]`)
+
+// classOf returns an instruction's class. Shared-memory accesses of more than 32 bits are "shared_wide".
+func classOf(op string) string {
+	base, _, _ := strings.Cut(op, ".")
+	for class, ops := range classes {
+		for _, o := range ops {
+			if o != base {
+				continue
+			}
+			if class == "shared" && (strings.Contains(op, ".64") || strings.Contains(op, ".128")) {
+				return "shared_wide"
+			}
+			return class
+		}
+	}
+	if uniform.MatchString(base) { // one per warp, on a path of its own: an issue slot and nothing else
+		return "control"
+	}
+	return "int"
+}
+
+// countKernels returns the main loops of a cubin's kernels, those that touch every weight or every cache entry.
+func countKernels(path, arch string) ([]kernelCount, error) {
+	code, err := output("cuobjdump", "-sass", path)
+	if err != nil {
+		return nil, err
+	}
+	text, err := output("cuobjdump", "-res-usage", path)
+	if err != nil {
+		return nil, err
+	}
+	resources := parseUsage(text)
+	var all []kernelCount
+	for _, k := range parseCode(code) {
+		r := resources[k.name]
+		c := kernelCount{Kernel: k.name, Arch: arch, Registers: r.registers, Shared: r.shared, Counts: map[string]int{}}
+		if multiplies(k.name) || k.name == "attention" {
+			body, weights := mainLoop(k)
+			c.Weights = weights
+			for _, in := range body {
+				c.Counts[classOf(in.op)]++
+			}
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+var nvccVersion = regexp.MustCompile(`V(\d+\.\d+\.\d+)`)
+
+// count reads the cubins of all architectures in dir.
+func count(dir string, archs []string) (*countFile, error) {
+	version, err := output("nvcc", "--version")
+	if err != nil {
+		return nil, err
+	}
+	f := &countFile{}
+	if m := nvccVersion.FindSubmatch(version); m != nil {
+		f.Compiler = string(m[1])
+	}
+	for _, arch := range archs {
+		path := filepath.Join(dir, arch+".cubin")
+		if _, err := os.Stat(path); err != nil {
+			return nil, err
+		}
+		k, err := countKernels(path, arch)
+		if err != nil {
+			return nil, err
+		}
+		f.Kernels = append(f.Kernels, k...)
+	}
+	return f, nil
+}
+
+// encode writes one kernel per line, so that differences read well.
+func (f *countFile) encode() ([]byte, error) {
+	var b strings.Builder
+	b.WriteString("{\"compiler\": \"" + f.Compiler + "\",\n\"kernels\": [\n")
+	for i, k := range f.Kernels {
+		line, err := json.Marshal(k)
+		if err != nil {
+			return nil, err
+		}
+		b.Write(line)
+		if i+1 < len(f.Kernels) {
+			b.WriteByte(',')
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteString("]}\n")
+	return []byte(b.String()), nil
+}

@@ -1,0 +1,107 @@
+package cpu
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestKernels compares every set of kernels with sums in float64, on lengths that need whole vectors and remainders of every kind.
+func TestKernels(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	random := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(rng.NormFloat64())
+		}
+		return v
+	}
+	for _, k := range append(simdKernels(), genericKernels()) {
+		for _, n := range []int{16, 32, 48, 64, 80, 128, 1024} {
+			for tokens := 1; tokens <= 9; tokens++ {
+				w, x, out := random(3*(n+5)+n), random(tokens*(n+3)), random(4*tokens)
+				want := append([]float32{}, out...)
+				k.dot4(out, w, n+5, x, n+3, tokens, n)
+				for i := range want {
+					sum, size := float64(want[i]), 1.0
+					for j := range n {
+						p := float64(w[i%4*(n+5)+j]) * float64(x[i/4*(n+3)+j])
+						sum += p
+						size += math.Abs(p)
+					}
+					require.InDelta(t, sum, out[i], 1e-6*size, "%s dot4 %d", k.name, n)
+				}
+			}
+			acc, p, v := random(n), random(7), random(7*(n+2))
+			want := append([]float32{}, acc...)
+			k.weighted(acc, p, v, n+2)
+			for j := range want {
+				sum := float64(want[j])
+				for i := range p {
+					sum += float64(p[i]) * float64(v[i*(n+2)+j])
+				}
+				require.InDelta(t, sum, acc[j], 1e-5, "%s weighted %d", k.name, n)
+			}
+			k.weighted(acc, nil, nil, 0)
+		}
+	}
+}
+
+func TestExp(t *testing.T) {
+	for _, k := range append(simdKernels(), genericKernels()) {
+		const n = 4096
+		v, gate, up, out := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
+		for i := range v {
+			v[i] = 3 - 100*float32(i)/n
+			gate[i] = 200*float32(i)/n - 100
+			up[i] = 1 + float32(i%7)
+		}
+		v[n-1] = float32(math.Inf(-1))
+		x := append([]float32{}, v...)
+		sum := k.exp(v, 3)
+		total := 0.0
+		for i, f := range x {
+			want := math.Exp(float64(f - 3))
+			if f-3 < minExp {
+				want = 0
+			}
+			total += want
+			require.InDelta(t, want, v[i], 3e-7*want, "%s exp(%g)", k.name, f-3)
+		}
+		require.InDelta(t, total, sum, 1e-5*total)
+		k.swiglu(out, gate, up)
+		for i, g := range gate {
+			want := float64(g) / (1 + math.Exp(-float64(g))) * float64(up[i])
+			require.InDelta(t, want, out[i], 1e-6*math.Abs(want)+1e-30, "%s swiglu(%g)", k.name, g)
+		}
+	}
+}
+
+func TestHalf(t *testing.T) {
+	src := make([]uint16, 1<<16)
+	for i := range src {
+		if i&0x7c00 != 0x7c00 {
+			src[i] = uint16(i)
+		}
+	}
+	want := make([]float32, len(src))
+	for i, h := range src {
+		want[i] = half(h)
+	}
+	for _, k := range append(simdKernels(), genericKernels()) {
+		got := make([]float32, len(src))
+		k.half(got, src)
+		require.Equal(t, want, got, k.name)
+	}
+	require.Equal(t, float32(math.Inf(-1)), half(0xfc00))
+	require.True(t, math.IsNaN(float64(half(0x7e00))))
+	require.Equal(t, float32(1.5), half(0x3e00))
+	require.Equal(t, float32(0x1p-24), half(1))
+	require.Zero(t, toHalf(0x1p-24))
+	for _, f := range []float32{0, 1, -2.5, 0x1p-14, 65504} {
+		require.Equal(t, f, half(toHalf(f)))
+	}
+	require.Equal(t, float32(65504), half(toHalf(1e9)))
+}
