@@ -29,29 +29,29 @@ template <class T> __device__ __forceinline__ void decode_chunk(const matrix* w,
 
 template <class T> __device__ __forceinline__ void decode_chunks(const matrix* w, int32_t first_group, int32_t n_groups, T* plane) {
     SHARED_DYNAMIC(uint32_t, table_sh);
-    int32_t tiles = w->tiles, warp = threadIdx.x / WARP, end = (first_group + n_groups) * tiles, loaded = -1;
+    int32_t tiles = w->tiles, warp = threadIdx.x / WARP, loaded = -1;
     int32_t offset = w->float_kind ? 0 : (w->values ? 0 : w->zero) - (int32_t)w->data_zero;
-    const uint32_t* table = table_sh;
+    const int32_t warps = 8;
     uint32_t mask = 0;
     // Each block takes a contiguous range of chunks, eight at a time as far as they share a table.
     int64_t n = (int64_t)n_groups * tiles;
     int32_t chunk = first_group * tiles + (int32_t)(n * blockIdx.x / gridDim.x);
-    end = first_group * tiles + (int32_t)(n * (blockIdx.x + 1) / gridDim.x);
+    int32_t end = first_group * tiles + (int32_t)(n * (blockIdx.x + 1) / gridDim.x);
     while (chunk < end) {
-        int32_t group = chunk / tiles, last = (min(chunk + WARPS_PER_BLOCK_MAX, end) - 1) / tiles;
-        int32_t same = same_table(w, group, last - group + 1), stop = min(min(chunk + WARPS_PER_BLOCK_MAX, end), (group + same) * tiles);
+        int32_t group = chunk / tiles, last = (min(chunk + warps, end) - 1) / tiles;
+        int32_t same = same_table(w, group, last - group + 1), stop = min(min(chunk + warps, end), (group + same) * tiles);
         int32_t index = w->group_table[group];
-        if (index != loaded) table = open_table(w, index, table_sh, &mask);
+        if (index != loaded) mask = load_table(w, index, table_sh);
         loaded = index;
         int32_t mine = chunk + warp, g = mine / tiles;
-        if (mine < stop) decode_chunk(w, g, mine % tiles, table, mask, offset, plane + (int64_t)(g - first_group) * w->rows_per_group * w->stride);
+        if (mine < stop) decode_chunk(w, g, mine % tiles, table_sh, mask, offset, plane + (int64_t)(g - first_group) * w->rows_per_group * w->stride);
         chunk = stop;
     }
 }
 
 // All kernels of this file:
 //   grid  ⌈n_groups·tiles / 8⌉ or fewer blocks, block 256 threads
-//   dynamic shared memory  4 << max_len bytes if max_len ≤ 13, else 0
+//   dynamic shared memory  4 << max_len bytes
 // Outliers are not applied: decode_outliers_* follows. stride must be even and ≥ 64·steps.
 //
 // w            coded matrix

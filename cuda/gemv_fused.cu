@@ -7,7 +7,10 @@ struct float_front {
     const uint32_t* table;
     uint32_t mask;
 
-    __device__ __forceinline__ void load_table(const matrix* w, int32_t index, uint32_t* table_sh) { table = open_table(w, index, table_sh, &mask); }
+    __device__ __forceinline__ void load_table(const matrix* w, int32_t index, uint32_t* table_sh) {
+        table = table_sh;
+        mask = ::load_table(w, index, table_sh);
+    }
 
     __device__ __forceinline__ void product(const matrix* w, int32_t group, int32_t tile, float* sums) {
         int32_t rows = group_rows(w, group), steps = tile_steps(w, tile), cols = w->cols, lane = threadIdx.x % WARP;
@@ -37,7 +40,7 @@ struct float_front {
 // All kernels of this file:
 //   block  32·W threads; W = tiles·max(1, ⌊8/tiles⌋) if tiles ≤ 8, else 8
 //   grid   any number of blocks ≤ ⌈groups / max(1, ⌊W/tiles⌋)⌉; each takes a contiguous range of groups. A few per multiprocessor are best
-//   dynamic shared memory  (4 << max_len) + 4·W·rows_per_group bytes; the table's part is 0 where max_len > 13 (only _f32 accepts that)
+//   dynamic shared memory  (4 << max_len) + 4·W·rows_per_group bytes
 //
 // w     coded matrix
 // x     [cols] input (already multiplied by the column scales, if there are any)
@@ -45,16 +48,16 @@ struct float_front {
 // bias  [rows], added to the result in natural row order; 0 = none
 // y     [rows] result in natural row order
 
-// Any coding and scale; accumulates in float32. max_len ≤ 15.
+// Any coding and scale; accumulates in float32.
 extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_f32(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) {
     SHARED_DYNAMIC(uint32_t, table_sh);
     float_front front;
     front.x = x;
-    fused_product(front, w, table_sh, (float*)(table_sh + (w->max_len > MAX_SHARED_LEN ? 0 : 1u << w->max_len)), bias, y);
+    fused_product(front, w, table_sh, (float*)(table_sh + (1u << w->max_len)), bias, y);
 }
 
 // Integer codings without `values`, low_bits = 0, SCALE_TENSOR or SCALE_ROW; −31 ≤ table_bias + a ≤ 32 for all levels a.
-// _gN: N pairs per peek: g3 for max_len ≤ 10, g2 (and all kernels below) for max_len ≤ 13.
+// _gN: N pairs per peek: g3 for max_len ≤ 10, g2 (as all kernels below) for every table.
 extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 0, false>(w, x, xp, bias, y); }
 extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<3, 0, false>(w, x, xp, bias, y); }
 // The same with low_bits = 1 … 4.

@@ -2,19 +2,14 @@
 #pragma once
 #include "bitstream.cuh"
 
-// Tables up to this code length are copied to shared memory, longer ones are read where they are.
-enum { MAX_SHARED_LEN = 13, WARPS_PER_BLOCK_MAX = 8 };
-
-// Copies table `index` of the file to shared memory if it is short enough, and returns where to look up. Collective over the block.
-__device__ __forceinline__ const uint32_t* open_table(const matrix* w, int32_t index, uint32_t* table_sh, uint32_t* mask) {
+// Copies table `index` of the file to shared memory and returns the mask of its indices. Collective over the block.
+__device__ __forceinline__ uint32_t load_table(const matrix* w, int32_t index, uint32_t* table_sh) {
     const code_table* t = w->tables + index;
-    int32_t len = (int32_t)t->max_len;
-    *mask = (1u << len) - 1;
-    if (w->max_len > MAX_SHARED_LEN) return t->entries;
+    uint32_t mask = (1u << t->max_len) - 1;
     __syncthreads(); // nobody reads the previous table any more
-    for (uint32_t i = threadIdx.x; i <= *mask; i += blockDim.x) table_sh[i] = t->entries[i];
+    for (uint32_t i = threadIdx.x; i <= mask; i += blockDim.x) table_sh[i] = t->entries[i];
     __syncthreads();
-    return table_sh;
+    return mask;
 }
 
 // How many of the groups g … g + n − 1 use the same table as group g.

@@ -6,7 +6,7 @@
 // Code table of the file (docs/format.md, 4), ready for look-up.
 struct code_table {
     const uint32_t* entries; // [1 << max_len], index = next max_len bits: a0 | a1 << 8 | length << 16
-    int64_t max_len;         // 1 … 15
+    int64_t max_len;         // 1 … 12
 };
 
 // Values of matrix::type: how `data` stores a weight.

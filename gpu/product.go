@@ -69,7 +69,7 @@ func fusedWarps(tiles int) (warps, groups int) {
 	return tiles * groups, groups
 }
 
-// tableShared returns the bytes of shared memory for a code table, at most 4 << huffman.MaxCodeLen: 16 KB.
+// tableShared returns the bytes of shared memory for a code table.
 func tableShared(maxLen int32) int { return 4 << maxLen }
 
 // fusedGemv picks the fused kernel with the most codes per refill, and the float32 one where none of the faster ones applies.

@@ -61,7 +61,7 @@ func classOf(op string) string {
 	return "int"
 }
 
-// countKernels returns the main loops of a cubin's kernels, those that touch every weight or every cache entry.
+// countKernels returns the main loops of a cubin's kernels, those that touch every weight of a matrix.
 func countKernels(path, arch string) ([]kernelCount, error) {
 	code, err := output("cuobjdump", "-sass", path)
 	if err != nil {
@@ -76,7 +76,7 @@ func countKernels(path, arch string) ([]kernelCount, error) {
 	for _, k := range parseCode(code) {
 		r := resources[k.name]
 		c := kernelCount{Kernel: k.name, Arch: arch, Registers: r.registers, Shared: r.shared, Counts: map[string]int{}}
-		if multiplies(k.name) || k.name == "attention" {
+		if multiplies(k.name) {
 			body, weights := mainLoop(k)
 			c.Weights = weights
 			for _, in := range body {
@@ -131,4 +131,17 @@ func (f *countFile) encode() ([]byte, error) {
 	}
 	b.WriteString("]}\n")
 	return []byte(b.String()), nil
+}
+
+// writeCounts writes the counts of dir's cubins to path.
+func writeCounts(path, dir string, archs []string) error {
+	f, err := count(dir, archs)
+	if err != nil {
+		return err
+	}
+	b, err := f.encode()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, b, 0o644)
 }

@@ -1,7 +1,7 @@
 // Command sass prints, for every compiled kernel, its resources and the cost of its main loop in instructions per
 // weight, read from the machine code. It needs cuobjdump, which comes with nvcc.
 //
-// usage: sass [-arch sm_53] DIR-WITH-CUBINS
+// usage: sass [-arch sm_53] [-json FILE] DIR-WITH-CUBINS
 package main
 
 import (
@@ -16,8 +16,15 @@ import (
 
 func main() {
 	arch := flag.String("arch", "sm_53,sm_90", "architectures, separated by commas; those without a cubin are left out")
+	counts := flag.String("json", "", "instead of printing, write instruction counts by class to this `file`")
 	flag.Parse()
-	if err := run(flag.Arg(0), strings.Split(*arch, ",")); err != nil {
+	err := error(nil)
+	if *counts != "" {
+		err = writeCounts(*counts, flag.Arg(0), strings.Split(*arch, ","))
+	} else {
+		err = run(flag.Arg(0), strings.Split(*arch, ","))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sass:", err)
 		os.Exit(1)
 	}
@@ -67,7 +74,7 @@ func report(path string) (spills int, err error) {
 		}
 		cost := ""
 		if multiplies(k.name) {
-			cost = mainLoop(k)
+			cost = costText(k)
 		}
 		fmt.Printf("%-26s %6d %6d %6d %6d   %s\n", k.name, len(k.code), r.registers, r.shared, r.local, cost)
 	}

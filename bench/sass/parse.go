@@ -137,21 +137,27 @@ func weights(name string, code []instruction) int {
 	return 2 * stores
 }
 
-// mainLoop describes the loop that handles the most weights. Loops without loops inside them go first: what lies around them
-// serves the ends of rows and other rare cases.
-func mainLoop(k kernel) string {
+// mainLoop returns the instructions of the loop that handles the most weights, and how many it handles in one pass. Loops without loops
+// inside them go first: what lies around them serves the ends of rows and other rare cases.
+func mainLoop(k kernel) (body []instruction, most int) {
 	all := loops(k.code)
-	n, most, mostInner := 0, 0, false
+	mostInner := false
 	for _, l := range all {
 		own := l.own(k.code, all)
 		inner := len(own) == l.last-l.first+1
 		w := weights(k.name, own)
 		if w > 0 && (inner && !mostInner || inner == mostInner && w > most) {
-			n, most, mostInner = len(own), w, inner
+			body, most, mostInner = own, w, inner
 		}
 	}
-	if most == 0 {
+	return body, most
+}
+
+// costText tells what a kernel's main loop costs.
+func costText(k kernel) string {
+	body, n := mainLoop(k)
+	if n == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%d / %d = %.2f", n, most, float64(n)/float64(most))
+	return fmt.Sprintf("%d / %d = %.2f", len(body), n, float64(len(body))/float64(n))
 }

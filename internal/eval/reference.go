@@ -205,7 +205,7 @@ func (r savedRow) compare(s *softmax, logits []float32, token int32) rowResult {
 // each byte of the level.
 type levels struct {
 	high, low [256]float64
-	first     uint16 // the least level above the cutoff
+	first     int // the least level above the cutoff
 }
 
 func newLevels(scale, minimum float64) *levels {
@@ -217,9 +217,9 @@ func newLevels(scale, minimum float64) *levels {
 	if minimum > logitsCutoff {
 		return t
 	}
-	t.first = math.MaxUint16 // the best token is above the cutoff in any vocabulary
+	t.first = logitsLevels + 1
 	if scale > 0 {
-		t.first = uint16(min(math.Floor((logitsCutoff-minimum)/scale)+1, math.MaxUint16))
+		t.first = int(min(math.Floor((logitsCutoff-minimum)/scale)+1, logitsLevels+1))
 	}
 	clear(t.high[:t.first>>8])
 	return t
@@ -227,7 +227,7 @@ func newLevels(scale, minimum float64) *levels {
 
 // probability is 0 for levels at the cutoff.
 func (t *levels) probability(level uint16) float64 {
-	if level>>8 == t.first>>8 && level < t.first {
+	if int(level>>8) == t.first>>8 && int(level) < t.first {
 		return 0
 	}
 	return t.high[level>>8] * t.low[level&255]

@@ -95,6 +95,21 @@ func TestCompareSavedRow(t *testing.T) {
 	}
 }
 
+func TestLevels(t *testing.T) {
+	for _, c := range []struct{ scale, minimum float64 }{{16. / 65535, -17.3}, {16. / 65535, -16}, {1e-4, -9}, {1e-4, -30}, {1e-5, -16.1}, {0, -5}, {0, -20}} {
+		l := newLevels(c.scale, c.minimum)
+		for level := range logitsLevels + 1 {
+			want := 0.0
+			if lp := c.scale*float64(level) + c.minimum; lp > logitsCutoff {
+				want = math.Exp(lp)
+			}
+			if got := l.probability(uint16(level)); math.Abs(got-want) > 1e-12*want {
+				t.Fatalf("%v, level %d: %v, expected %v", c, level, got, want)
+			}
+		}
+	}
+}
+
 // Evaluation must not take longer than the forward pass: these are the two comparisons of a row of a large vocabulary.
 func BenchmarkCompare(b *testing.B) {
 	const nVocab = 151936
