@@ -47,7 +47,7 @@ emu: ## bin/ellm-emu, which runs the kernels on the CPU
 	$(CMAKE) -S . -B build/cmake
 	$(CMAKE) --build build/cmake --target ellm-emu ellm-emu-fast emu-selftest -j $(JOBS)
 	mkdir -p bin
-	cp build/ellm-emu build/ellm-emu-fast bin/
+	cp --remove-destination build/ellm-emu build/ellm-emu-fast bin/
 
 nvcc: ## install nvcc (Debian, Ubuntu; as root or with sudo)
 	.ci/install-nvcc

@@ -67,9 +67,6 @@ func JetsonNano() driver.Info {
 
 // planLayout chooses plan and layout. A layout that does not fit comes back together with the error.
 func planLayout(info driver.Info, f *format.Reader, prog *model.Program, opt engine.LoadOptions) (*layout, error) {
-	if opt.Plan == engine.PlanHybrid {
-		return nil, fmt.Errorf("plan hybrid is not available on the GPU yet; use resident, fused or auto")
-	}
 	base, err := newLayout(f, prog, opt)
 	if err != nil {
 		return nil, err
@@ -93,14 +90,12 @@ func planLayout(info driver.Info, f *format.Reader, prog *model.Program, opt eng
 			chosen = &resident
 		}
 		chosen.Reason = "as asked for"
-	case engine.PlanAuto, "":
-		chosen.Reason = fmt.Sprintf("decoded weights would need %s in all", gib(resident.Total()))
-		if resident.Total() <= base.Budget {
-			chosen = &resident
-			chosen.Reason = "decoded weights fit, and reading them costs fewer instructions than decoding in every product"
+	case engine.PlanAuto, engine.PlanHybrid, "":
+		if chosen, err = base.choosePlan(info, f, prog, opt.Plan, &resident, &fused); err != nil {
+			return nil, err
 		}
 	default:
-		return nil, fmt.Errorf("unknown plan %q; use resident, fused or auto", opt.Plan)
+		return nil, fmt.Errorf("unknown plan %q; use resident, fused, hybrid or auto", opt.Plan)
 	}
 	chosen.setForms(chosen.Plan)
 	if chosen.Total() > base.Budget {
@@ -161,7 +156,7 @@ func (w *weight) formUnder(plan engine.Plan) form {
 		return formVector
 	case w.Raw != nil:
 		return formRaw
-	case plan == engine.PlanFused || w.use&useProduct == 0:
+	case plan == engine.PlanFused || w.use&useProduct == 0 || plan == engine.PlanHybrid && !w.decoded:
 		return formCoded
 	}
 	return formPlane

@@ -63,10 +63,15 @@ func TestAutoPlan(t *testing.T) {
 	if fused.Total() < resident.Total() {
 		auto, err = plan(engine.PlanAuto, resident.Total()-1)
 		require.NoError(t, err)
-		assert.Equal(t, engine.PlanFused, auto.Plan)
+		assert.Equal(t, engine.PlanHybrid, auto.Plan)
+		assert.Less(t, auto.Total(), resident.Total())
+		auto, err = plan(engine.PlanAuto, fused.Total())
+		require.NoError(t, err)
+		assert.LessOrEqual(t, auto.Total(), fused.Total())
 	}
-	_, err = plan(engine.PlanHybrid, 0)
-	assert.ErrorContains(t, err, "hybrid")
+	hybrid, err := plan(engine.PlanHybrid, 0)
+	require.NoError(t, err)
+	assert.Equal(t, engine.PlanHybrid, hybrid.Plan)
 	_, err = plan("fast", 0)
 	assert.ErrorContains(t, err, "fast")
 }

@@ -39,6 +39,7 @@ type weight struct {
 	*format.Tensor
 	use     use
 	form    form
+	decoded bool             // under plan hybrid
 	vector  driver.DevicePtr // formVector
 	desc    matrixDesc       // other forms; kernels read the copy at descDev
 	descDev driver.DevicePtr

@@ -43,11 +43,15 @@ func (r *runner) node(n *model.Node, text []int32) error {
 	case model.OpAttention:
 		r.attention(dst, a, r.bufs[n.B], r.bufs[n.C], t)
 	case model.OpSwiGLU:
-		b := r.bufs[n.B][:t*p.Width(n.B)]
-		for i, x := range b {
-			g := a[i]
-			dst[i] = g / (1 + float32(math.Exp(-float64(g)))) * x
-		}
+		width := p.Width(n.B)
+		r.parallel(t, func(k int, _ *linalg.Scratch) {
+			b := r.bufs[n.B][k*width : (k+1)*width]
+			from, to := a[k*width:][:len(b)], dst[k*width:][:len(b)]
+			for i, x := range b {
+				g := from[i]
+				to[i] = g / (1 + exp(-g)) * x
+			}
+		})
 	case model.OpAdd:
 		for i := range t * p.Width(n.Dst) {
 			dst[i] += a[i]
@@ -78,7 +82,7 @@ func (r *runner) attention(dst, q, k, v []float32, t int) {
 		scores := make([]float32, t*t)
 		r.isa.MulAdd(linalg.RowMajor(scores, t), linalg.RowMajor(q, qw).From(0, h*dim), linalg.RowMajor(k, kw).From(0, kv*dim).T(), t, t, dim, s)
 		for i := range t {
-			softmax(scores[i*t:(i+1)*t], i+1, 1/math.Sqrt(float64(dim)))
+			softmax(scores[i*t:(i+1)*t], i+1, float32(1/math.Sqrt(float64(dim))))
 			clear(dst[i*qw+h*dim : i*qw+(h+1)*dim])
 		}
 		r.isa.MulAdd(linalg.RowMajor(dst, qw).From(0, h*dim), linalg.RowMajor(scores, t), linalg.RowMajor(v, kw).From(0, kv*dim), t, dim, t, s)
@@ -86,16 +90,15 @@ func (r *runner) attention(dst, q, k, v []float32, t int) {
 }
 
 // softmax turns the first n scores into probabilities and the others into 0.
-func softmax(x []float32, n int, scale float64) {
+func softmax(x []float32, n int, scale float32) {
 	top := x[0]
 	for _, v := range x[:n] {
 		top = max(top, v)
 	}
 	sum := 0.0
 	for i, v := range x[:n] {
-		e := math.Exp(scale * float64(v-top))
-		x[i] = float32(e)
-		sum += e
+		x[i] = exp(scale * (v - top))
+		sum += float64(x[i])
 	}
 	inv := float32(1 / sum)
 	for i := range x[:n] {

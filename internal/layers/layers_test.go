@@ -23,6 +23,8 @@ var allowed = map[string][]string{
 	"internal/gguf":        {"internal/tokenizer"},
 	"internal/imatrix":     {"internal/gguf"},
 	"internal/layers":      {},
+	"internal/predict":     {"bench/devices"},
+	"bench/devices":        {},
 
 	"format":             {"internal/huffman"},
 	"internal/codec":     {"format", "internal/huffman"},
@@ -35,7 +37,7 @@ var allowed = map[string][]string{
 
 	"cpu":     {"cpu/...", "format", "internal/huffman", "internal/model", "internal/engine"},
 	"cpu/...": {"format", "internal/huffman"},
-	"gpu/...": {"gpu/...", "format", "internal/model", "internal/engine", "internal/huffman"},
+	"gpu/...": {"gpu/...", "format", "internal/predict", "internal/model", "internal/engine", "internal/huffman"},
 
 	"internal/testmodel": {"internal/..."},
 	"cli":                {"cpu", "gpu/...", "format", "internal/..."},

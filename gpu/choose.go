@@ -1,0 +1,114 @@
+package gpu
+
+import (
+	"fmt"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/predict"
+)
+
+// choosePlan decides which matrices to decode within the budget, and whether that is plan resident, fused or hybrid; `asked` is
+// auto or hybrid. base is a layout without a plan.
+func (l *layout) choosePlan(info driver.Info, f *format.Reader, prog *model.Program, asked engine.Plan, resident, fused *layout) (*layout, error) {
+	hybrid := *l
+	spare := l.Budget - fused.Total()
+	if spare < 0 {
+		fused.Reason = "even coded weights do not fit"
+		return fused, nil
+	}
+	for {
+		decoded, of, err := hybrid.chooseDecoded(info, spare)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case asked == engine.PlanHybrid:
+		case decoded == of && resident.Total() <= l.Budget:
+			resident.Reason = "decoded weights fit, and products with them are predicted to be no slower"
+			return resident, nil
+		case decoded == 0:
+			fused.Reason = fmt.Sprintf("decoded weights would need %s in all", gib(resident.Total()))
+			if resident.Total() <= l.Budget {
+				fused.Reason = "products with coded weights are predicted to be faster"
+			}
+			return fused, nil
+		}
+		if err := hybrid.size(f, prog, engine.PlanHybrid); err != nil {
+			return nil, err
+		}
+		// Scratch depends on the choice, so less may be left than the plans of one kind say.
+		over := hybrid.Total() - l.Budget
+		if over <= 0 || decoded == 0 {
+			hybrid.Reason = fmt.Sprintf("%d of %d matrices decoded, by predicted time saved per byte", decoded, of)
+			return &hybrid, nil
+		}
+		spare = max(spare-over, 0)
+	}
+}
+
+// chooseDecoded marks the matrices that plan hybrid decodes on a device with `spare` bytes beyond plan fused, by predicted time
+// saved per byte. It returns how many of how many matrices with a choice that are.
+func (l *layout) chooseDecoded(info driver.Info, spare int64) (decoded, of int, err error) {
+	d, _, err := predict.Nearest(info.Name, info.CCMajor, info.CCMinor, info.SMs, info.ClockMHz)
+	if err != nil {
+		return 0, 0, err
+	}
+	m, err := predict.NewModel(d)
+	if err != nil {
+		return 0, 0, err
+	}
+	tr := newTracer(info)
+	var ws []*weight
+	var choices []predict.Choice
+	for _, w := range l.weights {
+		w.decoded = false
+		if w.Coded == nil || w.use&useProduct == 0 {
+			continue
+		}
+		saved, err := tr.saved(m, w)
+		if err != nil {
+			return 0, 0, err
+		}
+		ws = append(ws, w)
+		choices = append(choices, predict.Choice{Extra: w.span(formPlane) - w.span(formCoded), Saved: saved})
+	}
+	for i, yes := range predict.ChooseDecoded(choices, spare) {
+		ws[i].decoded = yes
+		if yes {
+			decoded++
+		}
+	}
+	return decoded, len(ws), nil
+}
+
+// saved returns the seconds per token that decoding w once saves.
+func (t *tracer) saved(m *predict.Model, w *weight) (float64, error) {
+	coded, err := t.product(w, formCoded)
+	if err != nil {
+		return 0, err
+	}
+	plane, err := t.product(w, formPlane)
+	if err != nil {
+		return 0, err
+	}
+	saved := 0.0
+	for _, l := range coded {
+		saved += m.Time(l.Work).Seconds
+	}
+	for _, l := range plane {
+		saved -= m.Time(l.Work).Seconds
+	}
+	return saved, nil
+}
+
+// span returns the bytes of the arena that w takes in a form.
+func (w *weight) span(f form) int64 {
+	n := int64(0)
+	for _, p := range w.parts(f) {
+		n += blockSpan(p.size)
+	}
+	return n
+}
