@@ -14,6 +14,11 @@ ifeq ($(shell $(GO) env GOARCH),amd64)
 SIMD := GOEXPERIMENT=simd
 endif
 
+# Where toolkits keep cuda.h and the libcuda.so to link with when no driver is installed. CUDA_HOME names one elsewhere.
+CUDA_HEADERS := $(wildcard $(addsuffix /include,$(CUDA_HOME) /usr/local/cuda /usr/lib/cuda /opt/cuda))
+CUDA_STUBS   := $(wildcard $(addsuffix /lib64/stubs,$(CUDA_HOME) /usr/local/cuda /opt/cuda) /usr/lib/x86_64-linux-gnu/stubs /usr/lib/aarch64-linux-gnu/tegra)
+CGO          := CGO_ENABLED=1 CGO_CFLAGS="$${CGO_CFLAGS--g -O2} $(addprefix -I,$(CUDA_HEADERS))" CGO_LDFLAGS="$${CGO_LDFLAGS--g -O2} $(addprefix -L,$(CUDA_STUBS))"
+
 # MODEL=file.gguf makes "make demo" and "make bench" use that model instead of obtaining SmolLM2-135M-Instruct.
 DEMO_GGUF  := models/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL      ?= $(DEMO_GGUF)
@@ -31,7 +36,7 @@ build: ## bin/ellm-gpu in pure Go
 	CGO_ENABLED=0 $(SIMD) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ellm-gpu $(PKG)
 
 build-cuda: kernels ## bin/ellm-gpu with GPU support; starts without a GPU too
-	CGO_ENABLED=1 $(SIMD) $(GO) build -tags cuda -trimpath -ldflags '$(LDFLAGS)' -o bin/ellm-gpu $(PKG)
+	$(CGO) $(SIMD) $(GO) build -tags cuda -trimpath -ldflags '$(LDFLAGS)' -o bin/ellm-gpu $(PKG)
 
 kernels: ## the CUDA kernels with nvcc, into gpu/driver/cuda/kernels (embedded by build-cuda)
 ifeq ($(NVCC),)
@@ -69,7 +74,8 @@ test-kernels:
 	@echo 'SKIPPED: nvcc was not found, so the kernels were tested in the emulator but not compiled for GPUs ("make nvcc" installs it)'
 else
 test-kernels: kernels
-	CGO_ENABLED=1 $(GO) vet -tags cuda ./gpu/... ./cli/...
+	$(CGO) $(GO) vet -tags cuda ./gpu/... ./cli/...
+	ELLM_KERNELS=$(CURDIR)/build/kernels $(GO) test ./bench/sass
 endif
 
 demo: build $(DEMO_ELLM) ## obtain a small chat model, compress it, answer a prompt on the CPU
@@ -91,6 +97,26 @@ bench-compare: build ## same tokens and perplexity as llama.cpp: PEER=dir with i
 
 sass: kernels ## instructions per weight of the compiled kernels
 	$(GO) run ./bench/sass build/kernels
+
+.PHONY: asm kernel-counts jetson test-jetson gpu-bundle
+
+asm: ## generate the Go assembly again (internal/asm)
+	cd internal/asm && for p in decode:cpu/decode/chunk dot:cpu/dot/dot linalg:internal/linalg/gemm; do \
+		out=../../$${p#*:}_amd64; dir=$$(dirname $$out); \
+		$(GO) run . $${p%%:*} -out $$out.s -stubs $$out.go -pkg $$(basename $$dir) || exit 1; done
+
+kernel-counts: kernels ## instruction counts of the compiled kernels, for predictions
+	$(GO) run ./bench/sass -arch sm_53,sm_86,sm_90 -json internal/predict/kernels.json build/kernels
+
+jetson: kernels ## bin/ellm-gpu-jetson for Jetson boards (aarch64, glibc 2.27), with GPU support
+	.ci/install-zig build/zig
+	ZIG=$(CURDIR)/build/zig/zig .ci/build-jetson bin/ellm-gpu-jetson $(VERSION)
+
+test-jetson: ## build the Jetson program and run its CPU half under qemu
+	.ci/test-jetson
+
+gpu-bundle: build-cuda jetson ## build/ellm-gpu-bundle.tar.gz: tests and measurements for any machine with a GPU
+	bench/bundle/make build/ellm-gpu-bundle.tar.gz
 
 clean: ## remove what was built (not models/)
 	rm -rf bin build

@@ -302,7 +302,7 @@ func TestDevicesAndPlan(t *testing.T) {
 		assert.Equal(t, p.Total, p.Weights+p.KV+p.Scratch)
 	}
 	assert.Contains(t, mustRun(t, "plan", model, "--device", "cpu").out, "resident")
-	assert.Contains(t, ellm("plan", model, "--device", "nano").err, "nano")
+	assert.Contains(t, ellm("plan", model, "--device", "toaster").err, "toaster")
 }
 
 func TestBench(t *testing.T) {

@@ -17,7 +17,7 @@ func deviceFlags() []cli.Flag {
 		&cli.StringFlag{Name: "device", Aliases: []string{"d"}, Value: "auto", Usage: "`DEVICE` that computes: auto, cpu, emu (the GPU's kernels on the CPU), or the number of a GPU"},
 		&cli.StringFlag{Name: "plan", Value: string(engine.PlanAuto), Usage: "where weights live: auto, resident (decoded once), fused (decoded in every product), hybrid"},
 		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads; 0 = all cores"},
-		&cli.StringFlag{Name: "memory", Usage: "memory that the model may take, for example 2GiB; default: what is free"},
+		&cli.StringFlag{Name: "memory", Aliases: []string{"memory-budget"}, Usage: "memory that the model may take, for example 2GiB; default: what is free"},
 	}
 }
 

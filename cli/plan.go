@@ -1,22 +1,28 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/ellm-gpu/ellm-gpu/cpu"
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/predict"
 )
 
 func (p *program) planCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "plan",
-		Usage:     "show the memory a model takes on a device under each plan, without loading it",
-		ArgsUsage: "MODEL.ellm --device cpu|emu|0",
+		Name:  "plan",
+		Usage: "show the memory a model takes on a device under each plan, without loading it, and for GPUs the predicted speed",
+		Description: "Besides the devices of this machine, --device takes the described ones: nano, orin-nano, rtx4060, rtx4090, h200.\n" +
+			"Their speeds are predicted from the compiled kernels' instructions and the device's rates, not measured.",
+		ArgsUsage: "MODEL.ellm --device nano|…|cpu|emu|0",
 		Flags:     append([]cli.Flag{ctxFlag(), jsonFlag()}, deviceFlags()...),
 		Action:    p.plan,
 	}
@@ -25,12 +31,17 @@ func (p *program) planCommand() *cli.Command {
 // planJSON is an element of what plan --json prints.
 type planJSON struct {
 	engine.MemoryPlan
-	Total  int64  `json:"total"`
-	NCtx   int    `json:"n_ctx"`
-	Fits   bool   `json:"fits"`
-	Chosen bool   `json:"chosen"`          // by --plan (auto unless given)
-	Error  string `json:"error,omitempty"` // why it does not fit
+	Total     int64           `json:"total"`
+	Free      int64           `json:"free"` // what is left of the budget; negative = missing; 0 where the budget is unknown
+	NCtx      int             `json:"n_ctx"`
+	Fits      bool            `json:"fits"`
+	Chosen    bool            `json:"chosen"`              // by --plan (auto unless given)
+	Error     string          `json:"error,omitempty"`     // why it does not fit
+	Predicted *gpu.Prediction `json:"predicted,omitempty"` // not measured
 }
+
+// The load that speeds are predicted for: llama-bench's pp512 and tg128.
+const predictedPrompt, predictedPast = 512, 64
 
 func (p *program) plan(c *cli.Context) error {
 	path, err := operand(c, "model")
@@ -40,9 +51,6 @@ func (p *program) plan(c *cli.Context) error {
 	opt, err := loadOptions(c)
 	if err != nil {
 		return err
-	}
-	if c.String("device") == "nano" {
-		return usagef("plan --device nano: planning for a described device is not there yet; cpu, emu and the number of a GPU in this machine are")
 	}
 	f, err := openModel(path)
 	if err != nil {
@@ -54,12 +62,11 @@ func (p *program) plan(c *cli.Context) error {
 		return err
 	}
 	opt.NCtx = engine.ContextLength(&prog.Config, opt.NCtx)
-	planner, done, err := p.planner(c.String("device"))
+	pl, err := p.planner(c.String("device"))
 	if err != nil {
 		return err
 	}
-	defer done()
-	rows, err := planRows(planner, f, prog, opt)
+	rows, err := pl.rows(f, prog, opt)
 	if err != nil {
 		return err
 	}
@@ -70,11 +77,19 @@ func (p *program) plan(c *cli.Context) error {
 	return nil
 }
 
-// memoryPlanner tells what a backend's Load would allocate. An error together with a plan means that it does not fit.
-type memoryPlanner func(*format.Reader, *model.Program, engine.LoadOptions) (engine.MemoryPlan, error)
+// planner tells what loading a model on a device would allocate.
+type planner struct {
+	kinds []engine.Plan
+	// plan returns the plan, and a prediction if there is one. An error together with a plan means that it does not fit.
+	plan func(*format.Reader, *model.Program, engine.LoadOptions) (engine.MemoryPlan, *gpu.Prediction, error)
+}
 
-// planner returns the planner of a device; done closes the device.
-func (p *program) planner(device string) (plan memoryPlanner, done func(), err error) {
+// planner returns the planner of a device, which need not be there if it is described.
+func (p *program) planner(device string) (*planner, error) {
+	if d, err := predict.Find(device); err == nil {
+		return gpuPlanner(driver.Info{Backend: "described", Name: d.Title, CCMajor: d.CCMajor, CCMinor: d.CCMinor, SMs: d.SMs, ClockMHz: int(d.ClockMHz),
+			MemTotal: d.MemTotal, MemFree: d.MemUsable, SharedPerBlock: d.SharedPerBlock}, d), nil
+	}
 	if device == deviceAuto {
 		if list := gpus(); !list[0].Available {
 			p.notef("no GPU is used: %s", list[0].Reason)
@@ -84,35 +99,70 @@ func (p *program) planner(device string) (plan memoryPlanner, done func(), err e
 		}
 	}
 	if device == deviceCPU {
-		return cpu.PlanMemory, func() {}, nil
+		return &planner{kinds: []engine.Plan{engine.PlanResident, engine.PlanFused},
+			plan: func(f *format.Reader, prog *model.Program, opt engine.LoadOptions) (engine.MemoryPlan, *gpu.Prediction, error) {
+				m, err := cpu.PlanMemory(f, prog, opt)
+				return m, nil, err
+			}}, nil
 	}
 	dev, err := openDevice(device)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	defer dev.Close()
 	info, err := dev.Info()
-	if err != nil {
-		dev.Close()
-		return nil, nil, err
+	if err != nil || device == deviceEmu {
+		return gpuPlanner(info, nil), err
 	}
-	plan = func(f *format.Reader, prog *model.Program, opt engine.LoadOptions) (engine.MemoryPlan, error) {
-		return gpu.PlanMemory(info, f, prog, opt)
+	d, exact, err := predict.Nearest(info.Name, info.CCMajor, info.CCMinor, info.SMs, info.ClockMHz)
+	if err == nil && !exact {
+		p.notef("there is no description of %s: predictions are scaled from %s", info.Name, d.Title)
 	}
-	return plan, func() { dev.Close() }, nil
+	return gpuPlanner(info, d), err
 }
 
-// planRows asks for each plan, and marks the one that opt chooses.
-func planRows(plan memoryPlanner, f *format.Reader, prog *model.Program, opt engine.LoadOptions) ([]planJSON, error) {
-	chosen, _ := plan(f, prog, opt)
+// gpuPlanner plans for a GPU and predicts its speed if it is described.
+func gpuPlanner(info driver.Info, d *predict.Device) *planner {
+	return &planner{kinds: []engine.Plan{engine.PlanResident, engine.PlanFused, engine.PlanHybrid},
+		plan: func(f *format.Reader, prog *model.Program, opt engine.LoadOptions) (engine.MemoryPlan, *gpu.Prediction, error) {
+			if d == nil {
+				m, err := gpu.PlanMemory(info, f, prog, opt)
+				return m, nil, err
+			}
+			n, past := min(predictedPrompt, opt.NCtx), min(predictedPast, opt.NCtx-1)
+			fc, err := gpu.ForecastRun(info, f, prog, opt, n, past)
+			switch {
+			case fc != nil && errors.Is(err, driver.ErrOutOfMemory):
+				return fc.Plan, nil, err
+			case err != nil:
+				return engine.MemoryPlan{}, nil, err
+			}
+			pr, err := fc.Predict(d, n, past)
+			return fc.Plan, pr, err
+		}}
+}
+
+// rows asks for each plan, and marks the one that opt chooses.
+func (pl *planner) rows(f *format.Reader, prog *model.Program, opt engine.LoadOptions) ([]planJSON, error) {
+	chosen, _, err := pl.plan(f, prog, opt)
+	if chosen.Total() == 0 && err != nil {
+		return nil, err
+	}
 	var rows []planJSON
-	for _, kind := range []engine.Plan{engine.PlanResident, engine.PlanFused} {
+	for _, kind := range pl.kinds {
 		o := opt
 		o.Plan = kind
-		m, err := plan(f, prog, o)
+		m, predicted, err := pl.plan(f, prog, o)
 		if m.Total() == 0 && err != nil {
 			return nil, err
 		}
-		row := planJSON{MemoryPlan: m, Total: m.Total(), NCtx: opt.NCtx, Fits: err == nil, Chosen: m.Plan == chosen.Plan}
+		if m.Plan != kind { // hybrid without room for anything decoded is fused
+			continue
+		}
+		row := planJSON{MemoryPlan: m, Total: m.Total(), NCtx: opt.NCtx, Fits: err == nil, Chosen: m.Plan == chosen.Plan, Predicted: predicted}
+		if m.Budget > 0 {
+			row.Free = m.Budget - m.Total()
+		}
 		if row.Chosen {
 			row.Reason = chosen.Reason
 		}
@@ -129,15 +179,70 @@ func (p *program) printPlans(rows []planJSON) {
 	if b := rows[0].Budget; b > 0 {
 		fmt.Fprintf(p.Out, "available: %s\n", bytesText(b))
 	}
-	fmt.Fprintf(p.Out, "\n%-10s %12s %12s %12s %12s\n", "plan", "weights", "cache", "scratch", "total")
+	predicted := false
 	for _, r := range rows {
-		note := ""
-		switch {
-		case !r.Fits:
-			note = "does not fit"
-		case r.Chosen:
-			note = "chosen: " + r.Reason
-		}
-		fmt.Fprintf(p.Out, "%-10s %12s %12s %12s %12s  %s\n", r.Plan, bytesText(r.Weights), bytesText(r.KV), bytesText(r.Scratch), bytesText(r.Total), note)
+		predicted = predicted || r.Predicted != nil
 	}
+	head := ""
+	if predicted {
+		head = fmt.Sprintf(" %18s %18s", "predicted decode", "predicted prefill")
+	}
+	fmt.Fprintf(p.Out, "\n%-10s %12s %12s %12s %12s %12s%s\n", "plan", "weights", "cache", "scratch", "total", "free", head)
+	for i := range rows {
+		p.printPlan(&rows[i], predicted)
+	}
+	for i := range rows {
+		if r := &rows[i]; r.Chosen && r.Predicted != nil {
+			p.printPrediction(r)
+		}
+		if r := &rows[i]; r.Chosen && !r.Fits {
+			fmt.Fprintf(p.Out, "\n%s\n", r.Error)
+		}
+	}
+}
+
+func (p *program) printPlan(r *planJSON, predicted bool) {
+	note, free, rates := "", "", ""
+	switch {
+	case !r.Fits:
+		note = "does not fit"
+	case r.Chosen:
+		note = "chosen: " + r.Reason
+	}
+	if r.Budget > 0 && r.Free >= 0 {
+		free = bytesText(r.Free)
+	} else if r.Budget > 0 {
+		free = "-" + bytesText(-r.Free)
+	}
+	if r.Predicted != nil {
+		rates = fmt.Sprintf(" %14.1f t/s %14.0f t/s", r.Predicted.DecodeTS, r.Predicted.PrefillTS)
+	} else if predicted {
+		rates = strings.Repeat(" ", 38)
+	}
+	fmt.Fprintf(p.Out, "%-10s %12s %12s %12s %12s %12s%s  %s\n", r.Plan, bytesText(r.Weights), bytesText(r.KV), bytesText(r.Scratch), bytesText(r.Total), free, rates, note)
+}
+
+// printPrediction prints where the time of a token is expected to go.
+func (p *program) printPrediction(r *planJSON) {
+	pr := r.Predicted
+	fmt.Fprintf(p.Out, "\nplan %s, predicted (not measured) for %s: a token behind %d others, %d kernel launches\n", r.Plan, pr.Described, pr.Past, pr.Launches)
+	fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10s %7s  %s\n", "tensors or kernel", "form", "count", "bytes", "ms/token", "Gw/s", "kernel, what limits it")
+	total := 0.0
+	for _, k := range pr.Kinds {
+		total += k.TokenMS
+	}
+	for _, k := range pr.Kinds {
+		count, size, rate, limit := "", "", "", ""
+		if k.Count > 0 {
+			count, size = fmt.Sprint(k.Count), bytesText(k.Bytes)
+		}
+		if k.Weights > 0 && k.Count > 0 {
+			rate = fmt.Sprintf("%.1f", k.Weights)
+		}
+		if k.Kernel != "" {
+			limit = k.Kernel + ", " + k.Bound
+		}
+		fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10.3f %7s  %s\n", k.Kind, k.Form, count, size, k.TokenMS, rate, limit)
+	}
+	fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10.3f\n", "all kernels", "", "", "", total)
 }

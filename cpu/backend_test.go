@@ -48,7 +48,7 @@ func forward(t testing.TB, b *Backend, tokens []int32, piece int) []float32 {
 func TestForwardAgainstReference(t *testing.T) {
 	for _, o := range []tinyOptions{{arch: "llama", tied: true, recipe: 0}, {arch: "llama", ropeFreqs: true, recipe: 5}, {arch: "qwen2", recipe: 3}, {arch: "qwen2", tied: true, recipe: 9}} {
 		m := newTiny(t, o)
-		tokens := prompt(150, m.prog.Config.NVocab)
+		tokens := prompt(80, m.prog.Config.NVocab)
 		want := m.logits(tokens)
 		for _, mc := range machines() {
 			name := fmt.Sprintf("%+v %s", o, mc.dot)
@@ -67,7 +67,7 @@ func TestForwardAgainstReference(t *testing.T) {
 
 			// Plans, threads and splits of the prompt must not change a bit.
 			require.Equal(t, got, forward(t, resident, tokens, 1), "%s: token by token", name)
-			require.Equal(t, got, forward(t, resident, tokens, 61), "%s: in pieces", name)
+			require.Equal(t, got, forward(t, resident, tokens, 33), "%s: in pieces", name)
 			fused := load(t, m, mc, engine.LoadOptions{Plan: engine.PlanFused, Threads: 1, MaxBatch: 17})
 			require.Equal(t, engine.PlanFused, fused.Memory().Plan)
 			require.Equal(t, got, forward(t, fused, tokens, len(tokens)), "%s: fused, small batches", name)

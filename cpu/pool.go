@@ -63,10 +63,12 @@ func (p *pool) run(fn func(worker int)) {
 			return
 		}
 	}
-	s := &p.asleep[0]
-	s.flag.Store(true)
-	// The last worker has sent a token, unless it finished before the flag was set.
-	if p.pending.Load() > 0 || !s.flag.CompareAndSwap(true, false) {
+	// A worker that is late with waking the caller from the job before may wake it too early from this one: look again.
+	for s := &p.asleep[0]; p.pending.Load() > 0; {
+		s.flag.Store(true)
+		if p.pending.Load() == 0 && s.flag.CompareAndSwap(true, false) {
+			return
+		}
 		<-s.wake
 	}
 }

@@ -40,3 +40,21 @@ func TestPool(t *testing.T) {
 		p.close()
 	}
 }
+
+// TestPoolWaits lets many short jobs follow each other while the threads fall asleep at every point: run must not return before all workers have.
+func TestPoolWaits(t *testing.T) {
+	p := newPool(3)
+	defer p.close()
+	plain := make([]int, 3*16) // without atomics: the race detector sees a job that outlives run
+	for i := range 2000 {
+		p.run(func(w int) {
+			if (i+w)%97 == 0 {
+				time.Sleep(200 * time.Microsecond)
+			}
+			plain[16*w]++
+		})
+		for w := range 3 {
+			require.Equal(t, i+1, plain[16*w])
+		}
+	}
+}

@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
@@ -19,8 +20,12 @@ func (l *layout) choosePlan(info driver.Info, f *format.Reader, prog *model.Prog
 		fused.Reason = "even coded weights do not fit"
 		return fused, nil
 	}
+	try := spare
+	if resident.Total() <= l.Budget { // its scratch may be smaller than fused's
+		try = math.MaxInt64 / 2
+	}
 	for {
-		decoded, of, err := hybrid.chooseDecoded(info, spare)
+		decoded, of, err := hybrid.chooseDecoded(info, try)
 		if err != nil {
 			return nil, err
 		}
@@ -39,13 +44,16 @@ func (l *layout) choosePlan(info driver.Info, f *format.Reader, prog *model.Prog
 		if err := hybrid.size(f, prog, engine.PlanHybrid); err != nil {
 			return nil, err
 		}
-		// Scratch depends on the choice, so less may be left than the plans of one kind say.
+		hybrid.Reason = fmt.Sprintf("%d of %d matrices decoded, by predicted time saved per byte", decoded, of)
 		over := hybrid.Total() - l.Budget
-		if over <= 0 || decoded == 0 {
-			hybrid.Reason = fmt.Sprintf("%d of %d matrices decoded, by predicted time saved per byte", decoded, of)
+		switch {
+		case over <= 0:
 			return &hybrid, nil
+		case try == 0:
+			fused.Reason = "nothing is left for decoded weights"
+			return fused, nil
 		}
-		spare = max(spare-over, 0)
+		try = max(min(try, spare)-over, 0) // scratch depends on the choice, too
 	}
 }
 

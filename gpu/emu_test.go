@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -13,14 +14,24 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver/cuda"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver/emu"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
-// openEmu starts an emulator for one test. Memory that nothing has written reads as NaN.
-func openEmu(t *testing.T) *emu.Device {
+// openEmu starts an emulator for one test. Memory that nothing has written reads as NaN. With ELLM_TEST_DEVICE = the number of a GPU
+// (and the build tag cuda) it opens that instead: all tests then check the compiled kernels on the device.
+func openEmu(t testing.TB) driver.Device {
 	t.Helper()
+	if s := os.Getenv("ELLM_TEST_DEVICE"); s != "" {
+		n, err := strconv.Atoi(s)
+		require.NoError(t, err, "ELLM_TEST_DEVICE")
+		d, err := cuda.Open(n)
+		require.NoError(t, err, "ELLM_TEST_DEVICE=%s", s)
+		t.Cleanup(func() { d.Close() })
+		return &threaded{Device: d}
+	}
 	path := os.Getenv("ELLM_EMU")
 	if path == "" {
 		path = "../bin/ellm-emu"

@@ -141,8 +141,8 @@ func (i ISA) Gemm(out []int32, tile []byte, width int, x []int8, xStride, steps,
 	switch {
 	case i == AVX512 && steps > 0:
 		gemmAVX512(out, tile, x, xStride, steps, tokens)
-	case i == AVX2 && steps > 0 && width < 8:
-		gemmAVX2(out, tile, x, xStride, steps, tokens)
+	case i == AVX2 && steps > 0:
+		gemmAVX2(out, tile, width, x, xStride, steps, tokens)
 	default:
 		gemmGeneric(out, tile, x, xStride, steps, tokens)
 	}

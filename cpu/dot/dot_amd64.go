@@ -179,10 +179,20 @@ func tile512(a *byte)
 //go:noescape
 func gemm256x1(a *byte)
 
+// gemm256w8x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass.
+//
+//go:noescape
+func gemm256w8x1(a *byte)
+
 // gemm256x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass. Codes must be below 128.
 //
 //go:noescape
 func gemm256x2(a *byte)
+
+// gemm256w8x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass.
+//
+//go:noescape
+func gemm256w8x2(a *byte)
 
 // gemm256x3 multiplies a tile of 32 rows with 3 tokens with AVX2, 16 rows a pass. Codes must be below 128.
 //

@@ -2802,321 +2802,1028 @@ GLOBL rowNumbers<>(SB), RODATA|NOPTR, $16
 // func gemm256x1(a *byte)
 // Requires: AVX, AVX2
 TEXT ·gemm256x1(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
-	MOVQ    24(AX), CX
-	MOVQ    (AX), DX
-	MOVQ    8(AX), BX
-	VMOVDQU words1<>+0(SB), Y0
-	MOVQ    $0x00000002, R10
+	MOVQ a+0(FP), AX
+	MOVQ 24(AX), CX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, R10
 
 pass:
+	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
-	VPXOR Y4, Y4, Y4
 	MOVQ  BX, SI
 	MOVQ  16(AX), DI
 	LEAQ  (DI)(CX*2), R8
 	MOVQ  32(AX), R9
 
 step:
-	VPBROADCASTD (DI), Y5
-	VMOVDQU      (SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      32(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 64(DI), Y5
-	VMOVDQU      (SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      32(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 4(DI), Y5
-	VMOVDQU      128(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      160(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 68(DI), Y5
-	VMOVDQU      128(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      160(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 8(DI), Y5
-	VMOVDQU      256(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      288(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 72(DI), Y5
-	VMOVDQU      256(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      288(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 12(DI), Y5
-	VMOVDQU      384(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      416(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 76(DI), Y5
-	VMOVDQU      384(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      416(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 16(DI), Y5
-	VMOVDQU      512(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      544(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 80(DI), Y5
-	VMOVDQU      512(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      544(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 20(DI), Y5
-	VMOVDQU      640(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      672(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 84(DI), Y5
-	VMOVDQU      640(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      672(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 24(DI), Y5
-	VMOVDQU      768(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      800(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 88(DI), Y5
-	VMOVDQU      768(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      800(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 28(DI), Y5
-	VMOVDQU      896(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      928(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 92(DI), Y5
-	VMOVDQU      896(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      928(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 32(DI), Y5
-	VMOVDQU      1024(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      1056(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 96(DI), Y5
-	VMOVDQU      1024(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      1056(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 36(DI), Y5
-	VMOVDQU      1152(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      1184(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 100(DI), Y5
-	VMOVDQU      1152(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      1184(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 40(DI), Y5
-	VMOVDQU      1280(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      1312(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 104(DI), Y5
-	VMOVDQU      1280(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      1312(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 44(DI), Y5
-	VMOVDQU      1408(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      1440(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 108(DI), Y5
-	VMOVDQU      1408(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      1440(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 48(DI), Y5
-	VMOVDQU      1536(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      1568(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 112(DI), Y5
-	VMOVDQU      1536(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      1568(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 52(DI), Y5
-	VMOVDQU      1664(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      1696(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 116(DI), Y5
-	VMOVDQU      1664(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      1696(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 56(DI), Y5
-	VMOVDQU      1792(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      1824(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 120(DI), Y5
-	VMOVDQU      1792(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      1824(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
-	VPBROADCASTD 60(DI), Y5
-	VMOVDQU      1920(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VMOVDQU      1952(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPBROADCASTD 124(DI), Y5
-	VMOVDQU      1920(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VMOVDQU      1952(SI), Y6
-	VPMADDUBSW   Y5, Y6, Y6
-	VPMADDWD     Y0, Y6, Y6
-	VPADDD       Y6, Y4, Y4
+	VPBROADCASTD (DI), Y4
+	VMOVDQU      (SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      32(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 64(DI), Y4
+	VMOVDQU      (SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      32(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 4(DI), Y4
+	VMOVDQU      128(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      160(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 68(DI), Y4
+	VMOVDQU      128(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      160(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 8(DI), Y4
+	VMOVDQU      256(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      288(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 72(DI), Y4
+	VMOVDQU      256(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      288(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 12(DI), Y4
+	VMOVDQU      384(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      416(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 76(DI), Y4
+	VMOVDQU      384(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      416(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 16(DI), Y4
+	VMOVDQU      512(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      544(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 80(DI), Y4
+	VMOVDQU      512(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      544(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 20(DI), Y4
+	VMOVDQU      640(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      672(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 84(DI), Y4
+	VMOVDQU      640(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      672(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 24(DI), Y4
+	VMOVDQU      768(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      800(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 88(DI), Y4
+	VMOVDQU      768(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      800(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 28(DI), Y4
+	VMOVDQU      896(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      928(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 92(DI), Y4
+	VMOVDQU      896(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      928(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 32(DI), Y4
+	VMOVDQU      1024(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1056(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 96(DI), Y4
+	VMOVDQU      1024(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1056(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 36(DI), Y4
+	VMOVDQU      1152(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1184(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 100(DI), Y4
+	VMOVDQU      1152(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1184(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 40(DI), Y4
+	VMOVDQU      1280(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1312(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 104(DI), Y4
+	VMOVDQU      1280(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1312(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 44(DI), Y4
+	VMOVDQU      1408(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1440(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 108(DI), Y4
+	VMOVDQU      1408(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1440(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 48(DI), Y4
+	VMOVDQU      1536(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1568(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 112(DI), Y4
+	VMOVDQU      1536(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1568(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 52(DI), Y4
+	VMOVDQU      1664(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1696(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 116(DI), Y4
+	VMOVDQU      1664(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1696(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y4
+	VMOVDQU      1792(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1824(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 120(DI), Y4
+	VMOVDQU      1792(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1824(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y4
+	VMOVDQU      1920(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1952(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 124(DI), Y4
+	VMOVDQU      1920(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1952(SI), Y5
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
 	ADDQ         $0x00000800, SI
 	ADDQ         $0x00000080, DI
 	ADDQ         $0x00000080, R8
 	DECQ         R9
 	JNZ          step
-	VMOVDQU      Y1, (DX)
-	VMOVDQU      Y2, 32(DX)
-	VMOVDQU      Y3, 128(DX)
-	VMOVDQU      Y4, 160(DX)
+	VMOVDQU      Y0, (DX)
+	VMOVDQU      Y1, 32(DX)
+	VMOVDQU      Y2, 128(DX)
+	VMOVDQU      Y3, 160(DX)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, DX
+	DECQ         R10
+	JNZ          pass
+	VZEROUPPER
+	RET
+
+// func gemm256w8x1(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemm256w8x1(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 24(AX), CX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, R10
+
+pass:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	MOVQ  BX, SI
+	MOVQ  16(AX), DI
+	LEAQ  (DI)(CX*2), R8
+	MOVQ  32(AX), R9
+
+step:
+	VPBROADCASTD (DI), Y4
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      32(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 64(DI), Y4
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      32(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 4(DI), Y4
+	VMOVDQU      128(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      160(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 68(DI), Y4
+	VMOVDQU      128(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      160(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 8(DI), Y4
+	VMOVDQU      256(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      288(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 72(DI), Y4
+	VMOVDQU      256(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      288(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 12(DI), Y4
+	VMOVDQU      384(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      416(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 76(DI), Y4
+	VMOVDQU      384(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      416(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 16(DI), Y4
+	VMOVDQU      512(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      544(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 80(DI), Y4
+	VMOVDQU      512(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      544(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 20(DI), Y4
+	VMOVDQU      640(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      672(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 84(DI), Y4
+	VMOVDQU      640(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      672(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 24(DI), Y4
+	VMOVDQU      768(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      800(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 88(DI), Y4
+	VMOVDQU      768(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      800(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 28(DI), Y4
+	VMOVDQU      896(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      928(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 92(DI), Y4
+	VMOVDQU      896(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      928(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 32(DI), Y4
+	VMOVDQU      1024(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1056(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 96(DI), Y4
+	VMOVDQU      1024(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1056(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 36(DI), Y4
+	VMOVDQU      1152(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1184(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 100(DI), Y4
+	VMOVDQU      1152(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1184(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 40(DI), Y4
+	VMOVDQU      1280(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1312(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 104(DI), Y4
+	VMOVDQU      1280(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1312(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 44(DI), Y4
+	VMOVDQU      1408(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1440(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 108(DI), Y4
+	VMOVDQU      1408(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1440(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 48(DI), Y4
+	VMOVDQU      1536(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1568(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 112(DI), Y4
+	VMOVDQU      1536(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1568(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 52(DI), Y4
+	VMOVDQU      1664(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1696(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 116(DI), Y4
+	VMOVDQU      1664(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1696(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 56(DI), Y4
+	VMOVDQU      1792(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1824(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 120(DI), Y4
+	VMOVDQU      1792(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1824(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VPBROADCASTD 60(DI), Y4
+	VMOVDQU      1920(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VMOVDQU      1952(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 124(DI), Y4
+	VMOVDQU      1920(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1952(SI), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   Y4, Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VPMADDUBSW   Y4, Y5, Y5
+	VPMADDWD     words1<>+0(SB), Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	ADDQ         $0x00000800, SI
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
+	DECQ         R9
+	JNZ          step
+	VMOVDQU      Y0, (DX)
+	VMOVDQU      Y1, 32(DX)
+	VMOVDQU      Y2, 128(DX)
+	VMOVDQU      Y3, 160(DX)
 	ADDQ         $0x00000040, BX
 	ADDQ         $0x00000040, DX
 	DECQ         R10
@@ -3127,14 +3834,14 @@ step:
 // func gemm256x2(a *byte)
 // Requires: AVX, AVX2
 TEXT ·gemm256x2(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
-	MOVQ    24(AX), CX
-	MOVQ    (AX), DX
-	MOVQ    8(AX), BX
-	VMOVDQU words1<>+0(SB), Y0
-	MOVQ    $0x00000002, R10
+	MOVQ a+0(FP), AX
+	MOVQ 24(AX), CX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, R10
 
 pass:
+	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
@@ -3142,602 +3849,1989 @@ pass:
 	VPXOR Y5, Y5, Y5
 	VPXOR Y6, Y6, Y6
 	VPXOR Y7, Y7, Y7
-	VPXOR Y8, Y8, Y8
 	MOVQ  BX, SI
 	MOVQ  16(AX), DI
 	LEAQ  (DI)(CX*2), R8
 	MOVQ  32(AX), R9
 
 step:
-	VPBROADCASTD (DI), Y9
-	VMOVDQU      (SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      32(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 64(DI), Y9
-	VMOVDQU      (SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      32(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD (DI)(CX*1), Y9
-	VMOVDQU      (SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      32(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 64(DI)(CX*1), Y9
-	VMOVDQU      (SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      32(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 4(DI), Y9
-	VMOVDQU      128(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      160(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 68(DI), Y9
-	VMOVDQU      128(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      160(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 4(DI)(CX*1), Y9
-	VMOVDQU      128(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      160(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 68(DI)(CX*1), Y9
-	VMOVDQU      128(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      160(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 8(DI), Y9
-	VMOVDQU      256(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      288(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 72(DI), Y9
-	VMOVDQU      256(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      288(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 8(DI)(CX*1), Y9
-	VMOVDQU      256(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      288(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 72(DI)(CX*1), Y9
-	VMOVDQU      256(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      288(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 12(DI), Y9
-	VMOVDQU      384(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      416(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 76(DI), Y9
-	VMOVDQU      384(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      416(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 12(DI)(CX*1), Y9
-	VMOVDQU      384(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      416(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 76(DI)(CX*1), Y9
-	VMOVDQU      384(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      416(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 16(DI), Y9
-	VMOVDQU      512(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      544(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 80(DI), Y9
-	VMOVDQU      512(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      544(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 16(DI)(CX*1), Y9
-	VMOVDQU      512(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      544(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 80(DI)(CX*1), Y9
-	VMOVDQU      512(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      544(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 20(DI), Y9
-	VMOVDQU      640(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      672(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 84(DI), Y9
-	VMOVDQU      640(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      672(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 20(DI)(CX*1), Y9
-	VMOVDQU      640(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      672(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 84(DI)(CX*1), Y9
-	VMOVDQU      640(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      672(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 24(DI), Y9
-	VMOVDQU      768(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      800(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 88(DI), Y9
-	VMOVDQU      768(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      800(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 24(DI)(CX*1), Y9
-	VMOVDQU      768(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      800(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 88(DI)(CX*1), Y9
-	VMOVDQU      768(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      800(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 28(DI), Y9
-	VMOVDQU      896(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      928(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 92(DI), Y9
-	VMOVDQU      896(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      928(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 28(DI)(CX*1), Y9
-	VMOVDQU      896(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      928(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 92(DI)(CX*1), Y9
-	VMOVDQU      896(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      928(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 32(DI), Y9
-	VMOVDQU      1024(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      1056(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 96(DI), Y9
-	VMOVDQU      1024(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      1056(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 32(DI)(CX*1), Y9
-	VMOVDQU      1024(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      1056(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 96(DI)(CX*1), Y9
-	VMOVDQU      1024(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      1056(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 36(DI), Y9
-	VMOVDQU      1152(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      1184(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 100(DI), Y9
-	VMOVDQU      1152(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      1184(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 36(DI)(CX*1), Y9
-	VMOVDQU      1152(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      1184(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 100(DI)(CX*1), Y9
-	VMOVDQU      1152(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      1184(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 40(DI), Y9
-	VMOVDQU      1280(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      1312(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 104(DI), Y9
-	VMOVDQU      1280(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      1312(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 40(DI)(CX*1), Y9
-	VMOVDQU      1280(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      1312(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 104(DI)(CX*1), Y9
-	VMOVDQU      1280(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      1312(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 44(DI), Y9
-	VMOVDQU      1408(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      1440(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 108(DI), Y9
-	VMOVDQU      1408(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      1440(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 44(DI)(CX*1), Y9
-	VMOVDQU      1408(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      1440(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 108(DI)(CX*1), Y9
-	VMOVDQU      1408(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      1440(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 48(DI), Y9
-	VMOVDQU      1536(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      1568(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 112(DI), Y9
-	VMOVDQU      1536(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      1568(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 48(DI)(CX*1), Y9
-	VMOVDQU      1536(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      1568(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 112(DI)(CX*1), Y9
-	VMOVDQU      1536(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      1568(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 52(DI), Y9
-	VMOVDQU      1664(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      1696(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 116(DI), Y9
-	VMOVDQU      1664(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      1696(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 52(DI)(CX*1), Y9
-	VMOVDQU      1664(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      1696(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 116(DI)(CX*1), Y9
-	VMOVDQU      1664(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      1696(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 56(DI), Y9
-	VMOVDQU      1792(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      1824(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 120(DI), Y9
-	VMOVDQU      1792(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      1824(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 56(DI)(CX*1), Y9
-	VMOVDQU      1792(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      1824(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 120(DI)(CX*1), Y9
-	VMOVDQU      1792(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      1824(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
-	VPBROADCASTD 60(DI), Y9
-	VMOVDQU      1920(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VMOVDQU      1952(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPBROADCASTD 124(DI), Y9
-	VMOVDQU      1920(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VMOVDQU      1952(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPBROADCASTD 60(DI)(CX*1), Y9
-	VMOVDQU      1920(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VMOVDQU      1952(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPBROADCASTD 124(DI)(CX*1), Y9
-	VMOVDQU      1920(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VMOVDQU      1952(SI), Y10
-	VPMADDUBSW   Y9, Y10, Y10
-	VPMADDWD     Y0, Y10, Y10
-	VPADDD       Y10, Y8, Y8
+	VPBROADCASTD (DI), Y8
+	VMOVDQU      (SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      32(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 64(DI), Y8
+	VMOVDQU      (SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      32(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD (DI)(CX*1), Y8
+	VMOVDQU      (SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      32(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 64(DI)(CX*1), Y8
+	VMOVDQU      (SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      32(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 4(DI), Y8
+	VMOVDQU      128(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      160(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 68(DI), Y8
+	VMOVDQU      128(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      160(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 4(DI)(CX*1), Y8
+	VMOVDQU      128(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      160(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 68(DI)(CX*1), Y8
+	VMOVDQU      128(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      160(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 8(DI), Y8
+	VMOVDQU      256(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      288(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 72(DI), Y8
+	VMOVDQU      256(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      288(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 8(DI)(CX*1), Y8
+	VMOVDQU      256(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      288(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 72(DI)(CX*1), Y8
+	VMOVDQU      256(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      288(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 12(DI), Y8
+	VMOVDQU      384(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      416(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 76(DI), Y8
+	VMOVDQU      384(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      416(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 12(DI)(CX*1), Y8
+	VMOVDQU      384(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      416(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 76(DI)(CX*1), Y8
+	VMOVDQU      384(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      416(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 16(DI), Y8
+	VMOVDQU      512(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      544(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 80(DI), Y8
+	VMOVDQU      512(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      544(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 16(DI)(CX*1), Y8
+	VMOVDQU      512(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      544(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 80(DI)(CX*1), Y8
+	VMOVDQU      512(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      544(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 20(DI), Y8
+	VMOVDQU      640(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      672(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 84(DI), Y8
+	VMOVDQU      640(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      672(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 20(DI)(CX*1), Y8
+	VMOVDQU      640(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      672(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 84(DI)(CX*1), Y8
+	VMOVDQU      640(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      672(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 24(DI), Y8
+	VMOVDQU      768(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      800(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 88(DI), Y8
+	VMOVDQU      768(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      800(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 24(DI)(CX*1), Y8
+	VMOVDQU      768(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      800(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 88(DI)(CX*1), Y8
+	VMOVDQU      768(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      800(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 28(DI), Y8
+	VMOVDQU      896(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      928(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 92(DI), Y8
+	VMOVDQU      896(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      928(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 28(DI)(CX*1), Y8
+	VMOVDQU      896(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      928(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 92(DI)(CX*1), Y8
+	VMOVDQU      896(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      928(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 32(DI), Y8
+	VMOVDQU      1024(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1056(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 96(DI), Y8
+	VMOVDQU      1024(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1056(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 32(DI)(CX*1), Y8
+	VMOVDQU      1024(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1056(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 96(DI)(CX*1), Y8
+	VMOVDQU      1024(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1056(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 36(DI), Y8
+	VMOVDQU      1152(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1184(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 100(DI), Y8
+	VMOVDQU      1152(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1184(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 36(DI)(CX*1), Y8
+	VMOVDQU      1152(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1184(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 100(DI)(CX*1), Y8
+	VMOVDQU      1152(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1184(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 40(DI), Y8
+	VMOVDQU      1280(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1312(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 104(DI), Y8
+	VMOVDQU      1280(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1312(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 40(DI)(CX*1), Y8
+	VMOVDQU      1280(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1312(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 104(DI)(CX*1), Y8
+	VMOVDQU      1280(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1312(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 44(DI), Y8
+	VMOVDQU      1408(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1440(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 108(DI), Y8
+	VMOVDQU      1408(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1440(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 44(DI)(CX*1), Y8
+	VMOVDQU      1408(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1440(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 108(DI)(CX*1), Y8
+	VMOVDQU      1408(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1440(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 48(DI), Y8
+	VMOVDQU      1536(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1568(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 112(DI), Y8
+	VMOVDQU      1536(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1568(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 48(DI)(CX*1), Y8
+	VMOVDQU      1536(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1568(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 112(DI)(CX*1), Y8
+	VMOVDQU      1536(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1568(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 52(DI), Y8
+	VMOVDQU      1664(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1696(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 116(DI), Y8
+	VMOVDQU      1664(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1696(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 52(DI)(CX*1), Y8
+	VMOVDQU      1664(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1696(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 116(DI)(CX*1), Y8
+	VMOVDQU      1664(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1696(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 56(DI), Y8
+	VMOVDQU      1792(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1824(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 120(DI), Y8
+	VMOVDQU      1792(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1824(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 56(DI)(CX*1), Y8
+	VMOVDQU      1792(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1824(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 120(DI)(CX*1), Y8
+	VMOVDQU      1792(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1824(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 60(DI), Y8
+	VMOVDQU      1920(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1952(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 124(DI), Y8
+	VMOVDQU      1920(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1952(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 60(DI)(CX*1), Y8
+	VMOVDQU      1920(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1952(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 124(DI)(CX*1), Y8
+	VMOVDQU      1920(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1952(SI), Y9
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
 	ADDQ         $0x00000800, SI
 	ADDQ         $0x00000080, DI
 	ADDQ         $0x00000080, R8
 	DECQ         R9
 	JNZ          step
-	VMOVDQU      Y1, (DX)
-	VMOVDQU      Y2, 32(DX)
-	VMOVDQU      Y3, 128(DX)
-	VMOVDQU      Y4, 160(DX)
-	VMOVDQU      Y5, 256(DX)
-	VMOVDQU      Y6, 288(DX)
-	VMOVDQU      Y7, 384(DX)
-	VMOVDQU      Y8, 416(DX)
+	VMOVDQU      Y0, (DX)
+	VMOVDQU      Y1, 32(DX)
+	VMOVDQU      Y2, 128(DX)
+	VMOVDQU      Y3, 160(DX)
+	VMOVDQU      Y4, 256(DX)
+	VMOVDQU      Y5, 288(DX)
+	VMOVDQU      Y6, 384(DX)
+	VMOVDQU      Y7, 416(DX)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, DX
+	DECQ         R10
+	JNZ          pass
+	VZEROUPPER
+	RET
+
+// func gemm256w8x2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemm256w8x2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 24(AX), CX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, R10
+
+pass:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	MOVQ  BX, SI
+	MOVQ  16(AX), DI
+	LEAQ  (DI)(CX*2), R8
+	MOVQ  32(AX), R9
+
+step:
+	VPBROADCASTD (DI), Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      32(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 64(DI), Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      32(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD (DI)(CX*1), Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      32(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 64(DI)(CX*1), Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      32(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 4(DI), Y8
+	VMOVDQU      128(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      160(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 68(DI), Y8
+	VMOVDQU      128(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      160(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 4(DI)(CX*1), Y8
+	VMOVDQU      128(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      160(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 68(DI)(CX*1), Y8
+	VMOVDQU      128(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      160(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 8(DI), Y8
+	VMOVDQU      256(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      288(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 72(DI), Y8
+	VMOVDQU      256(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      288(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 8(DI)(CX*1), Y8
+	VMOVDQU      256(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      288(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 72(DI)(CX*1), Y8
+	VMOVDQU      256(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      288(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 12(DI), Y8
+	VMOVDQU      384(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      416(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 76(DI), Y8
+	VMOVDQU      384(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      416(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 12(DI)(CX*1), Y8
+	VMOVDQU      384(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      416(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 76(DI)(CX*1), Y8
+	VMOVDQU      384(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      416(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 16(DI), Y8
+	VMOVDQU      512(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      544(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 80(DI), Y8
+	VMOVDQU      512(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      544(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 16(DI)(CX*1), Y8
+	VMOVDQU      512(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      544(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 80(DI)(CX*1), Y8
+	VMOVDQU      512(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      544(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 20(DI), Y8
+	VMOVDQU      640(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      672(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 84(DI), Y8
+	VMOVDQU      640(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      672(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 20(DI)(CX*1), Y8
+	VMOVDQU      640(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      672(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 84(DI)(CX*1), Y8
+	VMOVDQU      640(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      672(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 24(DI), Y8
+	VMOVDQU      768(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      800(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 88(DI), Y8
+	VMOVDQU      768(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      800(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 24(DI)(CX*1), Y8
+	VMOVDQU      768(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      800(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 88(DI)(CX*1), Y8
+	VMOVDQU      768(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      800(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 28(DI), Y8
+	VMOVDQU      896(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      928(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 92(DI), Y8
+	VMOVDQU      896(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      928(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 28(DI)(CX*1), Y8
+	VMOVDQU      896(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      928(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 92(DI)(CX*1), Y8
+	VMOVDQU      896(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      928(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 32(DI), Y8
+	VMOVDQU      1024(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1056(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 96(DI), Y8
+	VMOVDQU      1024(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1056(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 32(DI)(CX*1), Y8
+	VMOVDQU      1024(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1056(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 96(DI)(CX*1), Y8
+	VMOVDQU      1024(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1056(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 36(DI), Y8
+	VMOVDQU      1152(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1184(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 100(DI), Y8
+	VMOVDQU      1152(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1184(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 36(DI)(CX*1), Y8
+	VMOVDQU      1152(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1184(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 100(DI)(CX*1), Y8
+	VMOVDQU      1152(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1184(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 40(DI), Y8
+	VMOVDQU      1280(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1312(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 104(DI), Y8
+	VMOVDQU      1280(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1312(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 40(DI)(CX*1), Y8
+	VMOVDQU      1280(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1312(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 104(DI)(CX*1), Y8
+	VMOVDQU      1280(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1312(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 44(DI), Y8
+	VMOVDQU      1408(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1440(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 108(DI), Y8
+	VMOVDQU      1408(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1440(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 44(DI)(CX*1), Y8
+	VMOVDQU      1408(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1440(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 108(DI)(CX*1), Y8
+	VMOVDQU      1408(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1440(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 48(DI), Y8
+	VMOVDQU      1536(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1568(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 112(DI), Y8
+	VMOVDQU      1536(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1568(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 48(DI)(CX*1), Y8
+	VMOVDQU      1536(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1568(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 112(DI)(CX*1), Y8
+	VMOVDQU      1536(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1568(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 52(DI), Y8
+	VMOVDQU      1664(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1696(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 116(DI), Y8
+	VMOVDQU      1664(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1696(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 52(DI)(CX*1), Y8
+	VMOVDQU      1664(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1696(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 116(DI)(CX*1), Y8
+	VMOVDQU      1664(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1696(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 56(DI), Y8
+	VMOVDQU      1792(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1824(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 120(DI), Y8
+	VMOVDQU      1792(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1824(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 56(DI)(CX*1), Y8
+	VMOVDQU      1792(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1824(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 120(DI)(CX*1), Y8
+	VMOVDQU      1792(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1824(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPBROADCASTD 60(DI), Y8
+	VMOVDQU      1920(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VMOVDQU      1952(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 124(DI), Y8
+	VMOVDQU      1920(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      1952(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 60(DI)(CX*1), Y8
+	VMOVDQU      1920(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      1952(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 124(DI)(CX*1), Y8
+	VMOVDQU      1920(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1952(SI), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPMADDUBSW   Y8, Y10, Y10
+	VPMADDWD     words16<>+0(SB), Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VPMADDUBSW   Y8, Y9, Y9
+	VPMADDWD     words1<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	ADDQ         $0x00000800, SI
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, R8
+	DECQ         R9
+	JNZ          step
+	VMOVDQU      Y0, (DX)
+	VMOVDQU      Y1, 32(DX)
+	VMOVDQU      Y2, 128(DX)
+	VMOVDQU      Y3, 160(DX)
+	VMOVDQU      Y4, 256(DX)
+	VMOVDQU      Y5, 288(DX)
+	VMOVDQU      Y6, 384(DX)
+	VMOVDQU      Y7, 416(DX)
 	ADDQ         $0x00000040, BX
 	ADDQ         $0x00000040, DX
 	DECQ         R10
@@ -3748,14 +5842,14 @@ step:
 // func gemm256x3(a *byte)
 // Requires: AVX, AVX2
 TEXT ·gemm256x3(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
-	MOVQ    24(AX), CX
-	MOVQ    (AX), DX
-	MOVQ    8(AX), BX
-	VMOVDQU words1<>+0(SB), Y0
-	MOVQ    $0x00000002, R10
+	MOVQ a+0(FP), AX
+	MOVQ 24(AX), CX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, R10
 
 pass:
+	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
@@ -3767,894 +5861,893 @@ pass:
 	VPXOR Y9, Y9, Y9
 	VPXOR Y10, Y10, Y10
 	VPXOR Y11, Y11, Y11
-	VPXOR Y12, Y12, Y12
 	MOVQ  BX, SI
 	MOVQ  16(AX), DI
 	LEAQ  (DI)(CX*2), R8
 	MOVQ  32(AX), R9
 
 step:
-	VPBROADCASTD (DI), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 64(DI), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD (DI)(CX*1), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 64(DI)(CX*1), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD (R8), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 64(R8), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 4(DI), Y13
-	VMOVDQU      128(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      160(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 68(DI), Y13
-	VMOVDQU      128(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      160(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 4(DI)(CX*1), Y13
-	VMOVDQU      128(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      160(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 68(DI)(CX*1), Y13
-	VMOVDQU      128(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      160(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 4(R8), Y13
-	VMOVDQU      128(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      160(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 68(R8), Y13
-	VMOVDQU      128(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      160(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 8(DI), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 72(DI), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 8(DI)(CX*1), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 72(DI)(CX*1), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 8(R8), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 72(R8), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 12(DI), Y13
-	VMOVDQU      384(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      416(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 76(DI), Y13
-	VMOVDQU      384(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      416(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 12(DI)(CX*1), Y13
-	VMOVDQU      384(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      416(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 76(DI)(CX*1), Y13
-	VMOVDQU      384(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      416(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 12(R8), Y13
-	VMOVDQU      384(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      416(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 76(R8), Y13
-	VMOVDQU      384(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      416(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 16(DI), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 80(DI), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 16(DI)(CX*1), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 80(DI)(CX*1), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 16(R8), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 80(R8), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 20(DI), Y13
-	VMOVDQU      640(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      672(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 84(DI), Y13
-	VMOVDQU      640(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      672(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 20(DI)(CX*1), Y13
-	VMOVDQU      640(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      672(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 84(DI)(CX*1), Y13
-	VMOVDQU      640(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      672(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 20(R8), Y13
-	VMOVDQU      640(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      672(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 84(R8), Y13
-	VMOVDQU      640(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      672(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 24(DI), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 88(DI), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 24(DI)(CX*1), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 88(DI)(CX*1), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 24(R8), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 88(R8), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 28(DI), Y13
-	VMOVDQU      896(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      928(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 92(DI), Y13
-	VMOVDQU      896(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      928(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 28(DI)(CX*1), Y13
-	VMOVDQU      896(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      928(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 92(DI)(CX*1), Y13
-	VMOVDQU      896(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      928(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 28(R8), Y13
-	VMOVDQU      896(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      928(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 92(R8), Y13
-	VMOVDQU      896(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      928(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 32(DI), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 96(DI), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 32(DI)(CX*1), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 96(DI)(CX*1), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 32(R8), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 96(R8), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 36(DI), Y13
-	VMOVDQU      1152(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      1184(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 100(DI), Y13
-	VMOVDQU      1152(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      1184(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 36(DI)(CX*1), Y13
-	VMOVDQU      1152(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      1184(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 100(DI)(CX*1), Y13
-	VMOVDQU      1152(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      1184(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 36(R8), Y13
-	VMOVDQU      1152(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      1184(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 100(R8), Y13
-	VMOVDQU      1152(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      1184(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 40(DI), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 104(DI), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 40(DI)(CX*1), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 104(DI)(CX*1), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 40(R8), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 104(R8), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 44(DI), Y13
-	VMOVDQU      1408(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      1440(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 108(DI), Y13
-	VMOVDQU      1408(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      1440(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 44(DI)(CX*1), Y13
-	VMOVDQU      1408(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      1440(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 108(DI)(CX*1), Y13
-	VMOVDQU      1408(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      1440(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 44(R8), Y13
-	VMOVDQU      1408(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      1440(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 108(R8), Y13
-	VMOVDQU      1408(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      1440(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 48(DI), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 112(DI), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 48(DI)(CX*1), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 112(DI)(CX*1), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 48(R8), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 112(R8), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 52(DI), Y13
-	VMOVDQU      1664(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      1696(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 116(DI), Y13
-	VMOVDQU      1664(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      1696(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 52(DI)(CX*1), Y13
-	VMOVDQU      1664(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      1696(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 116(DI)(CX*1), Y13
-	VMOVDQU      1664(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      1696(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 52(R8), Y13
-	VMOVDQU      1664(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      1696(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 116(R8), Y13
-	VMOVDQU      1664(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      1696(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 56(DI), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 120(DI), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 56(DI)(CX*1), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 120(DI)(CX*1), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 56(R8), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 120(R8), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
-	VPBROADCASTD 60(DI), Y13
-	VMOVDQU      1920(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VMOVDQU      1952(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VPBROADCASTD 124(DI), Y13
-	VMOVDQU      1920(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VMOVDQU      1952(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VPBROADCASTD 60(DI)(CX*1), Y13
-	VMOVDQU      1920(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VMOVDQU      1952(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VPBROADCASTD 124(DI)(CX*1), Y13
-	VMOVDQU      1920(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VMOVDQU      1952(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VPBROADCASTD 60(R8), Y13
-	VMOVDQU      1920(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VMOVDQU      1952(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VPBROADCASTD 124(R8), Y13
-	VMOVDQU      1920(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VMOVDQU      1952(SI), Y14
-	VPMADDUBSW   Y13, Y14, Y14
-	VPMADDWD     Y0, Y14, Y14
-	VPADDD       Y14, Y12, Y12
+	VPBROADCASTD (DI), Y12
+	VMOVDQU      (SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      32(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 64(DI), Y12
+	VMOVDQU      (SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      32(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD (DI)(CX*1), Y12
+	VMOVDQU      (SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      32(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 64(DI)(CX*1), Y12
+	VMOVDQU      (SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      32(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD (R8), Y12
+	VMOVDQU      (SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      32(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 64(R8), Y12
+	VMOVDQU      (SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      32(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 4(DI), Y12
+	VMOVDQU      128(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      160(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 68(DI), Y12
+	VMOVDQU      128(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      160(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 4(DI)(CX*1), Y12
+	VMOVDQU      128(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      160(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 68(DI)(CX*1), Y12
+	VMOVDQU      128(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      160(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 4(R8), Y12
+	VMOVDQU      128(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      160(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 68(R8), Y12
+	VMOVDQU      128(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      160(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 8(DI), Y12
+	VMOVDQU      256(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      288(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 72(DI), Y12
+	VMOVDQU      256(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      288(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 8(DI)(CX*1), Y12
+	VMOVDQU      256(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      288(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 72(DI)(CX*1), Y12
+	VMOVDQU      256(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      288(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 8(R8), Y12
+	VMOVDQU      256(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      288(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 72(R8), Y12
+	VMOVDQU      256(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      288(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 12(DI), Y12
+	VMOVDQU      384(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      416(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 76(DI), Y12
+	VMOVDQU      384(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      416(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 12(DI)(CX*1), Y12
+	VMOVDQU      384(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      416(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 76(DI)(CX*1), Y12
+	VMOVDQU      384(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      416(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 12(R8), Y12
+	VMOVDQU      384(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      416(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 76(R8), Y12
+	VMOVDQU      384(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      416(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 16(DI), Y12
+	VMOVDQU      512(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      544(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 80(DI), Y12
+	VMOVDQU      512(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      544(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 16(DI)(CX*1), Y12
+	VMOVDQU      512(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      544(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 80(DI)(CX*1), Y12
+	VMOVDQU      512(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      544(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 16(R8), Y12
+	VMOVDQU      512(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      544(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 80(R8), Y12
+	VMOVDQU      512(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      544(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 20(DI), Y12
+	VMOVDQU      640(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      672(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 84(DI), Y12
+	VMOVDQU      640(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      672(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 20(DI)(CX*1), Y12
+	VMOVDQU      640(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      672(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 84(DI)(CX*1), Y12
+	VMOVDQU      640(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      672(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 20(R8), Y12
+	VMOVDQU      640(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      672(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 84(R8), Y12
+	VMOVDQU      640(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      672(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 24(DI), Y12
+	VMOVDQU      768(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      800(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 88(DI), Y12
+	VMOVDQU      768(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      800(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 24(DI)(CX*1), Y12
+	VMOVDQU      768(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      800(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 88(DI)(CX*1), Y12
+	VMOVDQU      768(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      800(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 24(R8), Y12
+	VMOVDQU      768(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      800(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 88(R8), Y12
+	VMOVDQU      768(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      800(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 28(DI), Y12
+	VMOVDQU      896(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      928(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 92(DI), Y12
+	VMOVDQU      896(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      928(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 28(DI)(CX*1), Y12
+	VMOVDQU      896(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      928(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 92(DI)(CX*1), Y12
+	VMOVDQU      896(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      928(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 28(R8), Y12
+	VMOVDQU      896(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      928(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 92(R8), Y12
+	VMOVDQU      896(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      928(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 32(DI), Y12
+	VMOVDQU      1024(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      1056(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 96(DI), Y12
+	VMOVDQU      1024(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      1056(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 32(DI)(CX*1), Y12
+	VMOVDQU      1024(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      1056(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 96(DI)(CX*1), Y12
+	VMOVDQU      1024(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      1056(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 32(R8), Y12
+	VMOVDQU      1024(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      1056(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 96(R8), Y12
+	VMOVDQU      1024(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      1056(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 36(DI), Y12
+	VMOVDQU      1152(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      1184(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 100(DI), Y12
+	VMOVDQU      1152(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      1184(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 36(DI)(CX*1), Y12
+	VMOVDQU      1152(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      1184(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 100(DI)(CX*1), Y12
+	VMOVDQU      1152(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      1184(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 36(R8), Y12
+	VMOVDQU      1152(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      1184(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 100(R8), Y12
+	VMOVDQU      1152(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      1184(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 40(DI), Y12
+	VMOVDQU      1280(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      1312(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 104(DI), Y12
+	VMOVDQU      1280(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      1312(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 40(DI)(CX*1), Y12
+	VMOVDQU      1280(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      1312(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 104(DI)(CX*1), Y12
+	VMOVDQU      1280(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      1312(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 40(R8), Y12
+	VMOVDQU      1280(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      1312(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 104(R8), Y12
+	VMOVDQU      1280(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      1312(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 44(DI), Y12
+	VMOVDQU      1408(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      1440(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 108(DI), Y12
+	VMOVDQU      1408(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      1440(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 44(DI)(CX*1), Y12
+	VMOVDQU      1408(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      1440(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 108(DI)(CX*1), Y12
+	VMOVDQU      1408(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      1440(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 44(R8), Y12
+	VMOVDQU      1408(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      1440(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 108(R8), Y12
+	VMOVDQU      1408(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      1440(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 48(DI), Y12
+	VMOVDQU      1536(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      1568(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 112(DI), Y12
+	VMOVDQU      1536(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      1568(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 48(DI)(CX*1), Y12
+	VMOVDQU      1536(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      1568(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 112(DI)(CX*1), Y12
+	VMOVDQU      1536(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      1568(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 48(R8), Y12
+	VMOVDQU      1536(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      1568(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 112(R8), Y12
+	VMOVDQU      1536(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      1568(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 52(DI), Y12
+	VMOVDQU      1664(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      1696(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 116(DI), Y12
+	VMOVDQU      1664(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      1696(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 52(DI)(CX*1), Y12
+	VMOVDQU      1664(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      1696(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 116(DI)(CX*1), Y12
+	VMOVDQU      1664(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      1696(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 52(R8), Y12
+	VMOVDQU      1664(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      1696(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 116(R8), Y12
+	VMOVDQU      1664(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      1696(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 56(DI), Y12
+	VMOVDQU      1792(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      1824(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 120(DI), Y12
+	VMOVDQU      1792(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      1824(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 56(DI)(CX*1), Y12
+	VMOVDQU      1792(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      1824(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 120(DI)(CX*1), Y12
+	VMOVDQU      1792(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      1824(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 56(R8), Y12
+	VMOVDQU      1792(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      1824(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 120(R8), Y12
+	VMOVDQU      1792(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      1824(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
+	VPBROADCASTD 60(DI), Y12
+	VMOVDQU      1920(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y0, Y0
+	VMOVDQU      1952(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y1, Y1
+	VPBROADCASTD 124(DI), Y12
+	VMOVDQU      1920(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      1952(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y3, Y3
+	VPBROADCASTD 60(DI)(CX*1), Y12
+	VMOVDQU      1920(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      1952(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y5, Y5
+	VPBROADCASTD 124(DI)(CX*1), Y12
+	VMOVDQU      1920(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      1952(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y7, Y7
+	VPBROADCASTD 60(R8), Y12
+	VMOVDQU      1920(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VMOVDQU      1952(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y9, Y9
+	VPBROADCASTD 124(R8), Y12
+	VMOVDQU      1920(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y10, Y10
+	VMOVDQU      1952(SI), Y13
+	VPMADDUBSW   Y12, Y13, Y13
+	VPMADDWD     words1<>+0(SB), Y13, Y13
+	VPADDD       Y13, Y11, Y11
 	ADDQ         $0x00000800, SI
 	ADDQ         $0x00000080, DI
 	ADDQ         $0x00000080, R8
 	DECQ         R9
 	JNZ          step
-	VMOVDQU      Y1, (DX)
-	VMOVDQU      Y2, 32(DX)
-	VMOVDQU      Y3, 128(DX)
-	VMOVDQU      Y4, 160(DX)
-	VMOVDQU      Y5, 256(DX)
-	VMOVDQU      Y6, 288(DX)
-	VMOVDQU      Y7, 384(DX)
-	VMOVDQU      Y8, 416(DX)
-	VMOVDQU      Y9, 512(DX)
-	VMOVDQU      Y10, 544(DX)
-	VMOVDQU      Y11, 640(DX)
-	VMOVDQU      Y12, 672(DX)
+	VMOVDQU      Y0, (DX)
+	VMOVDQU      Y1, 32(DX)
+	VMOVDQU      Y2, 128(DX)
+	VMOVDQU      Y3, 160(DX)
+	VMOVDQU      Y4, 256(DX)
+	VMOVDQU      Y5, 288(DX)
+	VMOVDQU      Y6, 384(DX)
+	VMOVDQU      Y7, 416(DX)
+	VMOVDQU      Y8, 512(DX)
+	VMOVDQU      Y9, 544(DX)
+	VMOVDQU      Y10, 640(DX)
+	VMOVDQU      Y11, 672(DX)
 	ADDQ         $0x00000040, BX
 	ADDQ         $0x00000040, DX
 	DECQ         R10

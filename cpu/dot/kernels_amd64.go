@@ -204,10 +204,11 @@ type gemmArgs struct {
 	steps        int
 }
 
-// gemmTokens512 and gemmTokens256 are how many tokens have their sums in registers.
+// How many tokens have their sums in registers; codes of 8 bits need more registers with AVX2.
 const (
-	gemmTokens512 = 6
-	gemmTokens256 = 3
+	gemmTokens512      = 6
+	gemmTokens256      = 3
+	gemmTokens256Whole = 2
 )
 
 func gemmAVX512(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
@@ -233,16 +234,24 @@ func gemmAVX512(out []int32, tile []byte, x []int8, xStride, steps, tokens int) 
 	}
 }
 
-func gemmAVX2(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+func gemmAVX2(out []int32, tile []byte, width int, x []int8, xStride, steps, tokens int) {
+	most := gemmTokens256
+	if width == 8 {
+		most = gemmTokens256Whole
+	}
 	var a gemmArgs
-	for t := 0; t < tokens; t += gemmTokens256 {
-		n := min(gemmTokens256, tokens-t)
+	for t := 0; t < tokens; t += most {
+		n := min(most, tokens-t)
 		a.set(out[t*2*TileRows:], tile, x[t*xStride:], xStride, steps, n)
 		p := (*byte)(unsafe.Pointer(&a))
-		switch n {
-		case 1:
+		switch {
+		case width == 8 && n == 1:
+			gemm256w8x1(p)
+		case width == 8:
+			gemm256w8x2(p)
+		case n == 1:
 			gemm256x1(p)
-		case 2:
+		case n == 2:
 			gemm256x2(p)
 		default:
 			gemm256x3(p)

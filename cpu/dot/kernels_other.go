@@ -14,7 +14,7 @@ func (ISA) dotASM(out []int32, w *Rows, x []int8) { dotGeneric(out, w, x) }
 func (ISA) dotBlocksASM(out []float32, w *Rows, block int, x []int8) {
 	dotBlocksGeneric(out, w, block, x)
 }
-func gemmAVX2(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+func gemmAVX2(out []int32, tile []byte, width int, x []int8, xStride, steps, tokens int) {
 	gemmGeneric(out, tile, x, xStride, steps, tokens)
 }
 func packAVX512(width int, nibble, bits, codes []byte, steps int) {

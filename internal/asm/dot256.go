@@ -145,12 +145,16 @@ func reduce256(v VecVirtual, to Mem) {
 	VMOVD(x2, to)
 }
 
-// gemm256 multiplies 8 rows of a tile with 1 to 3 tokens with AVX2. Codes must be below 128 (VPMADDUBSW saturates).
-func gemm256(tokens int, c *avx2Consts) {
-	name := fmt.Sprintf("gemm256x%d", tokens)
+// gemm256 multiplies a tile with 1 to 3 tokens with AVX2. VPMADDUBSW saturates, so codes must be below 128; whole adds a second product for
+// the upper nibbles and takes any byte, 1 or 2 tokens.
+func gemm256(tokens int, whole bool, c *avx2Consts) {
+	name, limit := fmt.Sprintf("gemm256x%d", tokens), " Codes must be below 128."
+	if whole {
+		name, limit = fmt.Sprintf("gemm256w8x%d", tokens), ""
+	}
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
-	Doc(name + fmt.Sprintf(" multiplies a tile of 32 rows with %d tokens with AVX2, 16 rows a pass. Codes must be below 128.", tokens))
+	Doc(name + fmt.Sprintf(" multiplies a tile of 32 rows with %d tokens with AVX2, 16 rows a pass.%s", tokens, limit))
 	args := Load(Param("a"), GP64())
 	load := func(disp int) GPVirtual {
 		r := GP64()
@@ -159,8 +163,6 @@ func gemm256(tokens int, c *avx2Consts) {
 	}
 	stride, out, tile := load(gemmXStride), load(gemmOut), load(gemmW)
 	w, x, x2, steps, pass := GP64(), GP64(), GP64(), GP64(), GP64()
-	ones := YMM()
-	VMOVDQU(c.ones, ones)
 	MOVQ(U32(2), pass)
 	acc := make([][2][2]VecVirtual, tokens)
 	for t := range acc {
@@ -197,8 +199,17 @@ func gemm256(tokens int, c *avx2Consts) {
 				VPBROADCASTD(at(t, 4*g+64*h), b)
 				for r := range 2 {
 					VMOVDQU(Mem{Base: w, Disp: 128*g + 32*r}, p)
+					if whole {
+						up := YMM()
+						VPSRLW(Imm(4), p, up)
+						VPAND(c.low, up, up)
+						VPAND(c.low, p, p)
+						VPMADDUBSW(b, up, up)
+						VPMADDWD(c.sixt, up, up)
+						VPADDD(up, acc[t][h][r], acc[t][h][r])
+					}
 					VPMADDUBSW(b, p, p)
-					VPMADDWD(ones, p, p)
+					VPMADDWD(c.ones, p, p)
 					VPADDD(p, acc[t][h][r], acc[t][h][r])
 				}
 			}

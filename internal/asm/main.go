@@ -45,7 +45,10 @@ func main() {
 		split256(newPackOrder())
 		tile512()
 		for tokens := 1; tokens <= 3; tokens++ {
-			gemm256(tokens, avx2)
+			gemm256(tokens, false, avx2)
+			if tokens < 3 {
+				gemm256(tokens, true, avx2)
+			}
 		}
 		for tokens := 1; tokens <= 6; tokens++ {
 			gemm512(tokens)

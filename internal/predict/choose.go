@@ -9,7 +9,7 @@ type Choice struct {
 }
 
 // ChooseDecoded tells which matrices to decode with `spare` bytes beyond what all of them take coded: each byte where it saves most
-// time. What costs time stays coded.
+// time. What costs time stays coded. spare is at most half of the largest int64.
 func ChooseDecoded(choices []Choice, spare int64) []bool {
 	decoded := make([]bool, len(choices))
 	var order []int

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -69,8 +70,19 @@ func explain(r int, msg string) string {
 	return msg
 }
 
-// Open opens device `ordinal`, loads the embedded kernels and runs the probe kernel.
-func Open(ordinal int) (driver.Device, error) { return openWith(ordinal, images) }
+// Open opens device `ordinal`, loads the embedded kernels and runs the probe kernel. ELLM_KERNELS names a folder, itself called
+// "kernels", whose images are loaded instead: kernels compiled on the machine that runs them.
+func Open(ordinal int) (driver.Device, error) {
+	dir := os.Getenv("ELLM_KERNELS")
+	if dir == "" {
+		return openWith(ordinal, images)
+	}
+	kernels, ok := os.DirFS(filepath.Dir(filepath.Clean(dir))).(fs.ReadDirFS)
+	if !ok || filepath.Base(dir) != "kernels" {
+		return nil, &driver.Error{Op: "cuda: open", Kind: driver.ErrKernelImage, Msg: "ELLM_KERNELS: expected a folder called kernels"}
+	}
+	return openWith(ordinal, kernels)
+}
 
 // openWith is Open with other kernels, for tests.
 func openWith(ordinal int, kernels fs.ReadDirFS) (driver.Device, error) {

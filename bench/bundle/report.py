@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""report.py FOLDER VERSION: joins what run.sh left in FOLDER to report.json and report.md. Python 3.6 or later."""
+import glob
+import json
+import os
+import platform
+import re
+import sys
+
+out, version = sys.argv[1:3]
+
+
+def read(path, default=None):
+    try:
+        with open(path, errors="replace") as f:
+            return f.read()
+    except OSError:
+        return default
+
+
+def read_json(path):
+    try:
+        return json.loads(read(path, ""))
+    except ValueError:
+        return None
+
+
+def command(text):
+    with os.popen(text + " 2>/dev/null") as f:
+        return f.read().strip()
+
+
+steps = []
+for line in read(os.path.join(out, "steps.tsv"), "").splitlines():
+    name, result, seconds, note = line.split("\t")
+    log = read(os.path.join(out, "logs", name), "")
+    step = {"name": name, "result": result, "seconds": int(seconds), "note": note}
+    tests = re.findall(r"^--- (PASS|FAIL|SKIP): (\S+)", log, re.M)
+    if tests:
+        step["tests"] = {r.lower(): sum(t[0] == r for t in tests) for r in ("PASS", "FAIL", "SKIP")}
+        step["failed"] = [t[1] for t in tests if t[0] == "FAIL"]
+    if name == "microbenchmarks":
+        step["benchmarks"] = re.findall(r"^Benchmark.*$", log, re.M)
+    steps.append(step)
+
+measured, predicted = [], []
+for path in sorted(glob.glob(os.path.join(out, "bench-*.json"))):
+    measured += read_json(path) or []
+for path in sorted(glob.glob(os.path.join(out, "predicted-*.json"))):
+    for plan in read_json(path) or []:
+        plan["model"] = os.path.basename(path)[len("predicted-"):-len(".json")]
+        predicted.append(plan)
+
+report = {
+    "version": version,
+    "machine": platform.platform(),
+    "board": (read("/proc/device-tree/model") or "").strip("\0\n"),
+    "jetpack": (read("/etc/nv_tegra_release") or "").split("\n")[0],
+    "power_mode": command("nvpmodel -q"),
+    "driver": command("nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,memory.total --format=csv,noheader"),
+    "devices": read_json(os.path.join(out, "devices.json")),
+    "steps": steps,
+    "measured": measured,
+    "predicted": predicted,
+}
+with open(os.path.join(out, "report.json"), "w") as f:
+    json.dump(report, f, indent=1)
+
+lines = ["# ellm-gpu %s on %s" % (version, report["board"] or report["driver"] or report["machine"]), ""]
+for d in report["devices"] or []:
+    if d.get("available"):
+        lines.append("- device %s: %s" % (d["device"], d.get("name", "")))
+for key in ("jetpack", "power_mode", "driver"):
+    if report[key]:
+        lines.append("- %s: %s" % (key.replace("_", " "), report[key].replace("\n", ", ")))
+lines += ["", "## Checks", "", "| step | result | seconds | |", "|---|---|---|---|"]
+for s in steps:
+    t = s.get("tests")
+    note = s["note"] or ("%(pass)d passed, %(fail)d failed, %(skip)d skipped" % t if t else "")
+    if s.get("failed"):
+        note += ": " + ", ".join(s["failed"][:8])
+    lines.append("| %s | %s | %d | %s |" % (s["name"], s["result"], s["seconds"], note))
+lines += ["", "## Measured", "", "| model | plan | test | t/s | ± |", "|---|---|---|---|---|"]
+for r in measured:
+    test = "tg%d" % r["n_gen"] if r["n_gen"] else "pp%d" % r["n_prompt"]
+    lines.append("| %s | %s | %s | %.2f | %.2f |" % (os.path.basename(r["model_filename"]), r["plan"], test, r["avg_ts"], r["stddev_ts"]))
+lines += ["", "## Predicted (by `ellm-gpu plan`, not measured)", "", "| model | plan | decode t/s | prefill t/s | rates of |", "|---|---|---|---|---|"]
+for p in predicted:
+    q = p.get("predicted")
+    if q:
+        lines.append("| %s | %s | %.1f | %.0f | %s |" % (p["model"], p["plan"], q["decode_ts"], q["prefill_ts"], q["described"]))
+for s in steps:
+    if s.get("benchmarks"):
+        lines += ["", "## Microbenchmarks", "", "```"] + s["benchmarks"] + ["```"]
+with open(os.path.join(out, "report.md"), "w") as f:
+    f.write("\n".join(lines) + "\n")

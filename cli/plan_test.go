@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/predict"
+)
+
+// Every described device can be planned for, and speeds are marked as predictions.
+func TestPlanForDescribedDevices(t *testing.T) {
+	model := compressed(t, "--bpw", "4")
+	all, err := predict.Devices()
+	require.NoError(t, err)
+	for _, d := range all {
+		rows := decodeJSON[[]planJSON](t, mustRun(t, "plan", model, "--device", d.Name, "--json"))
+		chosen := 0
+		for _, r := range rows {
+			assert.True(t, r.Fits, d.Name)
+			require.NotNil(t, r.Predicted, d.Name)
+			assert.Equal(t, d.Title, r.Predicted.Described)
+			assert.Positive(t, r.Predicted.DecodeTS)
+			assert.Greater(t, r.Predicted.PrefillTS, r.Predicted.DecodeTS, "a batch shares the reading of weights")
+			assert.Equal(t, r.Budget-r.Total, r.Free)
+			if r.Chosen {
+				chosen++
+			}
+		}
+		assert.Equal(t, 1, chosen, d.Name)
+	}
+	out := mustRun(t, "plan", model, "--device", "nano").out
+	assert.Contains(t, out, "predicted (not measured)")
+	assert.Contains(t, out, "blk.*.ffn_up.weight")
+}
+
+// With less memory than the decoded weights need, part of them stays coded; with too little, the message says what would fit.
+func TestPlanWithinABudget(t *testing.T) {
+	model := compressed(t, "--bpw", "4")
+	plan := func(args ...string) map[engine.Plan]planJSON {
+		rows := map[engine.Plan]planJSON{}
+		for _, r := range decodeJSON[[]planJSON](t, mustRun(t, append([]string{"plan", model, "--device", "nano", "--ctx", "64", "--json"}, args...)...)) {
+			rows[r.Plan] = r
+		}
+		return rows
+	}
+	all := plan()
+	budget := (all[engine.PlanResident].Total + all[engine.PlanFused].Total) / 2
+	require.Less(t, all[engine.PlanFused].Total, budget)
+	part := plan("--memory-budget", strconv.FormatInt(budget, 10))
+	assert.False(t, part[engine.PlanResident].Fits)
+	assert.Contains(t, part[engine.PlanResident].Error, "--plan fused fits")
+	hybrid := part[engine.PlanHybrid]
+	assert.True(t, hybrid.Chosen)
+	assert.LessOrEqual(t, hybrid.Total, budget)
+	assert.GreaterOrEqual(t, hybrid.Predicted.DecodeTS, part[engine.PlanFused].Predicted.DecodeTS)
+	none := mustRun(t, "plan", model, "--device", "nano", "--ctx", "64", "--memory-budget", "100K").out
+	assert.Contains(t, none, "does not fit")
+	assert.Contains(t, none, "lower --bpw")
+}

@@ -1,0 +1,99 @@
+package gpu
+
+import (
+	"regexp"
+	"sort"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/predict"
+)
+
+// Prediction is what a described device is expected to reach. None of it is measured.
+type Prediction struct {
+	Described     string         `json:"described"` // the description the rates are from
+	DecodeTS      float64        `json:"decode_ts"` // tokens per second
+	PrefillTS     float64        `json:"prefill_ts"`
+	PrefillTokens int            `json:"prefill_tokens"`
+	Past          int            `json:"past"` // tokens before the decoded one
+	Launches      int            `json:"launches_per_token"`
+	Kinds         []KindForecast `json:"kinds"`
+}
+
+// KindForecast sums up tensors of the same role in all layers, or a kernel that works on none.
+type KindForecast struct {
+	Kind     string  `json:"kind"` // "blk.*.ffn_up.weight", or a kernel's name
+	Form     string  `json:"form,omitempty"`
+	Count    int     `json:"count,omitempty"` // tensors
+	Bytes    int64   `json:"bytes,omitempty"`
+	Kernel   string  `json:"kernel,omitempty"`      // that takes the most time of a token
+	TokenMS  float64 `json:"token_ms"`              // predicted, per decoded token
+	Bound    string  `json:"bound,omitempty"`       // what limits that kernel
+	Weights  float64 `json:"g_weights_s,omitempty"` // 10⁹ weights per second
+	products float64
+	longest  float64
+}
+
+var layerName = regexp.MustCompile(`^blk\.\d+\.`)
+
+// kindOf replaces a tensor's layer by a star.
+func kindOf(name string) string { return layerName.ReplaceAllString(name, "blk.*.") }
+
+// Predict adds up the times of the launches of f on device d, for a prompt of n tokens and a token behind `past` others.
+func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) {
+	m, err := predict.NewModel(d)
+	if err != nil {
+		return nil, err
+	}
+	p := &Prediction{Described: d.Title, PrefillTokens: n, Past: past, Launches: len(f.Decode)}
+	kinds, forms := map[[2]string]*KindForecast{}, map[string]string{}
+	kind := func(name, form string) *KindForecast {
+		key := [2]string{name, form}
+		if kinds[key] == nil {
+			kinds[key] = &KindForecast{Kind: name, Form: form}
+		}
+		return kinds[key]
+	}
+	for _, t := range f.Tensors {
+		k := kind(kindOf(t.Name), t.Form)
+		k.Count++
+		k.Bytes += t.Bytes
+		forms[t.Name] = t.Form
+	}
+	seconds := d.TokenUS * 1e-6
+	for _, l := range f.Decode {
+		c := m.Time(l.Work)
+		seconds += c.Seconds
+		if form, tensor := forms[l.For]; tensor {
+			kind(kindOf(l.For), form).add(l, c)
+		} else {
+			kind(l.Kernel, "").add(l, c)
+		}
+	}
+	p.DecodeTS = 1 / seconds
+	seconds = d.TokenUS * 1e-6
+	for _, l := range f.Prefill {
+		seconds += m.Time(l.Work).Seconds
+	}
+	p.PrefillTS = float64(n) / seconds
+	for _, k := range kinds {
+		if k.products > 0 && k.TokenMS > 0 {
+			k.Weights = k.products / k.TokenMS / 1e6
+		}
+		p.Kinds = append(p.Kinds, *k)
+	}
+	sort.Slice(p.Kinds, func(i, j int) bool {
+		a, b := &p.Kinds[i], &p.Kinds[j]
+		if a.TokenMS != b.TokenMS {
+			return a.TokenMS > b.TokenMS
+		}
+		return a.Kind+a.Form < b.Kind+b.Form
+	})
+	return p, nil
+}
+
+func (k *KindForecast) add(l Launch, c predict.Cost) {
+	k.TokenMS += 1e3 * c.Seconds
+	k.products += l.Products
+	if c.Seconds > k.longest {
+		k.longest, k.Kernel, k.Bound = c.Seconds, l.Kernel, c.Bound
+	}
+}

@@ -1,0 +1,106 @@
+package gpu
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/predict"
+)
+
+// hybridBudget is a budget in which about half of the decoded weights fit.
+func hybridBudget(t *testing.T, m *tinyModel, nCtx int) int64 {
+	resident, err := PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanResident, NCtx: nCtx})
+	require.NoError(t, err)
+	fused, err := PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanFused, NCtx: nCtx})
+	require.NoError(t, err)
+	return (resident.Total() + fused.Total()) / 2
+}
+
+// What is forecast without a device is what then happens on one: the same launches, kernel for kernel.
+func TestForecastIsWhatHappens(t *testing.T) {
+	const n, nCtx = 11, 40
+	m := newTinyModel(t, "llama")
+	for _, plan := range []engine.Plan{engine.PlanResident, engine.PlanFused, engine.PlanHybrid} {
+		dev := openEmu(t)
+		info, err := dev.Info()
+		require.NoError(t, err)
+		opt := engine.LoadOptions{Plan: plan, NCtx: nCtx}
+		if plan == engine.PlanHybrid {
+			opt.MemoryBudget = hybridBudget(t, m, nCtx)
+		}
+		fc, err := ForecastRun(info, m.file, m.prog, opt, n, n)
+		require.NoError(t, err)
+
+		b := New(dev)
+		require.NoError(t, b.Load(context.Background(), m.file, m.prog, opt))
+		assert.Equal(t, fc.Plan.Plan, b.Memory().Plan)
+		assert.Equal(t, fc.Plan.Total(), b.Memory().Total())
+		loaded := b.l.count
+		_, err = b.Forward(context.Background(), prompt(n), 0, 1)
+		require.NoError(t, err)
+		assert.Equal(t, int64(len(fc.Prefill)), b.l.count-loaded, "%s: launches of the prompt", plan)
+		loaded = b.l.count
+		_, err = b.Forward(context.Background(), prompt(1), n, 1)
+		require.NoError(t, err)
+		assert.Equal(t, int64(len(fc.Decode)), b.l.count-loaded, "%s: launches of a token", plan)
+		require.NoError(t, b.Close())
+	}
+}
+
+// All weights are accounted for, once per token and in the form they have.
+func TestForecastCountsAllWeights(t *testing.T) {
+	m := newTinyModel(t, "llama")
+	nano, err := predict.Find("nano")
+	require.NoError(t, err)
+	for _, plan := range bothPlans {
+		fc, err := ForecastRun(JetsonNano(), m.file, m.prog, engine.LoadOptions{Plan: plan, NCtx: 40}, 16, 8)
+		require.NoError(t, err)
+		want, got := 0.0, 0.0
+		for _, w := range fc.Tensors {
+			if tensor, _ := m.file.Tensor(w.Name); tensor.Coded != nil && w.Name != "token_embd.weight" || w.Name == "output.weight" {
+				want += float64(w.Rows * w.Cols)
+			}
+		}
+		for _, l := range fc.Decode {
+			if l.Kernel != "attention" {
+				got += l.Products
+			}
+		}
+		assert.InDelta(t, 0, got-want, float64(m.prog.Config.NVocab*m.prog.Config.NEmbd), "%s: the embedding is a product only if it is tied", plan)
+		p, err := fc.Predict(nano, 16, 8)
+		require.NoError(t, err)
+		assert.Equal(t, len(fc.Decode), p.Launches)
+		ms, bytes := nano.TokenUS*1e-3, int64(0)
+		for _, k := range p.Kinds {
+			ms += k.TokenMS
+			bytes += k.Bytes
+		}
+		assert.InEpsilon(t, 1e3/ms, p.DecodeTS, 1e-9)
+		assert.LessOrEqual(t, bytes, fc.Plan.Weights)
+	}
+}
+
+// Plan hybrid computes what the others compute, within its budget.
+func TestHybridOnTheEmulator(t *testing.T) {
+	const nCtx = 48
+	m := newTinyModel(t, "qwen2")
+	resident, _ := loadTiny(t, m, engine.PlanResident)
+	want := greedy(t, resident, prompt(9), 8)
+	b := New(openEmu(t))
+	budget := hybridBudget(t, m, nCtx)
+	require.NoError(t, b.Load(context.Background(), m.file, m.prog, engine.LoadOptions{NCtx: nCtx, MemoryBudget: budget}))
+	assert.Equal(t, engine.PlanHybrid, b.Memory().Plan)
+	assert.LessOrEqual(t, b.Memory().Total(), budget)
+	forms := map[form]int{}
+	for _, w := range b.lay.weights {
+		forms[w.form]++
+	}
+	assert.Positive(t, forms[formPlane])
+	assert.Positive(t, forms[formCoded])
+	assert.Equal(t, want, greedy(t, b, prompt(9), 8))
+	require.NoError(t, b.Close())
+}
