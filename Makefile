@@ -116,7 +116,7 @@ test-jetson: ## build the Jetson program and run its CPU half under qemu
 	.ci/test-jetson
 
 gpu-bundle: build-cuda jetson ## build/ellm-gpu-bundle.tar.gz: tests and measurements for any machine with a GPU
-	bench/bundle/make build/ellm-gpu-bundle.tar.gz
+	$(CGO) bench/bundle/make build/ellm-gpu-bundle.tar.gz
 
 clean: ## remove what was built (not models/)
 	rm -rf bin build

@@ -22,6 +22,7 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.IntFlag{Name: "n-prompt", Aliases: []string{"p"}, Value: 512, Usage: "tokens of the prefill test; 0 = leave it out"},
 			&cli.IntFlag{Name: "n-gen", Aliases: []string{"n"}, Value: 128, Usage: "tokens of the decode test; 0 = leave it out"},
 			&cli.IntFlag{Name: "repetitions", Aliases: []string{"r"}, Value: 3, Usage: "repetitions of each test"},
+			&cli.StringFlag{Name: "report", Usage: "also write the results to `FILE` (JSON), with the machine they were measured on"},
 			jsonFlag(),
 		}, deviceFlags()...),
 		Action: p.bench,
@@ -85,6 +86,11 @@ func (p *program) bench(c *cli.Context) error {
 			return err
 		}
 		results = append(results, r)
+	}
+	if path := c.String("report"); path != "" {
+		if err := p.writeReport(path, m, results); err != nil {
+			return err
+		}
 	}
 	if c.Bool("json") {
 		return p.printJSON(results)

@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -60,4 +63,18 @@ func TestPlanWithinABudget(t *testing.T) {
 	none := mustRun(t, "plan", model, "--device", "nano", "--ctx", "64", "--memory-budget", "100K").out
 	assert.Contains(t, none, "does not fit")
 	assert.Contains(t, none, "lower --bpw")
+}
+
+func TestBenchReport(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "report.json")
+	mustRun(t, "bench", compressed(t, "--bpw", "4"), "--device", "cpu", "-p", "0", "-n", "2", "-r", "1", "--report", path)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var r benchReport
+	require.NoError(t, json.Unmarshal(b, &r))
+	require.Len(t, r.Results, 1)
+	assert.Positive(t, r.Results[0].AvgTS)
+	assert.Contains(t, r.Computed, "cpu")
+	assert.Positive(t, r.Plan.Weights)
+	assert.NotEmpty(t, r.Devices)
 }

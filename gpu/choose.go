@@ -16,7 +16,11 @@ import (
 func (l *layout) choosePlan(info driver.Info, f *format.Reader, prog *model.Program, asked engine.Plan, resident, fused *layout) (*layout, error) {
 	hybrid := *l
 	spare := l.Budget - fused.Total()
-	if spare < 0 {
+	switch {
+	case spare < 0 && resident.Total() <= l.Budget: // small matrices: what decoding them once takes is less than the scratch to do it in every pass
+		resident.Reason = "coded weights do not fit together with the scratch they need"
+		return resident, nil
+	case spare < 0:
 		fused.Reason = "even coded weights do not fit"
 		return fused, nil
 	}

@@ -42,10 +42,11 @@ type builder struct {
 	t      *testing.T
 	rng    *rand.Rand
 	tables []*huffman.Table
+	kinds  int // tables of a matrix, which its groups take in turn
 }
 
 func newBuilder(t *testing.T, seed uint64) *builder {
-	return &builder{t: t, rng: rand.New(rand.NewPCG(seed, 2))}
+	return &builder{t: t, rng: rand.New(rand.NewPCG(seed, 2)), kinds: 2}
 }
 
 // bell returns a level around the middle of the alphabet, sometimes far from it.
@@ -54,7 +55,7 @@ func (b *builder) bell(levels int) int {
 	return max(0, min(levels-1, x))
 }
 
-// build makes a random matrix. Groups alternate between two tables.
+// build makes a random matrix. Its groups take b.kinds tables in turn.
 func (b *builder) build(s spec) *randomMatrix {
 	c := &format.Coded{Rows: s.rows, Cols: s.cols, Scale: s.scale, Coding: format.Coding{
 		RowsPerGroup: s.rowsPerGroup, Levels: s.levels, LowBits: s.lowBits, Zero: s.zero, Float: s.float}}
@@ -95,9 +96,9 @@ func (b *builder) encode(c *format.Coded, levels []uint8, stride, maxLen int) {
 	}
 	first := len(b.tables)
 	tiles := c.Tiles()
-	for parity := range min(2, c.Groups()) {
+	for kind := range min(b.kinds, c.Groups()) {
 		hist := make([]uint64, c.Coding.Levels*c.Coding.Levels)
-		for g := parity; g < c.Groups(); g += 2 {
+		for g := kind; g < c.Groups(); g += b.kinds {
 			for r := range c.GroupRows(g) {
 				row := levels[(g*c.Coding.RowsPerGroup+r)*stride:][:stride]
 				for i := 0; i < stride; i += 2 {
@@ -110,11 +111,11 @@ func (b *builder) encode(c *format.Coded, levels []uint8, stride, maxLen int) {
 		b.tables = append(b.tables, t)
 	}
 	for g := range c.Groups() {
-		c.GroupTable = append(c.GroupTable, uint8(first+g%2))
+		c.GroupTable = append(c.GroupTable, uint8(first+g%b.kinds))
 		for k := range tiles {
 			c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
 			at := g*c.Coding.RowsPerGroup*stride + k*c.StepsPerTile()*format.StepCols
-			words, m, tail, err := b.tables[first+g%2].EncodeChunk(c.Stream, levels[at:], stride, c.TileSteps(k), c.GroupRows(g))
+			words, m, tail, err := b.tables[first+g%b.kinds].EncodeChunk(c.Stream, levels[at:], stride, c.TileSteps(k), c.GroupRows(g))
 			require.NoError(b.t, err)
 			for len(words)%8 != 0 {
 				words = append(words, 0)

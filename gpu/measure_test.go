@@ -75,6 +75,7 @@ func measure(t *testing.T, s spec) []measurement {
 	require.NoError(t, err)
 	sms := max(info.SMs, 1)
 	b := newBuilder(t, 1)
+	b.kinds = 1 // as most files have it
 	m := b.build(s)
 	f := b.open(m)
 	var all []measurement

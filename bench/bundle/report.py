@@ -39,8 +39,6 @@ for line in read(os.path.join(out, "steps.tsv"), "").splitlines():
     if tests:
         step["tests"] = {r.lower(): sum(t[0] == r for t in tests) for r in ("PASS", "FAIL", "SKIP")}
         step["failed"] = [t[1] for t in tests if t[0] == "FAIL"]
-    if name == "microbenchmarks":
-        step["benchmarks"] = re.findall(r"^Benchmark.*$", log, re.M)
     steps.append(step)
 
 measured, predicted = [], []
@@ -61,6 +59,7 @@ report = {
     "devices": read_json(os.path.join(out, "devices.json")),
     "steps": steps,
     "measured": measured,
+    "products": read_json(os.path.join(out, "products.json")) or [],
     "predicted": predicted,
 }
 with open(os.path.join(out, "report.json"), "w") as f:
@@ -89,8 +88,11 @@ for p in predicted:
     q = p.get("predicted")
     if q:
         lines.append("| %s | %s | %.1f | %.0f | %s |" % (p["model"], p["plan"], q["decode_ts"], q["prefill_ts"], q["described"]))
-for s in steps:
-    if s.get("benchmarks"):
-        lines += ["", "## Microbenchmarks", "", "```"] + s["benchmarks"] + ["```"]
+if report["products"]:
+    lines += ["", "## Products with one vector, measured", "",
+              "Predicted times are of a described device of that name, to be compared; 0 = not described.", "",
+              "| rows × columns | coding | form | kernel | µs | GB/s | G weights/s | predicted µs |", "|---|---|---|---|---|---|---|---|"]
+    for m in report["products"]:
+        lines.append("| %d × %d | %s | %s | %s | %.1f | %.1f | %.1f | %.1f |" % (m["rows"], m["cols"], m["coding"], m["form"], m["kernel"], m["us"], m["gb_s"], m["g_weights_s"], m.get("predicted_us", 0)))
 with open(os.path.join(out, "report.md"), "w") as f:
     f.write("\n".join(lines) + "\n")

@@ -2,7 +2,7 @@ package calibrate
 
 import "math"
 
-// exp returns e^x with a relative error below 2^−22. (math.Exp is several times slower and would take longer than all products.)
+// exp returns e^x with a relative error below 2^−21. (math.Exp is several times slower and would take longer than all products.)
 func exp(x float32) float32 {
 	const (
 		log2e = 1.44269504

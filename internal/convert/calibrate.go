@@ -1,15 +1,11 @@
 package convert
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
-	"unsafe"
-
-	"github.com/edsrzf/mmap-go"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
 	"github.com/ellm-gpu/ellm-gpu/internal/linalg"
@@ -31,73 +27,6 @@ type Gain struct {
 	Diagonal float64  `json:"g_diag"` // by column steps: ½·log2(AM(S_jj)/GM(S_jj))
 	Feedback float64  `json:"g_fb"`   // by error feedback: ½·log2(GM(S_jj)/GM(ℓ_jj²))
 	Used     bool     `json:"used"`   // feedback was worth while
-}
-
-// factors is a temporary file of the factors of error feedback.
-type factors struct {
-	f    *os.File
-	data mmap.MMap
-	at   map[string][2]int64 // matrix → offset in the file and columns
-	size int64
-}
-
-func newFactors(dir string) (*factors, error) {
-	f, err := os.CreateTemp(dir, ".calibration*.tmp")
-	if err != nil {
-		return nil, err
-	}
-	return &factors{f: f, at: map[string][2]int64{}}, nil
-}
-
-// Close removes the file.
-func (f *factors) Close() error {
-	if f == nil {
-		return nil
-	}
-	var err error
-	if f.data != nil {
-		err = f.data.Unmap()
-	}
-	return errors.Join(err, f.f.Close(), os.Remove(f.f.Name()))
-}
-
-// add writes a factor that the given matrices share.
-func (f *factors) add(weights []string, x *quant.Feedback) error {
-	b := make([]byte, 0, 1<<20)
-	for i, v := range x.Factor {
-		b = binary.NativeEndian.AppendUint32(b, math.Float32bits(v))
-		if len(b)+4 > cap(b) || i == len(x.Factor)-1 {
-			if _, err := f.f.Write(b); err != nil {
-				return fmt.Errorf("cannot store what calibration found: %w", err)
-			}
-			b = b[:0]
-		}
-	}
-	for _, w := range weights {
-		f.at[w] = [2]int64{f.size, int64(x.Cols)}
-	}
-	f.size += 4 * int64(len(x.Factor))
-	return nil
-}
-
-// get returns the factor of a matrix, or nil.
-func (f *factors) get(weight string) (*quant.Feedback, error) {
-	if f == nil {
-		return nil, nil
-	}
-	at, ok := f.at[weight]
-	if !ok {
-		return nil, nil
-	}
-	if f.data == nil {
-		var err error
-		if f.data, err = mmap.Map(f.f, mmap.RDONLY, 0); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.f.Name(), err)
-		}
-	}
-	n := quant.FactorLen(int(at[1]))
-	b := f.data[at[0] : at[0]+4*int64(n)]
-	return &quant.Feedback{Cols: int(at[1]), Factor: unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), n)}, nil
 }
 
 // sourceWeights is a Source as calibrate.Weights.
@@ -239,66 +168,4 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 	f := &quant.Feedback{Cols: n}
 	f.SetFactor(s, d)
 	return j.factors.add(in.Weights, f)
-}
-
-// batch quantizes all rows of the matrix with error feedback, if it has any.
-func (m *uniformMatrix) begin() error {
-	f, err := m.factors.get(m.p.info.Name)
-	if err != nil || f == nil {
-		return err
-	}
-	rows, cols := m.p.info.Rows, m.p.info.Cols
-	m.codes, m.gains = make([]int16, rows*cols), make([]float32, rows)
-	batches := (rows + quant.FeedbackRows - 1) / quant.FeedbackRows
-	workers := make(chan *quant.FeedbackScratch, batches)
-	isa := linalg.Best()
-	return m.each(batches, func(i int, s *scratch) error {
-		var fs *quant.FeedbackScratch
-		select {
-		case fs = <-workers:
-		default:
-			fs = &quant.FeedbackScratch{}
-		}
-		defer func() { workers <- fs }()
-		r0 := i * quant.FeedbackRows
-		r1 := min(rows, r0+quant.FeedbackRows)
-		w := grow(&s.floats, (r1-r0)*cols)
-		if err := m.src.ReadRows(m.p.index, r0, r1, w); err != nil {
-			return err
-		}
-		plain, steps := grow(&s.ints, cols), make([]float32, r1-r0)
-		for r := r0; r < r1; r++ {
-			steps[r-r0] = m.q.RowStep(&m.stats[r], cols)
-			m.gains[r], _ = quant.Row(plain, w[(r-r0)*cols:(r-r0+1)*cols], steps[r-r0])
-		}
-		f.Rows(isa, m.codes[r0*cols:r1*cols], w, steps, m.gains[r0:r1], fs)
-		return nil
-	})
-}
-
-// end frees what begin made.
-func (m *uniformMatrix) end() { m.codes, m.gains = nil, nil }
-
-// fed copies rows that begin quantized.
-func (m *uniformMatrix) fed(r0, r1 int, dst []int32, s *scratch, final bool) error {
-	cols := m.p.info.Cols
-	for i, q := range m.codes[r0*cols : r1*cols] {
-		dst[i] = int32(q)
-	}
-	if !final {
-		return nil
-	}
-	w := grow(&s.floats, len(dst))
-	if err := m.src.ReadRows(m.p.index, r0, r1, w); err != nil {
-		return err
-	}
-	for r := r0; r < r1; r++ {
-		at := (r - r0) * cols
-		for i, q := range dst[at : at+cols] {
-			e := float64(w[at+i]) - float64(m.gains[r])*float64(q)
-			m.p.noise[r] += e * e
-		}
-		m.setScale(r, m.gains[r])
-	}
-	return nil
 }

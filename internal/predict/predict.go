@@ -3,7 +3,7 @@
 //
 // A kernel takes as long as the slowest of: reading its bytes, issuing its instructions, and each class of instructions on its
 // units, shared-memory reads of code tables counted with their bank conflicts. Instruction limits are reached to a share given in
-// the device's description. Not modelled: latencies (beyond "a multiprocessor needs enough warps"), caches, power limits.
+// the device's description. A kernel's instructions are those of its main loop; what surrounds that is neglected. Not modelled: latencies (beyond "a multiprocessor needs enough warps"), caches, power limits.
 package predict
 
 import (
