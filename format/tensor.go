@@ -129,10 +129,21 @@ func (c *Coded) GroupRows(g int) int {
 // Chunks returns Groups() · Tiles(); chunk = group·Tiles() + tile.
 func (c *Coded) Chunks() int { return c.Groups() * c.Tiles() }
 
-// GuardWords returns the zero words after the last chunk.
+// laneReach returns how many words a decoder may touch for one lane of steps · rows pairs whatever the words are: those of the longest codes, and two ahead.
+func laneReach(steps, rows int) int { return (huffman.MaxCodeLen*steps*rows+31)/32 + 2 }
+
+// GuardWords returns the zero words that follow the last chunk, so that no chunk's decoder leaves the stream. ChunkOffset and MainWords must be set.
 func (c *Coded) GuardWords() int {
-	return (huffman.MaxCodeLen*c.StepsPerTile()*c.Coding.RowsPerGroup+31)/32 + 2
+	guard, end := 0, int(c.ChunkOffset[c.Chunks()])
+	for i := range c.Chunks() {
+		reach := laneReach(c.TileSteps(i%c.Tiles()), c.GroupRows(i/c.Tiles())) - int(c.MainWords[i])
+		guard = max(guard, int(c.ChunkOffset[i+1])+reach-end)
+	}
+	return guard
 }
+
+// MaxGuardWords returns what GuardWords is at most, from the geometry alone.
+func (c *Coded) MaxGuardWords() int { return laneReach(c.StepsPerTile(), c.Coding.RowsPerGroup) }
 
 func (c *Coded) lowWords(steps, rows int) int {
 	return huffman.Lanes * ((2*c.Coding.LowBits*steps*rows + 31) / 32)

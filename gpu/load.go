@@ -155,7 +155,7 @@ func (l *loader) decodePlane(w *weight) error {
 			return err
 		}
 		first := c.ChunkOffset[g*c.Tiles()]
-		if err := l.dev.CopyHtoD(stream, bytesOf(c.Stream[first:int(c.ChunkOffset[end*c.Tiles()])+c.GuardWords()])); err != nil {
+		if err := l.dev.CopyHtoD(stream, bytesOf(c.Stream[first:min(int(c.ChunkOffset[end*c.Tiles()])+c.MaxGuardWords(), len(c.Stream))])); err != nil {
 			return err
 		}
 		w.desc.Stream = stream - 4*driver.DevicePtr(first)
@@ -186,7 +186,7 @@ func pieceEnd(c *format.Coded, g int, most int64) (int, error) {
 	first, firstLow := int64(c.ChunkOffset[g*c.Tiles()]), int64(c.LowOffset(g, 0))
 	end := g
 	for end < c.Groups() {
-		words := int64(c.ChunkOffset[(end+1)*c.Tiles()]) - first + int64(c.GuardWords())
+		words := int64(c.ChunkOffset[(end+1)*c.Tiles()]) - first + int64(c.MaxGuardWords())
 		lowWords := int64(0)
 		if c.Low != nil {
 			lowWords = int64(c.LowOffset(end+1, 0)) - firstLow

@@ -151,7 +151,7 @@ func packLow(dst []uint32, codes []int32, c *format.Coded, col, steps, rows int)
 // Finish returns the coded matrix once every group has been coded.
 func (e *Encoder) Finish() (*format.Coded, error) {
 	c := e.c
-	words, outliers := int64(c.GuardWords()), 0
+	words, outliers := int64(c.MaxGuardWords()), 0
 	for g := range e.groups {
 		if len(e.groups[g].ends) != c.Tiles() {
 			return nil, fmt.Errorf("codec: group %d was not coded", g)
@@ -180,6 +180,6 @@ func (e *Encoder) Finish() (*format.Coded, error) {
 		}
 		e.groups[g] = codedGroup{}
 	}
-	c.Stream = c.Stream[:words] // the guard words are zero
+	c.Stream = c.Stream[:len(c.Stream)+c.GuardWords()] // zeros
 	return c, nil
 }

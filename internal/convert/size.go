@@ -57,7 +57,7 @@ func (j *job) overhead(tables []*huffman.Table) int64 {
 		}
 		n += 5 * int64(c.Groups()) // group_table, outlier_start
 		n += int64(c.Chunks()) * (4 + 2 + huffman.Lanes + huffman.Lanes*lanePadding/8 + chunkPadding)
-		n += 4 * int64(c.GuardWords())
+		n += 4 * int64(c.MaxGuardWords()) / 2 // what usually remains of it
 		if c.Coding.LowBits > 0 {
 			n += 4 * int64(c.LowOffset(c.Groups(), 0))
 		}
