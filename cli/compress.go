@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -21,11 +22,12 @@ func (p *program) compressCommand() *cli.Command {
 			&cli.StringFlag{Name: "scheme", Usage: "entrollm-u8, entrollm-u4 (the quantizers of arXiv 2505.02380), or bf16 (weights as 16-bit floats)"},
 			&cli.BoolFlag{Name: "lossless", Usage: "keep the weights of an already quantized or 16-bit file exactly"},
 			&cli.StringFlag{Name: "imatrix", Usage: "importance matrix written by llama-imatrix"},
-			&cli.Float64Flag{Name: "exponent", Usage: "with --imatrix: a column's step goes with E[x²] to the minus this", Value: convert.DefaultExponent},
+			&cli.Float64Flag{Name: "exponent", Usage: fmt.Sprintf("with --imatrix or --calibrate: a column's step goes with E[x²] to the minus this (%g)", convert.DefaultExponent)},
 			&cli.StringFlag{Name: "calibrate", Usage: "text file to calibrate with: the model is run over it, and errors are placed where they hurt least"},
-			&cli.IntFlag{Name: "calibrate-tokens", Usage: "how much of the text is used", Value: convert.DefaultCalibrateTokens},
+			&cli.IntFlag{Name: "calibrate-tokens", Usage: fmt.Sprintf("with --calibrate: how many tokens of the text are used (%d)", convert.DefaultTokens)},
 			&cli.BoolFlag{Name: "no-feedback", Usage: "with --calibrate: choose column steps, but no error feedback"},
-			&cli.Float64Flag{Name: "damping", Usage: "with --calibrate: share by which mean squares are increased", Value: convert.DefaultDamping},
+			&cli.Float64Flag{Name: "damping", Usage: fmt.Sprintf("with --calibrate: share by which mean squares are increased (%g)", convert.DefaultDamping)},
+			&cli.StringFlag{Name: "save-imatrix", Usage: "with --calibrate: also write the importance matrix, for --imatrix here and in llama-quantize"},
 			jsonFlag(),
 		},
 		Action: p.compress,
@@ -70,6 +72,16 @@ func (p *program) compress(c *cli.Context) error {
 	if st, err := os.Stat(in); err == nil && st.Mode().IsRegular() {
 		fmt.Fprintf(p.Out, "the input has %s: %.1f %% of it remain\n", bytesText(st.Size()), 100*float64(report.Bytes)/float64(st.Size()))
 	}
+	if len(report.Gains) > 0 {
+		fmt.Fprintln(p.Out, "bits per weight that calibration saves at high rates, by column steps and by error feedback:")
+	}
+	for _, g := range report.Gains {
+		note := ""
+		if !g.Used {
+			note = "  (no feedback)"
+		}
+		fmt.Fprintf(p.Out, "%6.2f %6.2f  %s%s\n", g.Diagonal, g.Feedback, strings.Join(g.Weights, ", "), note)
+	}
 	if report.SQNR != 0 {
 		fmt.Fprintf(p.Out, "signal to quantization noise: %.2f dB\n", report.SQNR)
 	}
@@ -77,8 +89,10 @@ func (p *program) compress(c *cli.Context) error {
 }
 
 func compressOptions(c *cli.Context) (convert.Options, error) {
-	opt := convert.Options{BPW: c.Float64("bpw"), Imatrix: c.String("imatrix"), Exponent: c.Float64("exponent"),
-		Calibrate: c.String("calibrate"), CalibrateTokens: c.Int("calibrate-tokens"), NoFeedback: c.Bool("no-feedback"), Damping: c.Float64("damping")}
+	opt := convert.Options{BPW: c.Float64("bpw"), Calibration: convert.Calibration{
+		Imatrix: c.String("imatrix"), Text: c.String("calibrate"), Tokens: c.Int("calibrate-tokens"),
+		Exponent: c.Float64("exponent"), Damping: c.Float64("damping"), NoFeedback: c.Bool("no-feedback"), Save: c.String("save-imatrix"),
+	}}
 	chosen := 0
 	for _, name := range []string{"bpw", "scheme", "lossless"} {
 		if c.IsSet(name) {

@@ -1,13 +1,11 @@
 // Package calibrate gathers second moments of the inputs of a model's products, S = Σ x·xᵀ, by running the model over text in float32. It goes through
 // the model once, layer by layer with all texts in each: the weights of one layer and the moments of its inputs are all that is in memory
-// beside the residual streams.
+// beside the residual streams (for Qwen2.5 1.5B: 350 and 190 MB, and 6 kB for each token).
 package calibrate
 
 import (
 	"context"
 	"fmt"
-	"runtime"
-	"sync"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/linalg"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
@@ -22,27 +20,6 @@ type Weights interface {
 // Visit receives the moments of one input: s is Width × Width, of which the lower triangle is valid, summed over the given
 // number of tokens. It may write to s, and must not keep it.
 type Visit func(in *model.Input, s []float32, tokens int) error
-
-// Bytes returns the memory that Run takes for texts of the given number of tokens in all, the longest of them `longest`.
-func Bytes(prog *model.Program, tokens, longest int) int64 {
-	c := &prog.Config
-	moments, buffers := int64(0), int64(0)
-	seen := map[int]bool{}
-	for _, in := range prog.Inputs() {
-		if !seen[in.Width] || in.Width == c.NEmbd {
-			moments += int64(in.Width) * int64(in.Width)
-		}
-		seen[in.Width] = true
-	}
-	moments = min(moments, 3*int64(c.NEmbd)*int64(c.NEmbd)+int64(c.NFF)*int64(c.NFF))
-	for b := range model.NumBuffers {
-		if b != model.BufLogits {
-			buffers += int64(prog.Width(b)) * int64(longest)
-		}
-	}
-	layer := int64(c.NEmbd) * int64(2*c.NHeads*c.HeadDim+2*c.NKVHeads*c.HeadDim+3*c.NFF)
-	return 4 * (moments + buffers + layer + int64(tokens)*int64(c.NEmbd))
-}
 
 // runner is one run.
 type runner struct {
@@ -60,7 +37,7 @@ type runner struct {
 
 // Run executes prog on every text from an empty cache, and passes the moments of every input on. Progress is called with nodes·texts done.
 func Run(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, visit Visit, progress func(done, total int64)) error {
-	r := &runner{prog: prog, w: w, isa: linalg.Best(), scratch: make([]linalg.Scratch, runtime.GOMAXPROCS(0)), inputs: map[string]*model.Input{}}
+	r := &runner{prog: prog, w: w, isa: linalg.Best(), scratch: linalg.NewScratch(), inputs: map[string]*model.Input{}}
 	longest := 0
 	for _, t := range texts {
 		longest = max(longest, len(t))
@@ -215,20 +192,5 @@ func (r *runner) multiply(y, x, w, bias []float32, in, out, t int) {
 	})
 }
 
-// parallel calls f(0) … f(n−1), in about this order, on all cores.
-func (r *runner) parallel(n int, f func(k int, s *linalg.Scratch)) {
-	var wg sync.WaitGroup
-	next := make(chan int, n)
-	for k := range n {
-		next <- k
-	}
-	close(next)
-	for w := range min(n, len(r.scratch)) {
-		wg.Go(func() {
-			for k := range next {
-				f(k, &r.scratch[w])
-			}
-		})
-	}
-	wg.Wait()
-}
+// parallel is linalg.Parallel.
+func (r *runner) parallel(n int, f func(k int, s *linalg.Scratch)) { linalg.Parallel(r.scratch, n, f) }

@@ -6,18 +6,83 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
+	"github.com/ellm-gpu/ellm-gpu/internal/imatrix"
 	"github.com/ellm-gpu/ellm-gpu/internal/linalg"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 	"github.com/ellm-gpu/ellm-gpu/internal/quant"
 )
 
-// Calibration text.
+// Calibration tells SchemeBPW which inputs of the matrices matter: from an importance matrix or by running the model over text. The zero
+// value is none.
+type Calibration struct {
+	Imatrix    string  // file of llama-imatrix
+	Text       string  // file of text, if there is no Imatrix. What the model is later judged by must not be in it
+	Tokens     int     // how many tokens of Text are used; 0: DefaultTokens
+	Exponent   float64 // a column's step goes with the inverse mean square of its input to this power; 0: DefaultExponent
+	Damping    float64 // share by which mean squares are increased before error feedback; 0: DefaultDamping
+	NoFeedback bool    // with Text: choose column steps only
+	Save       string  // with Text: file for the importance matrix, in the form that Imatrix names
+}
+
+// Defaults of Calibration.
+const (
+	DefaultTokens   = 1 << 14
+	DefaultExponent = 0.3
+	DefaultDamping  = 0.05
+)
+
 const (
 	calibrationContext = 512     // tokens that are read from an empty cache
 	maxTextBytes       = 1 << 26 // of the text that are looked at
+	minGain            = 0.1     // bits per weight for which error feedback is used
 )
+
+// check completes c.
+func (c *Calibration) check(s Scheme) error {
+	if *c == (Calibration{}) {
+		return nil
+	}
+	if c.Tokens == 0 {
+		c.Tokens = DefaultTokens
+	}
+	if c.Exponent == 0 {
+		c.Exponent = DefaultExponent
+	}
+	if c.Damping == 0 {
+		c.Damping = DefaultDamping
+	}
+	switch {
+	case s != SchemeBPW:
+		return fmt.Errorf("calibration goes with scheme %s only, not with %s", SchemeBPW, s)
+	case c.Imatrix == "" && c.Text == "":
+		return errors.New("settings for calibration, but neither an importance matrix nor text to calibrate with")
+	case c.Save != "" && c.Text == "":
+		return errors.New("there is an importance matrix to save only after calibrating with text")
+	case c.Imatrix != "" && c.Text != "":
+		return errors.New("calibrate with an importance matrix or with text, not with both")
+	case c.Tokens < calibrationContext || c.Tokens > maxTextBytes:
+		return fmt.Errorf("%d tokens for calibration, expected %d to %d", c.Tokens, calibrationContext, maxTextBytes)
+	case !(c.Exponent > 0 && c.Exponent <= 1):
+		return fmt.Errorf("an exponent of %g, expected more than 0, up to 1", c.Exponent)
+	case !(c.Damping > 0 && c.Damping <= 100):
+		return fmt.Errorf("a damping of %g, expected more than 0, up to 100", c.Damping)
+	}
+	return nil
+}
+
+// settings returns what the file's metadata says.
+func (c *Calibration) settings() map[string]any {
+	switch {
+	case c.Imatrix != "":
+		return map[string]any{"imatrix": filepath.Base(c.Imatrix), "exponent": c.Exponent}
+	case c.Text != "":
+		return map[string]any{"text": filepath.Base(c.Text), "tokens": c.Tokens, "exponent": c.Exponent, "damping": c.Damping, "feedback": !c.NoFeedback}
+	}
+	return nil
+}
 
 // Gain says what calibration can win for the matrices with one input, in bits per weight at equal output error (or in output error at equal bits,
 // 6 dB a bit), if the rates are high.
@@ -64,17 +129,24 @@ func (j *job) calibrate(dir string) error {
 		w.index[t.Name] = i
 	}
 	j.fold = &folding{cols: map[string][]float32{}, rows: map[string][]float32{}}
+	j.seen = &imatrix.File{
+		Matrices: map[string]*imatrix.Matrix{}, Datasets: []string{filepath.Base(j.opt.Calibration.Text)},
+		Chunks: len(texts), ChunkSize: calibrationContext,
+	}
 	err = calibrate.Run(j.ctx, prog, w, texts, j.moments, func(done, total int64) { j.progress("calibrate", done, total) })
 	if err != nil {
-		return fmt.Errorf("calibration with %s: %w", j.opt.Calibrate, err)
+		return fmt.Errorf("calibration with %s: %w", j.opt.Calibration.Text, err)
 	}
 	j.src = newFoldedSource(j.src, j.fold)
+	if j.opt.Calibration.Save != "" {
+		return imatrix.Write(j.opt.Calibration.Save, j.seen)
+	}
 	return nil
 }
 
 // texts reads and splits the calibration text.
 func (j *job) texts() ([][]int32, error) {
-	f, err := os.Open(j.opt.Calibrate)
+	f, err := os.Open(j.opt.Calibration.Text)
 	if err != nil {
 		return nil, err
 	}
@@ -90,17 +162,14 @@ func (j *job) texts() ([][]int32, error) {
 	if tok == nil {
 		return nil, errors.New("the model has no tokenizer, so that text cannot be used to calibrate it")
 	}
-	limit := j.opt.CalibrateTokens
-	if limit == 0 {
-		limit = DefaultCalibrateTokens
-	}
+	limit := j.opt.Calibration.Tokens
 	if most := limit * 16; len(b) > most { // no tokenizer's tokens are longer on average
 		b = b[:most]
 	}
 	ids := tok.Encode(string(b), false, false)
 	ids = ids[:min(len(ids), limit)]
 	if len(ids) < calibrationContext {
-		return nil, fmt.Errorf("%s: has %d tokens, at least %d are needed (some 10000 of mixed text are a good amount)", j.opt.Calibrate, len(ids), calibrationContext)
+		return nil, fmt.Errorf("%s: has %d tokens, at least %d are needed (some 10000 of mixed text are a good amount)", j.opt.Calibration.Text, len(ids), calibrationContext)
 	}
 	var out [][]int32
 	for ; len(ids) >= calibrationContext; ids = ids[calibrationContext:] {
@@ -118,17 +187,19 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 	n := in.Width
 	diag := make([]float64, n)
 	mean := 0.0
+	seen := &imatrix.Matrix{MeanSq: make([]float32, n), Count: float64(tokens)}
 	for i := range diag {
 		diag[i] = float64(s[i*n+i])
 		mean += diag[i] / float64(n)
+		seen.MeanSq[i] = float32(diag[i] / float64(tokens))
+	}
+	for _, w := range in.Weights {
+		j.seen.Matrices[w] = seen
 	}
 	if mean == 0 {
 		return nil
 	}
-	damp := j.opt.Damping
-	if damp == 0 {
-		damp = DefaultDamping
-	}
+	damp := j.opt.Calibration.Damping
 	for i := range diag {
 		diag[i] = max(diag[i], meanFloor*mean) * (1 + damp)
 		s[i*n+i] = float32(diag[i])
@@ -144,7 +215,7 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 		gl += 2 * math.Log2(float64(s[i*n+i])) / float64(n)
 	}
 	g.Diagonal, g.Feedback = (math.Log2(mean*(1+damp))-gm)/2, (gm-gl)/2
-	g.Used = !j.opt.NoFeedback && g.Diagonal+g.Feedback >= minGain
+	g.Used = !j.opt.Calibration.NoFeedback && g.Diagonal+g.Feedback >= minGain
 	for i := range diag {
 		x := math.Log(diag[i])
 		if g.Used {
@@ -155,11 +226,7 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 	j.gains = append(j.gains, g)
 	var d []float32
 	if len(in.Scaled) > 0 {
-		exponent := j.opt.Exponent
-		if exponent == 0 {
-			exponent = DefaultExponent
-		}
-		j.fold.add(in, columnFactors(steps, exponent))
+		j.fold.add(in, columnFactors(steps, j.opt.Calibration.Exponent))
 		d = j.fold.cols[in.Weights[0]]
 	}
 	if !g.Used {

@@ -11,6 +11,7 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/imatrix"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 	"github.com/ellm-gpu/ellm-gpu/internal/tokenizer"
 )
@@ -26,16 +27,11 @@ const (
 	SchemeLossless Scheme = "lossless"    // every weight as it is
 )
 
-// Limits and defaults of Options.
+// Limits of Options.BPW.
 const (
-	DefaultBPW      = 4.0
-	MinBPW          = 2.0
-	MaxBPW          = 8.5
-	DefaultExponent = 0.3
-
-	DefaultCalibrateTokens = 1 << 14
-	DefaultDamping         = 0.01
-	minGain                = 0.1 // bits per weight for which error feedback is used
+	DefaultBPW = 4.0
+	MinBPW     = 2.0
+	MaxBPW     = 8.5
 )
 
 // Options are the choices of Compress.
@@ -43,13 +39,7 @@ type Options struct {
 	Scheme Scheme  // empty: SchemeBPW
 	BPW    float64 // SchemeBPW: bits of the file per weight; 0: DefaultBPW
 
-	Imatrix  string  // SchemeBPW: file of llama-imatrix, or empty
-	Exponent float64 // of the mean square of a column's activations in its step; 0: DefaultExponent
-
-	Calibrate       string  // SchemeBPW: file with text to run the model on, or empty
-	CalibrateTokens int     // how many tokens of it; 0: DefaultCalibrateTokens
-	NoFeedback      bool    // use only the columns' mean squares
-	Damping         float64 // share by which columns' mean squares are increased; 0: DefaultDamping
+	Calibration Calibration
 }
 
 // Report says what Compress did.
@@ -81,6 +71,7 @@ type job struct {
 	fold     *folding // nil: columns are as in the source
 	factors  *factors // of error feedback, or nil
 	gains    []Gain
+	seen     *imatrix.File // mean squares that calibration found
 
 	// State of SchemeBPW, kept when a file missed its size and is written again.
 	kappa  float64 // step of the last exact pass, in units of each matrix's rms and offset
@@ -96,13 +87,16 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 	if err != nil {
 		return nil, err
 	}
-	if opt.Calibrate != "" {
+	if opt.Calibration.Text != "" {
 		defer func() { _ = j.factors.Close() }() // a temporary file
 		if err := j.calibrate(filepath.Dir(outPath)); err != nil {
 			return nil, err
 		}
 	}
 	settings := map[string]any{}
+	if s := j.opt.Calibration.settings(); s != nil {
+		settings["calibration"] = s
+	}
 	tables, err := j.write(outPath, settings)
 	defer func() {
 		if j.w != nil {
@@ -167,7 +161,10 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 	if progress == nil {
 		j.progress = func(string, int64, int64) {}
 	}
-	if opt.Imatrix != "" {
+	if err := j.opt.Calibration.check(j.opt.Scheme); err != nil {
+		return nil, err
+	}
+	if j.opt.Calibration.Imatrix != "" {
 		if err := j.foldImatrix(); err != nil {
 			return nil, err
 		}

@@ -158,13 +158,7 @@ func (j *job) program() (*model.Program, error) {
 
 // foldImatrix rescales the source by an importance matrix.
 func (j *job) foldImatrix() error {
-	path, exponent := j.opt.Imatrix, j.opt.Exponent
-	if exponent == 0 {
-		exponent = DefaultExponent
-	}
-	if j.opt.Scheme != SchemeBPW {
-		return fmt.Errorf("an importance matrix is of use with scheme %s only, not with %s", SchemeBPW, j.opt.Scheme)
-	}
+	path := j.opt.Calibration.Imatrix
 	file, err := imatrix.Read(path)
 	if err != nil {
 		return err
@@ -192,7 +186,7 @@ func (j *job) foldImatrix() error {
 			return m.MeanSq
 		}
 		return nil
-	}, exponent)
+	}, j.opt.Calibration.Exponent)
 	j.src = newFoldedSource(j.src, j.fold)
 	return nil
 }

@@ -3,8 +3,6 @@ package linalg
 import (
 	"errors"
 	"math"
-	"runtime"
-	"sync"
 )
 
 // ErrNotPositive is returned for a matrix that is not positive definite within float32's precision.
@@ -18,7 +16,7 @@ const block = 64
 func (i ISA) Cholesky(s []float32, n int) error {
 	m := RowMajor(s, n)
 	panel := make([]float32, block*n) // −L21ᵀ
-	scratch := make([]Scratch, runtime.GOMAXPROCS(0))
+	scratch := NewScratch()
 	for j0 := 0; j0 < n; j0 += block {
 		nb := min(block, n-j0)
 		diag := m.From(j0, j0)
@@ -32,7 +30,7 @@ func (i ISA) Cholesky(s []float32, n int) error {
 		inv := invert(diag, nb) // L11⁻ᵀ: L21 = A21·L11⁻ᵀ
 		below := m.From(j0+nb, j0)
 		p := RowMajor(panel, rest)
-		i.parallel(scratch, (rest+block-1)/block, func(k int, s *Scratch) {
+		Parallel(scratch, (rest+block-1)/block, func(k int, s *Scratch) {
 			r0 := k * block
 			rows := min(block, rest-r0)
 			out := make([]float32, rows*nb)
@@ -46,7 +44,7 @@ func (i ISA) Cholesky(s []float32, n int) error {
 		})
 		// The last strips are the longest: they come first, so that no core waits for them.
 		strips := (rest + block - 1) / block
-		i.parallel(scratch, strips, func(k int, s *Scratch) {
+		Parallel(scratch, strips, func(k int, s *Scratch) {
 			r0 := (strips - 1 - k) * block
 			rows := min(block, rest-r0)
 			i.MulAdd(m.From(j0+nb+r0, j0+nb), below.From(r0, 0), p, rows, r0+rows, nb, s)
@@ -98,22 +96,4 @@ func invert(m Matrix, n int) []float32 {
 		}
 	}
 	return out
-}
-
-// parallel calls f(0) … f(n−1), in about this order, on all cores.
-func (i ISA) parallel(scratch []Scratch, n int, f func(k int, s *Scratch)) {
-	var wg sync.WaitGroup
-	next := make(chan int, n)
-	for k := range n {
-		next <- k
-	}
-	close(next)
-	for w := range min(n, len(scratch)) {
-		wg.Go(func() {
-			for k := range next {
-				f(k, &scratch[w])
-			}
-		})
-	}
-	wg.Wait()
 }
