@@ -133,6 +133,9 @@ func TestRunReadsStandardInput(t *testing.T) {
 	assert.Equal(t, exitOK, piped.code)
 	assert.Equal(t, direct.out, piped.out)
 	assert.Equal(t, exitUsage, ellm("run", model, "--device", "cpu").code, "empty standard input is no prompt")
+	o := ellm("run", t.TempDir(), "--device", "cpu")
+	assert.Equal(t, exitFailure, o.code)
+	assert.Contains(t, o.err, "is a directory", "the model is what is wrong first")
 }
 
 func TestRunOptions(t *testing.T) {

@@ -74,6 +74,9 @@ func (p *program) run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := checkInput(path); err != nil { // before standard input is read as a prompt
+		return err
+	}
 	opt, err := p.runOptions(c)
 	if err != nil {
 		return err
