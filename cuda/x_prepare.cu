@@ -1,13 +1,16 @@
-// Rounds the input vector of a product to half precision, in the orders in which the products read it.
+// Rounds the input vectors of a product to half precision, in the orders in which the products read it.
 #include "prepared.cuh"
 
-// One block of 256 threads for one vector.
-// x      [cols]
+// grid: vectors, block 256 threads
+// x      [vectors][cols]
 // steps, steps_per_tile, tiles   of the matrices that will be multiplied
-// xp     prepared vector, 16-byte aligned, size 64 + 144·steps + 512·tiles·⌈steps_per_tile/4⌉ bytes (layout: prepared.cuh)
-extern "C" __global__ void __launch_bounds__(256) x_prepare(const float* x, int32_t cols, int32_t steps, int32_t steps_per_tile, int32_t tiles, uint8_t* xp) {
+// stride bytes from one prepared vector to the next, a multiple of 16
+// xp     prepared vectors, 16-byte aligned, 64 + 144·steps + 512·tiles·⌈steps_per_tile/4⌉ bytes each (layout: prepared.cuh)
+extern "C" __global__ void __launch_bounds__(256) x_prepare(const float* x, int32_t cols, int32_t steps, int32_t steps_per_tile, int32_t tiles, int64_t stride, uint8_t* xp) {
     SHARED_ARRAY(float, scratch, 8);
     float largest = 0, sum = 0;
+    x += (int64_t)blockIdx.x * cols;
+    xp += blockIdx.x * stride;
     for (int32_t i = threadIdx.x; i < cols; i += 256) largest = fmaxf(largest, fabsf(x[i]));
     largest = block_reduce_256<true>(largest, scratch);
     __syncthreads();

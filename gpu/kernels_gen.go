@@ -177,7 +177,7 @@ var kernelTable = [numKernels]struct {
 	{"rope", 7},
 	{"swiglu", 3},
 	{"topk", 5},
-	{"x_prepare", 6},
+	{"x_prepare", 7},
 }
 
 // add launches add (cuda/elementwise.cu) in blocks of 256 threads.
@@ -386,6 +386,6 @@ func (l *launcher) topk(grid driver.Dim, shared int, x driver.DevicePtr, n int32
 }
 
 // xPrepare launches x_prepare (cuda/x_prepare.cu) in blocks of 256 threads.
-func (l *launcher) xPrepare(grid driver.Dim, shared int, x driver.DevicePtr, cols int32, steps int32, stepsPerTile int32, tiles int32, xp driver.DevicePtr) error {
-	return l.launch(kernelXPrepare, grid, 256, shared, uint64(x), uint64(uint32(cols)), uint64(uint32(steps)), uint64(uint32(stepsPerTile)), uint64(uint32(tiles)), uint64(xp))
+func (l *launcher) xPrepare(grid driver.Dim, shared int, x driver.DevicePtr, cols int32, steps int32, stepsPerTile int32, tiles int32, stride int64, xp driver.DevicePtr) error {
+	return l.launch(kernelXPrepare, grid, 256, shared, uint64(x), uint64(uint32(cols)), uint64(uint32(steps)), uint64(uint32(stepsPerTile)), uint64(uint32(tiles)), uint64(stride), uint64(xp))
 }

@@ -111,7 +111,7 @@ func (r *rig) timeProduct(w *weight) float64 {
 	x := up(r, normals(testRand(), w.Cols))
 	y := room[float32](r, w.Rows)
 	xp := room[uint8](r, int(preparedBytes(w.Coded)))
-	r.ok(r.xPrepare(driver.D1(1), 0, x, w.desc.Cols, w.desc.Steps, w.desc.StepsPerTile, w.desc.Tiles, xp))
+	r.ok(r.xPrepare(driver.D1(1), 0, x, w.desc.Cols, w.desc.Steps, w.desc.StepsPerTile, w.desc.Tiles, 0, xp))
 	var flush driver.DevicePtr
 	if os.Getenv("ELLM_TEST_DEVICE") != "" {
 		var err error

@@ -49,12 +49,8 @@ func (p *pass) prepare(st *step, s span, x driver.DevicePtr) error {
 	if r.valid && !own && r.buf == st.A && r.tok0 == s.tok0 && r.n == s.n && r.geometry == geometry {
 		return nil
 	}
-	for t := range s.n {
-		tok := driver.DevicePtr(t)
-		if err := p.xPrepare(driver.D1(1), 0, x+4*tok*driver.DevicePtr(w.Cols), w.desc.Cols, w.desc.Steps, w.desc.StepsPerTile, w.desc.Tiles,
-			p.prepared+tok*driver.DevicePtr(p.preparedStride)); err != nil {
-			return err
-		}
+	if err := p.xPrepare(driver.D1(s.n), 0, x, w.desc.Cols, w.desc.Steps, w.desc.StepsPerTile, w.desc.Tiles, p.preparedStride, p.prepared); err != nil {
+		return err
 	}
 	r.valid, r.buf, r.tok0, r.n, r.geometry = !own, st.A, s.tok0, s.n, geometry
 	return nil

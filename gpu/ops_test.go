@@ -296,29 +296,38 @@ func TestXPrepare(t *testing.T) {
 	r, rng := newRig(t), testRand()
 	for _, cols := range []int{1, 64, 577, 2112} {
 		for _, magnitude := range []float64{0, 1e-30, 1, 1e6} {
+			const vectors = 2
 			c := &format.Coded{Rows: 1, Cols: cols}
-			x := normals(rng, cols)
+			x := normals(rng, vectors*cols)
 			for i := range x {
 				x[i] *= float32(magnitude)
 			}
-			xp := room[uint8](r, int(preparedBytes(c)))
-			r.ok(r.xPrepare(driver.D1(1), 0, up(r, x), int32(cols), int32(c.Steps()), int32(c.StepsPerTile()), int32(c.Tiles()), xp))
-			unit := down[float32](r, xp, 2)
-			halves := down[uint16](r, xp+64, 64*c.Steps())
-			got, sum := make([]float32, cols), 0.0
-			for i, h := range halves {
-				v := float16.Frombits(h).Float32()
-				require.Less(t, math.Abs(float64(v)), 4.01)
-				if i >= cols {
-					require.Zero(t, v, "padding")
-					continue
-				}
-				got[i] = unit[0] * v
-				sum += float64(got[i])
+			stride := blockSpan(preparedBytes(c))
+			first := room[uint8](r, int(vectors*stride))
+			r.ok(r.xPrepare(driver.D1(vectors), 0, up(r, x), int32(cols), int32(c.Steps()), int32(c.StepsPerTile()), int32(c.Tiles()), stride, first))
+			for v := range vectors {
+				msg := fmt.Sprintf("%d columns, magnitude %g, vector %d", cols, magnitude, v)
+				checkPrepared(r, first+driver.DevicePtr(stride)*driver.DevicePtr(v), x[v*cols:(v+1)*cols], c.Steps(), 1e-4*magnitude*float64(cols)+1e-37, msg)
 			}
-			msg := fmt.Sprintf("%d columns, magnitude %g", cols, magnitude)
-			requireClose(t, x, got, 1e-6, msg)
-			assert.InDelta(t, sum, float64(unit[1]), 1e-4*magnitude*float64(cols)+1e-37, msg)
 		}
 	}
+}
+
+// checkPrepared compares a prepared vector with x; sums may differ by sumDelta.
+func checkPrepared(r *rig, xp driver.DevicePtr, x []float32, steps int, sumDelta float64, msg string) {
+	unit := down[float32](r, xp, 2)
+	halves := down[uint16](r, xp+64, 64*steps)
+	got, sum := make([]float32, len(x)), 0.0
+	for i, h := range halves {
+		v := float16.Frombits(h).Float32()
+		require.Less(r.t, math.Abs(float64(v)), 4.01)
+		if i >= len(x) {
+			require.Zero(r.t, v, "padding")
+			continue
+		}
+		got[i] = unit[0] * v
+		sum += float64(got[i])
+	}
+	requireClose(r.t, x, got, 1e-6, msg)
+	assert.InDelta(r.t, sum, float64(unit[1]), sumDelta, msg)
 }
