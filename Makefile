@@ -27,7 +27,7 @@ PROMPT     ?= In one sentence: what is a Huffman code?
 TEXT       ?= wiki.test.raw
 PEER       ?= llama.cpp/build/bin
 
-.PHONY: help build build-cuda kernels emu nvcc test test-go test-kernels lint demo bench bench-compare sass clean
+.PHONY: help build build-cuda kernels emu nvcc test test-go test-kernels lint demo bench bench-compare compare sass clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,10 @@ bench-compare: build ## same tokens and perplexity as llama.cpp: PEER=dir with i
 
 sass: kernels ## instructions per weight of the compiled kernels
 	$(GO) run ./bench/sass build/kernels
+
+compare: build ## quality per byte: MODEL=f16.gguf TEXT=file; also UNSEEN=file, CALIBRATE=file, SIZES='5bpw …', PEER=dir with llama.cpp's programs
+	bench/compare/quality.sh $(MODEL) $(TEXT) $(if $(wildcard $(PEER)/llama-quantize),--peer $(PEER)) \
+		$(if $(UNSEEN),--unseen $(UNSEEN)) $(if $(CALIBRATE),--calibrate $(CALIBRATE)) $(if $(SIZES),--sizes '$(SIZES)')
 
 .PHONY: asm kernel-counts jetson test-jetson gpu-bundle
 

@@ -1,0 +1,133 @@
+// Package compare holds the test of the comparison scripts.
+package compare
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
+)
+
+type row struct {
+	Program, Kind string
+	Bytes         int64
+	BitsPerWeight float64 `json:"bits_per_weight"`
+	Texts         map[string]struct {
+		Chunks     int
+		KLD        float64
+		KLD999     float64 `json:"kld_999"`
+		SameTop    float64 `json:"same_top"`
+		Perplexity float64
+		Reference  float64 `json:"reference_perplexity"`
+	}
+}
+
+// workbench has the program, the test model and a text in one directory.
+type workbench struct {
+	*testing.T
+	dir, ellm, model, text string
+}
+
+func newWorkbench(t *testing.T) *workbench {
+	t.Helper()
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skip("python3 is not installed")
+	}
+	w := &workbench{T: t, dir: t.TempDir()}
+	var err error
+	w.model, err = testmodel.WriteTo(w.dir)
+	require.NoError(t, err)
+	w.text, w.ellm = filepath.Join(w.dir, "text.txt"), filepath.Join(w.dir, "ellm-gpu")
+	require.NoError(t, os.WriteFile(w.text, []byte(testmodel.HeldOut()), 0o600))
+	out, err := exec.Command("go", "build", "-o", w.ellm, "github.com/ellm-gpu/ellm-gpu/cli/ellm-gpu").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return w
+}
+
+// compare runs quality.sh and returns what it printed.
+func (w *workbench) compare(options ...string) (string, error) {
+	args := append([]string{"quality.sh", w.model, w.text, "--chunks", "1", "--work", filepath.Join(w.dir, "work"), "--out", w.dir}, options...)
+	cmd := exec.Command("bash", args...)
+	cmd.Env = append(os.Environ(), "ELLM="+w.ellm)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (w *workbench) rows() map[string]row {
+	b, err := os.ReadFile(filepath.Join(w.dir, "quality_tiny-llama.json"))
+	require.NoError(w, err)
+	var data struct {
+		Weights int64
+		Rows    []row
+	}
+	require.NoError(w, json.Unmarshal(b, &data))
+	require.EqualValues(w, 684928, data.Weights)
+	rows := map[string]row{}
+	for _, r := range data.Rows {
+		rows[r.Program+" "+r.Kind] = r
+	}
+	return rows
+}
+
+func (w *workbench) checkPlot() {
+	f, err := os.Open(filepath.Join(w.dir, "quality_tiny-llama.svg"))
+	require.NoError(w, err)
+	defer f.Close()
+	for d := xml.NewDecoder(f); ; {
+		if _, err = d.Token(); err != nil {
+			require.ErrorIs(w, err, io.EOF)
+			return
+		}
+	}
+}
+
+func TestOurRowsAlone(t *testing.T) {
+	w := newWorkbench(t)
+	options := []string{"--unseen", filepath.Join(w.dir, "other.txt"), "--unseen-chunks", "1", "--sizes", "4bpw 6bpw"}
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "other.txt"), []byte(testmodel.HeldOut()[10000:]), 0o600))
+	out, err := w.compare(options...)
+	require.NoError(t, err, out)
+	rows := w.rows()
+	require.Len(t, rows, 4)
+	four, six := rows["ellm-gpu 4bpw"], rows["ellm-gpu 6bpw"]
+	require.InDelta(t, 4, four.BitsPerWeight, 0.1)
+	require.Less(t, four.Bytes, six.Bytes)
+	for _, text := range []string{"text", "unseen"} {
+		a, b := four.Texts[text], six.Texts[text]
+		require.Equal(t, 1, a.Chunks)
+		require.Positive(t, b.KLD)
+		require.Greater(t, a.KLD, 4*b.KLD)
+		require.Greater(t, a.KLD999, a.KLD)
+		require.Greater(t, b.SameTop, a.SameTop)
+		require.InEpsilon(t, a.Reference, b.Perplexity, 0.05)
+	}
+	require.NotEqual(t, four.Texts["text"].KLD, four.Texts["unseen"].KLD)
+	table, err := os.ReadFile(filepath.Join(w.dir, "quality_tiny-llama.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(table), "| **ellm-gpu** 4 bits |")
+	w.checkPlot()
+
+	// What is there is not measured again; with another size only that is.
+	out, err = w.compare(options...)
+	require.NoError(t, err, out)
+	require.NotContains(t, out, "KLD")
+	require.Equal(t, rows, w.rows())
+	options[len(options)-1] = "4bpw 5bpw"
+	out, err = w.compare(options...)
+	require.NoError(t, err, out)
+	require.Equal(t, 1, strings.Count(out, "KLD"))
+	require.Len(t, w.rows(), 5)
+
+	// Other texts make another table.
+	out, err = w.compare("--sizes", "4bpw")
+	require.Error(t, err)
+	require.Contains(t, out, "is of another model or texts")
+}

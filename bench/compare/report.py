@@ -1,0 +1,136 @@
+"""The results of quality.py as a Markdown table and as a plot of KL divergence over bytes (SVG)."""
+
+import math
+from html import escape
+
+WIDTH, HEIGHT = 760, 480
+LEFT, RIGHT, TOP, BOTTOM = 74, 24, 40, 56
+COLOURS = {"ellm-gpu": "#0b6e4f", "llama.cpp": "#c2410c"}
+
+
+def bits(data, row):
+    return 8 * row["bytes"] / data["weights"]
+
+
+def compared_with(data, row):
+    """The quant of llama.cpp that one of our rows competes with: the one that its size was taken from, else the smallest that is no smaller."""
+    peers = [r for r in data["rows"] if r["program"] == "llama.cpp" and r["calibration"] == row["calibration"]]
+    same = [r for r in peers if r["kind"] == row["kind"].rpartition("*")[2]]
+    larger = sorted((r for r in peers if r["bytes"] >= row["bytes"]), key=lambda r: r["bytes"])
+    return (same or larger or [None])[0]
+
+
+def title(row):
+    if row["program"] == "llama.cpp":
+        return f"llama.cpp {row['kind']}" + (", imatrix" if row["calibration"] else "")
+    if row["kind"].startswith("entrollm"):
+        return f"`--scheme {row['kind']}`"
+    how = ", calibrated" if row["calibration"] else ""
+    if row["kind"].endswith("bpw"):
+        return f"**ellm-gpu** {row['kind'].removesuffix('bpw')} bits{how}"
+    share, _, kind = row["kind"].rpartition("*")
+    return f"**ellm-gpu** {'size' if not share else share + ' of the size'} of {kind}{how}"
+
+
+def cells(data, row, text):
+    t = row["texts"][text]
+    out = [f"{t['kld']:.5f} ± {t['kld_stderr']:.5f}", f"{t['kld_999']:.3f}", f"{t['same_top']:.1f}", f"{t['perplexity']:.3f}"]
+    other = compared_with(data, row) if row["program"] == "ellm-gpu" else None
+    if not other or row["kind"].startswith("entrollm"):
+        return [*out, ""]
+    return [*out, f"{t['kld'] / other['texts'][text]['kld']:.2f} × {other['kind']}"]
+
+
+def table(data, text, rows):
+    lines = ["| | bytes | bits per weight | mean KLD | 99.9 % | same top, % | perplexity | KLD relative to |", "|---|---|---|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda r: (-r["bytes"], r["program"])):
+        lines.append("| " + " | ".join([title(row), f"{row['bytes']:,}", f"{bits(data, row):.3f}", *cells(data, row, text)]) + " |")
+    return lines
+
+
+def markdown(data):
+    lines = [f"# Quality per byte: {data['model']}", "", f"{data['weights']:,} weights. Measured on {data['machine']}."]
+    for text in data["texts"]:
+        complete = [r for r in data["rows"] if text["name"] in r["texts"]]
+        reference = {round(r["texts"][text["name"]]["reference_perplexity"], 3) for r in complete}
+        lines += ["", f"## {text['file']}, {text['chunks']} × {text['n_ctx']} tokens" + (" (unseen kind)" if text["name"] == "unseen" else ""), "",
+                  "The original's perplexity: " + " or ".join(f"{p:.3f}" for p in sorted(reference)) + ".", ""]
+        for heading, of in [("Without data", lambda r: not r["calibration"]), ("Calibrated", lambda r: r["calibration"])]:
+            rows = [r for r in complete if of(r)]
+            if rows:
+                lines += [heading + (f" with {rows[0]['calibration']}" if rows[0]["calibration"] else "") + ":", "", *table(data, text["name"], rows), ""]
+    lines += ["## Commands", ""] + [f"- {title(r)}: `{r['command']}`" + (f" (version {r['version']})" if "version" in r else "") for r in data["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+class Axis:
+    """A logarithmic axis from the smallest to the largest value, with some room."""
+
+    def __init__(self, values, start, end):
+        self.lo, self.hi = math.log(min(values) / 1.12), math.log(max(values) * 1.12)
+        self.start, self.end = start, end
+
+    def at(self, x):
+        return self.start + (math.log(x) - self.lo) / (self.hi - self.lo) * (self.end - self.start)
+
+    def ticks(self):
+        """1, 2, 5 × powers of ten; on short axes 1, 1.2, 1.5, 2, 2.5, 3, …"""
+        steps = [1, 2, 5] if self.hi - self.lo > math.log(8) else [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9]
+        decades = range(math.floor(self.lo / math.log(10)), math.ceil(self.hi / math.log(10)) + 1)
+        return [s * 10**d for d in decades for s in steps if self.lo <= math.log(s * 10**d) <= self.hi]
+
+
+def number(x):
+    return f"{x:.10g}" if x >= 1e-4 else f"{x:.0e}"
+
+
+def label(x, y, text, anchor="start", extra=""):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{extra}>{escape(text)}</text>'
+
+
+def axes(x, y, unit):
+    out = []
+    for v in x.ticks():
+        out.append(f'<line x1="{x.at(v):.1f}" y1="{TOP}" x2="{x.at(v):.1f}" y2="{HEIGHT - BOTTOM}" stroke="#e2e2e2"/>')
+        out.append(label(x.at(v), HEIGHT - BOTTOM + 18, number(v), "middle"))
+    for v in y.ticks():
+        out.append(f'<line x1="{LEFT}" y1="{y.at(v):.1f}" x2="{WIDTH - RIGHT}" y2="{y.at(v):.1f}" stroke="#e2e2e2"/>')
+        out.append(label(LEFT - 8, y.at(v) + 4, number(v), "end"))
+    out.append(label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, unit, "middle"))
+    out.append(label(16, (TOP + HEIGHT - BOTTOM) / 2, "mean KL divergence (nats)", "middle", f' transform="rotate(-90 16 {(TOP + HEIGHT - BOTTOM) / 2})"'))
+    return out
+
+
+def curve(rows, x, y, colour, hollow, names):
+    """Points joined by a line; hollow and dashed are the calibrated ones."""
+    points = sorted((x.at(r["bytes"] / 1e6), y.at(r["texts"]["text"]["kld"]), r["kind"]) for r in rows)
+    dash = ' stroke-dasharray="5 4"' if hollow else ""
+    out = [f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b, _ in points)}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>']
+    for a, b, kind in points:
+        out.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4" fill="{"white" if hollow else colour}" stroke="{colour}" stroke-width="1.5"/>')
+        if names:
+            out.append(label(a + 7, b - 6, kind, extra=f' fill="{colour}"'))
+    return out
+
+
+def plot(data):
+    rows = [r for r in data["rows"] if "text" in r["texts"] and r["texts"]["text"]["kld"] > 0]
+    drawn = [r for r in rows if not r["kind"].startswith("entrollm")]
+    x = Axis([r["bytes"] / 1e6 for r in drawn], LEFT, WIDTH - RIGHT)
+    y = Axis([r["texts"]["text"]["kld"] for r in drawn], HEIGHT - BOTTOM, TOP)
+    text = next(t for t in data["texts"] if t["name"] == "text")
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+           f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+           label(LEFT, 22, f"{data['model']}: divergence from the original on {text['file']}", extra=' font-size="14"'), *axes(x, y, "file size (MB, both axes logarithmic)")]
+    legend = 0
+    for program, colour in COLOURS.items():
+        for calibrated in (False, True):
+            some = [r for r in drawn if r["program"] == program and bool(r["calibration"]) == calibrated]
+            if not some:
+                continue
+            out += curve(some, x, y, colour, calibrated, program == "llama.cpp")
+            at = TOP + 18 + 18 * legend
+            out += [f'<circle cx="{WIDTH - 190}" cy="{at - 4}" r="4" fill="{"white" if calibrated else colour}" stroke="{colour}" stroke-width="1.5"/>',
+                    label(WIDTH - 178, at, f"{program}, {'calibrated' if calibrated else 'without data'}")]
+            legend += 1
+    return "\n".join([*out, "</svg>"]) + "\n"
