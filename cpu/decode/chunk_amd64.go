@@ -4,22 +4,22 @@
 
 package decode
 
-// chunk512 decodes one chunk with AVX-512 (F, BW, VBMI2): lanes 0–15 and 16–31 are two chains of 16 windows of 64 bits.
+// chunk512 decodes one chunk with AVX-512 (F, BW, VBMI, VBMI2), lanes in two chains of 16. It changes its arguments.
 //
 //go:noescape
 func chunk512(a *byte)
 
-// chunk512Low decodes one chunk with AVX-512 (F, BW, VBMI2): lanes 0–15 and 16–31 are two chains of 16 windows of 64 bits.
+// chunk512Low decodes one chunk with AVX-512 (F, BW, VBMI, VBMI2), lanes in two chains of 16. It changes its arguments.
 //
 //go:noescape
 func chunk512Low(a *byte)
 
-// chunk256 decodes one chunk with AVX2, 16 lanes a pass. It changes the per-lane arrays of its arguments.
+// chunk256 decodes one chunk with AVX2, lanes in four chains of 8. It changes the per-lane arrays of its arguments.
 //
 //go:noescape
 func chunk256(a *byte)
 
-// chunk256Low decodes one chunk with AVX2, 16 lanes a pass. It changes the per-lane arrays of its arguments.
+// chunk256Low decodes one chunk with AVX2, lanes in four chains of 8. It changes the per-lane arrays of its arguments.
 //
 //go:noescape
 func chunk256Low(a *byte)

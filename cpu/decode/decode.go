@@ -15,10 +15,13 @@ type ISA int
 const (
 	Generic ISA = iota // portable Go
 	AVX2               // 8 lanes a register, gathered table
-	AVX512             // 16 lanes a register: AVX-512 F, BW and VBMI2
+	AVX512             // 16 lanes a register: AVX-512 F, BW, VBMI and VBMI2
 )
 
 func (i ISA) String() string { return [...]string{"generic Go", "AVX2", "AVX-512"}[i] }
+
+// maxFastLow is the number of low bits of which four pairs fit a word, as the vector decoders take them.
+const maxFastLow = 4
 
 // Matrix decodes the chunks of one matrix. It is safe for concurrent use.
 type Matrix struct {
@@ -33,6 +36,9 @@ type Matrix struct {
 // New prepares the decoding of c, whose indexes Reader.Verify has checked.
 func New(c *format.Coded, tables []*huffman.Table, isa ISA) (*Matrix, error) {
 	m := &Matrix{c: c, isa: isa, lut: make([][]uint32, len(tables)), Base: int(c.Coding.Zero)}
+	if c.Coding.LowBits > maxFastLow {
+		m.isa = Generic
+	}
 	m.wide = c.Coding.Levels<<c.Coding.LowBits > 256
 	value := func(a uint32) uint32 { return a << c.Coding.LowBits }
 	if v := c.Coding.Values; v != nil {
@@ -56,12 +62,20 @@ func New(c *format.Coded, tables []*huffman.Table, isa ISA) (*Matrix, error) {
 		lut := tables[t].Lookup()
 		if !m.wide {
 			for i, e := range lut {
-				lut[i] = value(e&0xff) | value(e>>8&0xff)<<8 | e&^0xffff
+				lut[i] = m.entry(value(e&0xff)|value(e>>8&0xff)<<8, e>>16)
 			}
 		}
 		m.lut[t] = lut
 	}
 	return m, nil
+}
+
+// entry returns a pair's table entry in the form that m's decoder reads.
+func (m *Matrix) entry(values, length uint32) uint32 {
+	if m.isa == AVX512 {
+		return values<<16 | length
+	}
+	return values | length<<16
 }
 
 // Wide says that codes do not fit a byte: use ChunkWide.

@@ -12,7 +12,7 @@ import (
 func Best() ISA {
 	x := &cpu.X86
 	switch {
-	case x.HasAVX512F && x.HasAVX512BW && x.HasAVX512VBMI2:
+	case x.HasAVX512F && x.HasAVX512BW && x.HasAVX512VBMI && x.HasAVX512VBMI2:
 		return AVX512
 	case x.HasAVX2:
 		return AVX2
@@ -22,60 +22,77 @@ func Best() ISA {
 
 // chunkArgs mirrors the offsets in internal/asm.
 type chunkArgs struct {
-	dst      unsafe.Pointer
-	stride   int
-	words    unsafe.Pointer
-	lut      unsafe.Pointer
-	low      unsafe.Pointer
-	steps    int
-	rows     int
-	lowBits  int
-	mask     uint32
-	lowMask0 uint32 // low bits of the even weight
-	lowMask1 uint32 // of the odd one, in the second byte
-	lowShift uint32 // from where they stand to the second byte
+	dst       unsafe.Pointer
+	stride    int
+	words     unsafe.Pointer
+	lut       unsafe.Pointer
+	low       unsafe.Pointer
+	steps     int
+	rows      int
+	lowBits   int
+	lowFields [4]uint64 // AVX-512: which bits of two lanes' low bits go to which byte, for four pairs
+	mask      uint32
+	lowMask   uint32 // low bits of a pair, in bytes 0 and 1
+	one       uint32
+	_         uint32
 	// A lane's next word, the distance to the one after, the index that ends its interleaved part, where its tail starts.
 	ix, inc, limit, tail [huffman.Lanes]int32
-	// Constants that AVX2 reads as vectors: mask, 31, 32, 0xffff, 1, lowMask0, lowMask1.
-	vec [7][8]uint32
+	state                [4][huffman.Lanes]int32 // of AVX2
+	// Constants that AVX2 reads as vectors: mask, 31, 32, 0xffff, 1, low bits of the even weight, of the odd one, factor that moves these.
+	vec [8][8]uint32
 }
 
-// set fills a in place: arguments made here would be allocated.
-func (a *chunkArgs) set(c *chunk, dst []byte, stride int) {
+// set fills a in place: arguments made here would be allocated. lanes says which lane stands where in the registers.
+func (a *chunkArgs) set(c *chunk, dst []byte, stride int, lanes *[huffman.Lanes]uint8) {
 	*a = chunkArgs{
 		dst: unsafe.Pointer(&dst[0]), stride: stride, words: unsafe.Pointer(&c.words[0]), lut: unsafe.Pointer(&c.lut[0]),
-		steps: c.steps, rows: c.rows, lowBits: c.lowBits, mask: uint32(len(c.lut) - 1),
+		steps: c.steps, rows: c.rows, lowBits: c.lowBits, mask: uint32(len(c.lut) - 1), one: 1,
 	}
-	main, tail := int32(huffman.Lanes*c.mainWords), int32(huffman.Lanes*c.mainWords)
-	for l := range int32(huffman.Lanes) {
-		a.ix[l], a.inc[l], a.limit[l], a.tail[l] = l, huffman.Lanes, main+l, tail
-		if c.mainWords == 0 {
-			a.ix[l], a.inc[l], a.limit[l] = tail, 1, -1
-		}
+	var tails [huffman.Lanes]int32
+	main := int32(huffman.Lanes * c.mainWords)
+	tail := main
+	for l := range tails {
+		tails[l] = tail
 		tail += int32(c.tail[l])
+	}
+	for i, l := range lanes {
+		lane := int32(l)
+		a.ix[i], a.inc[i], a.limit[i], a.tail[i] = lane, huffman.Lanes, main+lane, tails[l&(huffman.Lanes-1)]
+		if c.mainWords == 0 {
+			a.ix[i], a.inc[i], a.limit[i] = a.tail[i], 1, -1
+		}
 	}
 	if c.lowBits > 0 {
 		a.low = unsafe.Pointer(&c.low[0])
-		a.lowMask0 = 1<<c.lowBits - 1
-		a.lowMask1 = a.lowMask0 << 8
-		a.lowShift = uint32(8 - c.lowBits)
+		a.lowMask = (1<<c.lowBits - 1) * 0x0101
 	}
 }
 
+// lanes512 holds the lanes with bit 2 of their number clear, then those with it set; lanes256 the same for each half of the lanes. Packing two registers of
+// 32-bit entries to 16 bits then gives lanes in order.
+var (
+	lanes512 = [huffman.Lanes]uint8{0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31}
+	lanes256 = [huffman.Lanes]uint8{0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15, 16, 17, 18, 19, 24, 25, 26, 27, 20, 21, 22, 23, 28, 29, 30, 31}
+)
+
 func decodeAVX512(c *chunk, dst []byte, stride int) {
 	var a chunkArgs
-	a.set(c, dst, stride)
-	if c.lowBits > 0 {
-		chunk512Low((*byte)(unsafe.Pointer(&a)))
+	a.set(c, dst, stride, &lanes512)
+	if c.lowBits == 0 {
+		chunk512((*byte)(unsafe.Pointer(&a)))
 		return
 	}
-	chunk512((*byte)(unsafe.Pointer(&a)))
+	for i := range a.lowFields {
+		even := uint64(2 * i * c.lowBits) // byte 0 of the first lane; bytes 2 and 3 have no meaning
+		a.lowFields[i] = (even | (even+uint64(c.lowBits))<<8) | (even+32|(even+32+uint64(c.lowBits))<<8)<<32
+	}
+	chunk512Low((*byte)(unsafe.Pointer(&a)))
 }
 
 func decodeAVX2(c *chunk, dst []byte, stride int) {
 	var a chunkArgs
-	a.set(c, dst, stride)
-	for i, v := range [...]uint32{a.mask, 31, 32, 0xffff, 1, a.lowMask0, a.lowMask1} {
+	a.set(c, dst, stride, &lanes256)
+	for i, v := range [...]uint32{a.mask, 31, 32, 0xffff, 1, a.lowMask & 0xff, a.lowMask & 0xff00, 1 << (8 - c.lowBits) * 0x10001} {
 		for l := range a.vec[i] {
 			a.vec[i][l] = v
 		}

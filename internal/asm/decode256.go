@@ -1,150 +1,244 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
 )
 
+// The rest of a lane's state, behind the arrays that AVX-512 keeps in registers.
+const (
+	laneC0 = laneTail + 128*(1+iota) // three words of the stream
+	laneC1
+	laneC2
+	lanePos // of the next bit, counted from the first of these words
+)
+
 // Constant vectors behind the per-lane arrays, 8 × uint32 each, for instruction sets without embedded broadcasts.
 const (
-	vecMask = laneTail + 128 + 32*iota
+	vecMask = lanePos + 128 + 32*iota
 	vec31
 	vec32
 	vecFFFF
 	vecOne
-	vecLowMask0
-	vecLowMask1
+	vecLowEven   // the low bits of an even weight
+	vecLowOdd    // of an odd one, in the second byte
+	vecLowFactor // in 16 bits: moves them there
 )
 
-// quarter256 is the state of 8 lanes; inc and limit stay in the argument structure.
-type quarter256 struct {
-	off               int // byte offset of its lanes in a per-lane array, without the pass
-	cur, nxt, pos, ix VecVirtual
-}
-
+// gen256 generates a decoder of 32 lanes in four chains of 8, whose state is in memory between groups of up to four pairs. Quarters 2p and 2p + 1 hold the
+// lanes 16p … 16p + 15 with bit 2 of their number clear, and set: so packing the two restores the order. Table entries are values | length<<16.
 type gen256 struct {
-	args, lanes, dst, words, lut, low Register
-	q                                 [2]quarter256
-	lowPos, lowStep                   GPVirtual
-	withLow                           bool
+	args, dst, words, lut, low Register
+	lowPos, lowStep            GPVirtual
+	withLow                    bool
 }
 
-func (g *gen256) konst(disp int) Mem { return Mem{Base: g.args, Disp: disp} }
+func (g *gen256) konst(disp int) Mem          { return Mem{Base: g.args, Disp: disp} }
+func (g *gen256) lane(array, quarter int) Mem { return Mem{Base: g.args, Disp: array + 32*quarter} }
 
-func (g *gen256) lane(array int, p *quarter256) Mem {
-	return Mem{Base: g.lanes, Disp: array + p.off}
+func (g *gen256) read(array, quarter int) VecVirtual {
+	v := YMM()
+	VMOVDQU(g.lane(array, quarter), v)
+	return v
 }
 
-// advance loads the next word of the lanes selected by k into nxt and moves ix on.
-func (g *gen256) advance(p *quarter256, k VecVirtual, name string) {
-	k2, t := YMM(), YMM()
+// load gathers the next word of the lanes in k into c2 and moves their index on; k is destroyed.
+func (g *gen256) load(q int, k, c2 VecVirtual, name string) {
+	ix, k2, t := g.read(laneIx, q), YMM(), YMM()
 	VMOVDQA(k, k2)
-	VPGATHERDD(k2, Mem{Base: g.words, Index: p.ix, Scale: 4}, p.nxt)
-	VPAND(g.lane(laneInc, p), k, t)
-	VPADDD(t, p.ix, p.ix)
-	VPCMPEQD(g.lane(laneLimit, p), p.ix, t)
+	VPGATHERDD(k2, Mem{Base: g.words, Index: ix, Scale: 4}, c2)
+	VPAND(g.lane(laneInc, q), k, t)
+	VPADDD(t, ix, ix)
+	VPCMPEQD(g.lane(laneLimit, q), ix, t)
 	VPAND(k, t, t)
 	VPTEST(t, t)
 	JZ(LabelRef(name))
 	v := YMM()
-	VMOVDQU(g.lane(laneTail, p), v)
-	VPBLENDVB(t, v, p.ix, p.ix)
-	VMOVDQU(g.lane(laneInc, p), v)
+	VMOVDQU(g.lane(laneTail, q), v)
+	VPBLENDVB(t, v, ix, ix)
+	VMOVDQU(g.lane(laneInc, q), v)
 	VPBLENDVB(t, g.konst(vecOne), v, v)
-	VMOVDQU(v, g.lane(laneInc, p))
-	VPOR(g.lane(laneLimit, p), t, v) // −1: never reached
-	VMOVDQU(v, g.lane(laneLimit, p))
+	VMOVDQU(v, g.lane(laneInc, q))
+	VPOR(g.lane(laneLimit, q), t, v) // −1: never reached
+	VMOVDQU(v, g.lane(laneLimit, q))
 	Label(name)
+	VMOVDQU(ix, g.lane(laneIx, q))
 }
 
-// lowBits adds the low bits of one pair per lane to the entries.
-func (g *gen256) lowBits(e [2]VecVirtual, name string) {
-	var v [2]VecVirtual
+// shift moves the lanes in k on by a word; k is destroyed.
+func (g *gen256) shift(q int, k, c0, c1, c2, pos VecVirtual, name string) {
+	t := YMM()
+	VPBLENDVB(k, c1, c0, c0)
+	VPBLENDVB(k, c2, c1, c1)
+	VPAND(g.konst(vec32), k, t)
+	VPSUBD(t, pos, pos)
+	g.load(q, k, c2, name)
+}
+
+// refill moves the lanes of a quarter on that have left their first word, then those that have left their second one, too. It returns the first 32 bits from
+// the lanes' positions on, and these.
+func (g *gen256) refill(q int, name string) (w, pos VecVirtual) {
+	name += fmt.Sprintf("_q%d", q)
+	c0, c1, c2 := g.read(laneC0, q), g.read(laneC1, q), g.read(laneC2, q)
+	pos = g.read(lanePos, q)
+	k := YMM()
+	VPCMPGTD(g.konst(vec31), pos, k)
+	g.shift(q, k, c0, c1, c2, pos, name)
+	VPCMPGTD(g.konst(vec31), pos, k)
+	VPTEST(k, k)
+	JZ(LabelRef(name + "_once"))
+	g.shift(q, k, c0, c1, c2, pos, name+"_again")
+	Label(name + "_once")
+	VMOVDQU(c0, g.lane(laneC0, q))
+	VMOVDQU(c1, g.lane(laneC1, q))
+	VMOVDQU(c2, g.lane(laneC2, q))
+	w = YMM()
+	t := YMM()
+	VPSRLVD(pos, c0, w)
+	VMOVDQU(g.konst(vec32), t)
+	VPSUBD(pos, t, t)
+	VPSLLVD(t, c1, t)
+	VPOR(t, w, w)
+	return w, pos
+}
+
+// window returns 32 bits from a position in the first or second word on. Shifts by 32 and more, and by what is negative, give 0.
+func (g *gen256) window(q int, pos VecVirtual) VecVirtual {
+	c0, c1, c2, c32 := g.read(laneC0, q), g.read(laneC1, q), g.read(laneC2, q), g.read(vec32, 0)
+	w, t := YMM(), YMM()
+	VPSRLVD(pos, c0, w)
+	VPSUBD(pos, c32, t) // 32 − pos
+	VPSLLVD(t, c1, c0)
+	VPOR(c0, w, w)
+	VPADDD(c32, t, t)
+	VPSLLVD(t, c2, c2)
+	VPOR(c2, w, w)
+	VPSUBD(c32, pos, t)
+	VPSRLVD(t, c1, c1)
+	VPOR(c1, w, w)
+	return w
+}
+
+// lowWords returns 32 bits of the low bits of quarters q and q + 1, of which n pairs will be used.
+func (g *gen256) lowWords(q, n int, name string) (v [2]VecVirtual) {
+	row := func(disp int) (v [2]VecVirtual) {
+		a := YMM()
+		VMOVDQU(Mem{Base: g.low, Disp: disp + 32*q}, a)
+		for h, pick := range []Constant{Imm(0x20), Imm(0x31)} {
+			v[h] = YMM()
+			VPERM2I128(pick, Mem{Base: g.low, Disp: disp + 32*q + 32}, a, v[h])
+		}
+		return v
+	}
 	cnt := XMM()
 	VMOVD(g.lowPos.As32(), cnt)
-	for i := range v {
-		v[i] = YMM()
-		VMOVDQU(Mem{Base: g.low, Disp: g.q[i].off}, v[i])
-		VPSRLD(cnt, v[i], v[i])
+	v = row(0)
+	for h := range v {
+		VPSRLD(cnt, v[h], v[h])
 	}
-	ADDQ(g.lowStep, g.lowPos)
-	CMPQ(g.lowPos, Imm(32))
-	JLT(LabelRef(name))
-	JEQ(LabelRef(name + "_word"))
-	back, t := GP64(), YMM()
-	MOVQ(g.lowPos, back)
-	SUBQ(g.lowStep, back)
-	NEGQ(back)
-	ADDQ(Imm(32), back)
+	end := g.lowEnd(n)
+	CMPQ(end, Imm(32))
+	JLE(LabelRef(name))
+	back := GP64()
+	MOVQ(U32(32), back)
+	SUBQ(g.lowPos, back)
 	VMOVD(back.As32(), cnt)
-	for i := range v {
-		VMOVDQU(Mem{Base: g.low, Disp: 128 + g.q[i].off}, t)
+	for h, t := range row(128) {
 		VPSLLD(cnt, t, t)
-		VPOR(t, v[i], v[i])
+		VPOR(t, v[h], v[h])
 	}
-	Label(name + "_word")
-	ADDQ(Imm(128), g.low)
-	SUBQ(Imm(32), g.lowPos)
 	Label(name)
-	t = YMM()
-	VMOVD(Mem{Base: g.args, Disp: argMask + 12}, cnt)
-	for i := range v {
-		VPSLLD(cnt, v[i], t)
-		VPAND(g.konst(vecLowMask1), t, t)
-		VPAND(g.konst(vecLowMask0), v[i], v[i])
-		VPOR(t, v[i], v[i])
-		VPADDB(v[i], e[i], e[i])
+	return v
+}
+
+// lowEnd returns the position in the low bits after n pairs.
+func (g *gen256) lowEnd(n int) GPVirtual {
+	end := GP64()
+	MOVQ(g.lowStep, end)
+	for ; n > 1; n /= 2 {
+		ADDQ(end, end)
+	}
+	ADDQ(g.lowPos, end)
+	return end
+}
+
+// addLow adds the low bits of a pair to entries and moves their words on.
+func (g *gen256) addLow(e, v [2]VecVirtual) {
+	cnt := XMM()
+	VMOVD(g.lowStep.As32(), cnt)
+	for h := range v {
+		t := YMM()
+		VPMULLW(g.konst(vecLowFactor), v[h], t)
+		VPAND(g.konst(vecLowOdd), t, t)
+		VPOR(t, e[h], e[h])
+		VPAND(g.konst(vecLowEven), v[h], t)
+		VPOR(t, e[h], e[h])
+		VPSRLD(cnt, v[h], v[h])
 	}
 }
 
-// group decodes n (1 or 2) pairs of 16 lanes, writes them at dst, and refills.
-func (g *gen256) group(n int, name string) {
-	var w, e [2]VecVirtual
-	for i := range g.q {
-		p, t := &g.q[i], YMM()
-		w[i] = YMM()
-		VPSRLVD(p.pos, p.cur, w[i])
-		VMOVDQU(g.konst(vec32), t)
-		VPSUBD(p.pos, t, t)
-		VPSLLVD(t, p.nxt, t)
-		VPOR(t, w[i], w[i])
+// half decodes n (1, 2 or 4) pairs of quarters q and q + 1 and writes them at dst.
+func (g *gen256) half(q, n int, name string) {
+	var w, pos, e, low [2]VecVirtual
+	for h := range w {
+		w[h], pos[h] = g.refill(q+h, name)
 	}
-	for j := range n {
-		for i := range g.q {
-			idx, k := YMM(), YMM()
-			e[i] = YMM()
-			VPAND(g.konst(vecMask), w[i], idx)
-			VPCMPEQD(k, k, k)
-			VPXOR(e[i], e[i], e[i])
-			VPGATHERDD(k, Mem{Base: g.lut, Index: idx, Scale: 4}, e[i])
-		}
-		for i := range g.q {
-			t := YMM()
-			VPSRLD(Imm(16), e[i], t)
-			if j+1 < n {
-				VPSRLVD(t, w[i], w[i])
+	if g.withLow {
+		low = g.lowWords(q, n, fmt.Sprintf("%s_low%d", name, q))
+	}
+	for i := range n {
+		for h := range w {
+			if i == 2 {
+				w[h] = g.window(q+h, pos[h])
 			}
-			VPADDD(t, g.q[i].pos, g.q[i].pos)
+			idx, k := YMM(), YMM()
+			e[h] = YMM()
+			VPAND(g.konst(vecMask), w[h], idx)
+			VPXOR(k, k, k) // avo knows that this does not depend on k
+			VPCMPEQD(k, k, k)
+			VPXOR(e[h], e[h], e[h])
+			VPGATHERDD(k, Mem{Base: g.lut, Index: idx, Scale: 4}, e[h])
+		}
+		for h := range w {
+			t := YMM()
+			VPSRLD(Imm(16), e[h], t)
+			if i%2 == 0 && i+1 < n {
+				VPSRLVD(t, w[h], w[h])
+			}
+			VPADDD(t, pos[h], pos[h])
 		}
 		if g.withLow {
-			g.lowBits(e, name+"_low"+string(rune('0'+j)))
+			g.addLow(e, low)
 		}
-		for i := range e {
-			VPAND(g.konst(vecFFFF), e[i], e[i])
+		for h := range e {
+			VPAND(g.konst(vecFFFF), e[h], e[h])
 		}
 		VPACKUSDW(e[1], e[0], e[0])
-		VPERMQ(Imm(0xd8), e[0], e[0])
-		VMOVDQU(e[0], Mem{Base: g.dst, Disp: 64 * j})
+		VMOVDQU(e[0], Mem{Base: g.dst, Disp: 64*i + 16*q})
 	}
-	for i := range g.q {
-		p, k := &g.q[i], YMM()
-		VPCMPGTD(g.konst(vec31), p.pos, k)
-		VPAND(g.konst(vec31), p.pos, p.pos)
-		VPBLENDVB(k, p.nxt, p.cur, p.cur)
-		g.advance(p, k, name+"_q"+string(rune('0'+i)))
+	for h := range pos {
+		VMOVDQU(pos[h], g.lane(lanePos, q+h))
 	}
-	ADDQ(Imm(uint64(64*n)), g.dst)
+}
+
+// group decodes n pairs of every lane.
+func (g *gen256) group(n int, name string) {
+	g.half(0, n, name)
+	g.half(2, n, name)
+	ADDQ(U32(64*n), g.dst)
+	if !g.withLow {
+		return
+	}
+	end := g.lowEnd(n)
+	MOVQ(end, g.lowPos)
+	CMPQ(g.lowPos, Imm(32))
+	JL(LabelRef(name + "_word"))
+	ADDQ(U32(128), g.low)
+	SUBQ(Imm(32), g.lowPos)
+	Label(name + "_word")
 }
 
 func chunk256() {
@@ -155,7 +249,7 @@ func chunk256() {
 		}
 		TEXT(name, NOSPLIT, "func(a *byte)")
 		Pragma("noescape")
-		Doc(name + " decodes one chunk with AVX2, 16 lanes a pass. It changes the per-lane arrays of its arguments.")
+		Doc(name + " decodes one chunk with AVX2, lanes in four chains of 8. It changes the per-lane arrays of its arguments.")
 		body256(withLow)
 	}
 }
@@ -163,74 +257,57 @@ func chunk256() {
 func body256(withLow bool) {
 	g := &gen256{withLow: withLow}
 	g.args = Load(Param("a"), GP64())
-	lanes := GP64()
-	MOVQ(g.args, lanes)
-	g.lanes = lanes
 	load := func(disp int) GPVirtual {
 		r := GP64()
 		MOVQ(Mem{Base: g.args, Disp: disp}, r)
 		return r
 	}
 	g.words, g.lut = load(argWords), load(argLut)
-	first := load(argDst)
-	passes := GP64()
-	MOVQ(U32(2), passes)
-	low, row, dst := GP64(), GP64(), GP64()
+	row, rows := load(argDst), load(argRows)
 	if withLow {
-		g.lowStep, g.lowPos = load(argLowBits), GP64()
+		g.low, g.lowStep, g.lowPos = load(argLow), load(argLowBits), GP64()
 		SHLQ(Imm(1), g.lowStep)
-	}
-	g.low, g.dst = low, dst
-	Label("pass")
-	if withLow {
-		MOVQ(Mem{Base: g.args, Disp: argLow}, low)
-		ADDQ(lanes, low)
-		SUBQ(g.args, low)
 		XORQ(g.lowPos, g.lowPos)
 	}
-	MOVQ(first, row)
-	rows := load(argRows)
-	for i := range g.q {
-		g.start(i)
+	for q := range 4 {
+		g.start(q)
 	}
+	g.dst = GP64()
 	Label("row")
-	MOVQ(row, dst)
+	MOVQ(row, g.dst)
 	left := load(argSteps)
-	SUBQ(Imm(2), left)
-	JL(LabelRef("odd"))
-	Label("two")
-	g.group(2, "a")
-	SUBQ(Imm(2), left)
-	JGE(LabelRef("two"))
-	Label("odd")
-	ADDQ(Imm(2), left)
+	SUBQ(Imm(4), left)
+	JL(LabelRef("rest"))
+	Label("four")
+	g.group(4, "a")
+	SUBQ(Imm(4), left)
+	JGE(LabelRef("four"))
+	Label("rest")
+	TESTQ(U32(2), left)
+	JZ(LabelRef("last"))
+	g.group(2, "b")
+	Label("last")
+	TESTQ(U32(1), left)
 	JZ(LabelRef("next"))
-	g.group(1, "b")
+	g.group(1, "c")
 	Label("next")
 	ADDQ(Mem{Base: g.args, Disp: argStride}, row)
 	DECQ(rows)
 	JNZ(LabelRef("row"))
-	ADDQ(Imm(64), lanes)
-	ADDQ(Imm(32), first)
-	DECQ(passes)
-	JNZ(LabelRef("pass"))
 	VZEROUPPER()
 	RET()
 }
 
-// start loads the first two words of quarter i.
-func (g *gen256) start(i int) {
-	p := &g.q[i]
-	*p = quarter256{off: 32 * i, cur: YMM(), nxt: YMM(), pos: YMM(), ix: YMM()}
-	VMOVDQU(g.lane(laneIx, p), p.ix)
-	VPXOR(p.pos, p.pos, p.pos)
-	VPXOR(p.nxt, p.nxt, p.nxt)
-	for j := range 2 {
+// start loads the first three words of quarter q.
+func (g *gen256) start(q int) {
+	c2 := YMM()
+	VPXOR(c2, c2, c2)
+	VMOVDQU(c2, g.lane(lanePos, q))
+	for i, array := range []int{laneC0, laneC1, laneC2} {
 		k := YMM()
+		VPXOR(k, k, k)
 		VPCMPEQD(k, k, k)
-		g.advance(p, k, "start"+string(rune('0'+i))+string(rune('0'+j)))
-		if j == 0 {
-			VMOVDQA(p.nxt, p.cur)
-		}
+		g.load(q, k, c2, fmt.Sprintf("start%d%d", q, i))
+		VMOVDQU(c2, g.lane(array, q))
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
@@ -16,12 +18,14 @@ const (
 	argSteps
 	argRows
 	argLowBits
-	argMask  // uint32: (1<<L) − 1, then three uint32 of padding-free neighbours
-	argLanes = argMask + 16
-	// argMask+4: mask of the even weight's low bits; +8: of the odd one's, shifted by 8; +12: unused
+	argLowFields                     // 4 × uint64: where VPMULTISHIFTQB finds the low bits of four pairs
+	argMask      = argLowFields + 32 // uint32: (1<<L) − 1
+	argLowMask   = argMask + 4       // uint32: low bits of a pair, in bytes 0 and 1
+	argOne       = argMask + 8       // uint32: 1
+	argLanes     = argMask + 16
 )
 
-// Offsets of the per-lane arrays behind argLanes, 32 × int32 each.
+// Offsets of the per-lane arrays behind argLanes, 32 × int32 each, in the order of the registers.
 const (
 	laneIx    = argLanes + 128*iota // index of the next word
 	laneInc                         // distance to the one after: 32, or 1 in the tail
@@ -29,134 +33,174 @@ const (
 	laneTail                        // where its tail starts
 )
 
-// half512 is the state of 16 lanes.
+// half512 is the state of 16 lanes: those with bit 2 of their number clear, or those with it set, so that packing two registers restores the order.
 type half512 struct {
-	h                             int
-	cur, nxt, pos, ix, inc, limit VecVirtual
+	h                               int
+	c0, c1, c2, pos, ix, inc, limit VecVirtual
 }
 
+// gen512 generates a decoder of two chains of 16 lanes. A lane looks at three words: four pairs of up to 12 bits, the first of which starts in the
+// first word, never leave them, and the third is not needed before two pairs are decoded, when its gather has long ended.
+//
+// Table entries are values<<16 | length. Positions are sums of whole entries; what stands above bit 15 has no meaning.
 type gen512 struct {
 	args, dst, words, lut, low Register
 	halves                     [2]half512
-	mask, c31, ones            VecVirtual
+	mask, beyond, c32          VecVirtual
 	lowCur                     [2]VecVirtual
+	lowMask                    VecVirtual
 	lowPos, lowStep            GPVirtual
 	withLow                    bool
 	all                        OpmaskVirtual
 }
 
-// advance loads the next word of the lanes in k into nxt and moves ix on; k is destroyed.
-func (g *gen512) advance(p *half512, k OpmaskVirtual, name string) {
+// load gathers the next word of the lanes in k into the third word and moves ix on; k is destroyed.
+func (g *gen512) load(p *half512, k OpmaskVirtual, name string) {
 	k2 := K()
 	KMOVW(k, k2)
-	VPGATHERDD(Mem{Base: g.words, Index: p.ix, Scale: 4}, k2, p.nxt)
+	VPGATHERDD(Mem{Base: g.words, Index: p.ix, Scale: 4}, k2, p.c2)
 	VPADDD(p.inc, p.ix, k, p.ix)
-	at := K()
-	VPCMPEQD(p.limit, p.ix, k, at)
-	KORTESTW(at, at)
+	VPCMPEQD(p.limit, p.ix, k, k)
+	KORTESTW(k, k)
 	JZ(LabelRef(name))
-	VMOVDQU32(Mem{Base: g.args, Disp: laneTail + 64*p.h}, at, p.ix)
-	VMOVDQA32(g.ones, at, p.inc)
-	VPTERNLOGD(U8(0xff), p.limit, p.limit, at, p.limit) // −1: never reached
+	VMOVDQU32(Mem{Base: g.args, Disp: laneTail + 64*p.h}, k, p.ix)
+	VPBROADCASTD(Mem{Base: g.args, Disp: argOne}, k, p.inc)
+	VPTERNLOGD(U8(0xff), p.limit, p.limit, k, p.limit) // −1: never reached
 	Label(name)
 }
 
-// pair decodes one code per lane from w (whose low bits are the code) and returns the table entry: values in bits 0–15, length above.
-func (g *gen512) pair(w VecVirtual) (entry VecVirtual) {
-	idx, k := ZMM(), K()
-	entry = ZMM()
-	VPANDD(g.mask, w, idx)
-	KMOVW(g.all, k)
-	VPXORD(entry, entry, entry)
-	VPGATHERDD(Mem{Base: g.lut, Index: idx, Scale: 4}, k, entry)
-	return entry
+// shift moves the lanes in k on by a word; k is destroyed.
+func (g *gen512) shift(p *half512, k OpmaskVirtual, name string) {
+	VMOVDQA32(p.c1, k, p.c0)
+	VMOVDQA32(p.c2, k, p.c1)
+	VPSUBD(g.c32, p.pos, k, p.pos)
+	g.load(p, k, name)
 }
 
-// lowBits returns the low bits of one pair per lane, even weight in byte 0, odd one in byte 1, for both halves.
-func (g *gen512) lowBits(name string) [2]VecVirtual {
-	var v [2]VecVirtual
+// refill moves the lanes on that have left their first word, then those that have left their second one, too.
+func (g *gen512) refill(p *half512, name string) {
+	name += fmt.Sprintf("_h%d", p.h)
+	k := K()
+	VPTESTMD(g.beyond, p.pos, k)
+	g.shift(p, k, name)
+	k = K()
+	VPTESTMD(g.beyond, p.pos, k)
+	KORTESTW(k, k)
+	JZ(LabelRef(name + "_once"))
+	g.shift(p, k, name+"_again")
+	Label(name + "_once")
+}
+
+// window returns 32 bits of the lanes' streams; inFirst says that they start in the first word.
+func (g *gen512) window(p *half512, inFirst bool) VecVirtual {
+	w := ZMM()
+	if inFirst {
+		VMOVDQA32(p.c0, w)
+		VPSHRDVD(p.pos, p.c1, w)
+		return w
+	}
+	k, next := K(), ZMM()
+	VPTESTMD(g.beyond, p.pos, k)
+	VPBLENDMD(p.c1, p.c0, k, w)
+	VPBLENDMD(p.c2, p.c1, k, next)
+	VPSHRDVD(p.pos, next, w)
+	return w
+}
+
+// lowWords returns 32 bits of the lanes' low bits and moves on by n pairs.
+func (g *gen512) lowWords(n int, name string) (v [2]VecVirtual) {
 	cnt := XMM()
 	VMOVD(g.lowPos.As32(), cnt)
 	for h := range v {
 		v[h] = ZMM()
 		VPSRLD(cnt, g.lowCur[h], v[h])
 	}
-	ADDQ(g.lowStep, g.lowPos)
+	step := g.lowStep
+	for ; n > 1; n /= 2 {
+		twice := GP64()
+		LEAQ(Mem{Base: step, Index: step, Scale: 1}, twice)
+		step = twice
+	}
+	back := GP64()
+	MOVQ(U32(32), back)
+	SUBQ(g.lowPos, back)
+	ADDQ(step, g.lowPos)
 	CMPQ(g.lowPos, Imm(32))
 	JLE(LabelRef(name))
-	// The pair reaches into the next word: bits above those already read come from there.
-	back, t := GP64(), ZMM()
-	MOVQ(g.lowPos, back)
-	SUBQ(g.lowStep, back)
-	NEGQ(back)
-	ADDQ(Imm(32), back)
+	// They reach into the next word: bits above those already read come from there.
 	VMOVD(back.As32(), cnt)
+	g.loadLow()
 	for h := range v {
-		VMOVDQU32(Mem{Base: g.low, Disp: 64 * h}, g.lowCur[h])
+		t := ZMM()
 		VPSLLD(cnt, g.lowCur[h], t)
 		VPORD(t, v[h], v[h])
 	}
-	ADDQ(Imm(128), g.low)
 	SUBQ(Imm(32), g.lowPos)
 	Label(name)
-	// (v & mask0) | ((v << (8−s)) & mask1)
-	sh, up := XMM(), ZMM()
-	VMOVD(Mem{Base: g.args, Disp: argMask + 12}, sh)
-	for h := range v {
-		VPSLLD(sh, v[h], up)
-		VPANDD_BCST(Mem{Base: g.args, Disp: argMask + 8}, up, up)
-		VPANDD_BCST(Mem{Base: g.args, Disp: argMask + 4}, v[h], v[h])
-		VPORD(up, v[h], v[h])
-	}
 	return v
 }
 
-// group decodes n (1 or 2) pairs of every lane, writes them at dst, and refills.
+// loadLow loads the next word of low bits, in the order of the registers.
+func (g *gen512) loadLow() {
+	a, b := ZMM(), ZMM()
+	VMOVDQU32(Mem{Base: g.low}, a)
+	VMOVDQU32(Mem{Base: g.low, Disp: 64}, b)
+	VSHUFI32X4(U8(0x88), b, a, g.lowCur[0])
+	VSHUFI32X4(U8(0xdd), b, a, g.lowCur[1])
+	ADDQ(U32(128), g.low)
+}
+
+// group decodes n (1, 2 or 4) pairs of every lane and writes them at dst.
 func (g *gen512) group(n int, name string) {
-	var w, total [2]VecVirtual
 	for h := range g.halves {
-		p := &g.halves[h]
-		w[h] = ZMM()
-		VMOVDQA32(p.cur, w[h])
-		VPSHRDVD(p.pos, p.nxt, w[h])
+		g.refill(&g.halves[h], name)
 	}
+	var low [2]VecVirtual
+	if g.withLow {
+		low = g.lowWords(n, name+"_low")
+	}
+	var w [2]VecVirtual
 	for i := range n {
-		var e, length [2]VecVirtual
+		var e [2]VecVirtual
 		for h := range g.halves {
-			e[h] = g.pair(w[h])
+			if i%2 == 0 {
+				w[h] = g.window(&g.halves[h], i == 0)
+			}
+			idx, k := ZMM(), K()
+			e[h] = ZMM()
+			VPANDD(g.mask, w[h], idx)
+			KMOVW(g.all, k)
+			VMOVDQA32(idx, e[h]) // all of it is replaced
+			VPGATHERDD(Mem{Base: g.lut, Index: idx, Scale: 4}, k, e[h])
 		}
 		for h := range g.halves {
-			length[h] = ZMM()
-			VPSRLD(U8(16), e[h], length[h])
-			if i+1 < n {
-				VPSRLVD(length[h], w[h], w[h])
+			if i%2 == 0 && i+1 < n {
+				VPSHRDVD(e[h], w[h], w[h]) // shifts by the length, which is what counts modulo 32
 			}
-			if i == 0 {
-				total[h] = length[h]
-			} else {
-				VPADDD(length[h], total[h], total[h])
-			}
+			VPADDD(e[h], g.halves[h].pos, g.halves[h].pos)
 		}
+		g.store(e, low, i)
+	}
+	ADDQ(U32(64*n), g.dst)
+}
+
+// store writes the values of pair i of a group.
+func (g *gen512) store(e, low [2]VecVirtual, i int) {
+	var fields VecVirtual
+	if g.withLow {
+		fields = ZMM()
+		VPBROADCASTQ(Mem{Base: g.args, Disp: argLowFields + 8*i}, fields)
+	}
+	for h := range e {
+		VPSRLD(Imm(16), e[h], e[h])
 		if g.withLow {
-			lo := g.lowBits(name + "_low" + string(rune('0'+i)))
-			for h := range lo {
-				VPADDB(lo[h], e[h], e[h])
-			}
-		}
-		for h := range g.halves {
-			VPMOVDW(e[h], Mem{Base: g.dst, Disp: 64*i + 32*h})
+			t := ZMM()
+			VPMULTISHIFTQB(low[h], fields, t)
+			VPTERNLOGD(U8(0xf8), g.lowMask, t, e[h]) // e | t & lowMask
 		}
 	}
-	for h := range g.halves {
-		p := &g.halves[h]
-		k := K()
-		VPADDD(total[h], p.pos, p.pos)
-		VPCMPGTD(g.c31, p.pos, k)
-		VPANDD(g.c31, p.pos, p.pos)
-		VMOVDQA32(p.nxt, k, p.cur)
-		g.advance(p, k, name+"_h"+string(rune('0'+h)))
-	}
-	ADDQ(Imm(uint64(64*n)), g.dst)
+	VPACKUSDW(e[1], e[0], e[0])
+	VMOVDQU32(e[0], Mem{Base: g.dst, Disp: 64 * i})
 }
 
 func chunk512() {
@@ -167,7 +211,7 @@ func chunk512() {
 		}
 		TEXT(name, NOSPLIT, "func(a *byte)")
 		Pragma("noescape")
-		Doc(name + " decodes one chunk with AVX-512 (F, BW, VBMI2): lanes 0–15 and 16–31 are two chains of 16 windows of 64 bits.")
+		Doc(name + " decodes one chunk with AVX-512 (F, BW, VBMI, VBMI2), lanes in two chains of 16. It changes its arguments.")
 		body512(withLow)
 	}
 }
@@ -180,23 +224,23 @@ func body512(withLow bool) {
 		MOVQ(Mem{Base: g.args, Disp: disp}, r)
 		return r
 	}
+	broadcast := func(v uint64) VecVirtual {
+		t, z := GP32(), ZMM()
+		MOVL(U32(v), t)
+		VPBROADCASTD(t, z)
+		return z
+	}
 	row := load(argDst)
-	stride := load(argStride)
 	g.words, g.lut = load(argWords), load(argLut)
-	rows := load(argRows)
 	g.all = K()
 	KXNORW(g.all, g.all, g.all)
-	g.mask, g.c31, g.ones = ZMM(), ZMM(), ZMM()
+	g.mask, g.beyond, g.c32 = ZMM(), broadcast(0xffe0), broadcast(32)
 	VPBROADCASTD(Mem{Base: g.args, Disp: argMask}, g.mask)
-	t := GP32()
-	MOVL(U32(31), t)
-	VPBROADCASTD(t, g.c31)
-	MOVL(U32(1), t)
-	VPBROADCASTD(t, g.ones)
 	if withLow {
-		g.low, g.lowStep, g.lowPos = load(argLow), load(argLowBits), GP64()
+		g.low, g.lowStep, g.lowPos, g.lowMask = load(argLow), load(argLowBits), GP64(), ZMM()
 		SHLQ(Imm(1), g.lowStep)
 		MOVQ(U32(32), g.lowPos)
+		VPBROADCASTD(Mem{Base: g.args, Disp: argLowMask}, g.lowMask)
 		for h := range g.lowCur {
 			g.lowCur[h] = ZMM()
 			VPXORD(g.lowCur[h], g.lowCur[h], g.lowCur[h])
@@ -209,40 +253,43 @@ func body512(withLow bool) {
 	Label("row")
 	MOVQ(row, g.dst)
 	left := load(argSteps)
-	SUBQ(Imm(2), left)
-	JL(LabelRef("odd"))
-	Label("two")
-	g.group(2, "a")
-	SUBQ(Imm(2), left)
-	JGE(LabelRef("two"))
-	Label("odd")
-	ADDQ(Imm(2), left)
+	SUBQ(Imm(4), left)
+	JL(LabelRef("rest"))
+	Label("four")
+	g.group(4, "a")
+	SUBQ(Imm(4), left)
+	JGE(LabelRef("four"))
+	Label("rest")
+	TESTQ(U32(2), left)
+	JZ(LabelRef("last"))
+	g.group(2, "b")
+	Label("last")
+	TESTQ(U32(1), left)
 	JZ(LabelRef("next"))
-	g.group(1, "b")
+	g.group(1, "c")
 	Label("next")
-	ADDQ(stride, row)
-	DECQ(rows)
+	ADDQ(Mem{Base: g.args, Disp: argStride}, row)
+	DECQ(Mem{Base: g.args, Disp: argRows})
 	JNZ(LabelRef("row"))
 	VZEROUPPER()
 	RET()
 }
 
-// start loads the first two words of half h.
+// start loads the first three words of half h.
 func (g *gen512) start(h int) {
 	p := &g.halves[h]
-	*p = half512{h: h, cur: ZMM(), nxt: ZMM(), pos: ZMM(), ix: ZMM(), inc: ZMM(), limit: ZMM()}
+	*p = half512{h: h, c0: ZMM(), c1: ZMM(), c2: ZMM(), pos: ZMM(), ix: ZMM(), inc: ZMM(), limit: ZMM()}
 	VMOVDQU32(Mem{Base: g.args, Disp: laneIx + 64*h}, p.ix)
 	VMOVDQU32(Mem{Base: g.args, Disp: laneInc + 64*h}, p.inc)
 	VMOVDQU32(Mem{Base: g.args, Disp: laneLimit + 64*h}, p.limit)
 	VPXORD(p.pos, p.pos, p.pos)
-	VPXORD(p.nxt, p.nxt, p.nxt)
-	suffix := string(rune('0' + h))
-	for i := range 2 {
+	VPXORD(p.c2, p.c2, p.c2)
+	for i, to := range []VecVirtual{p.c0, p.c1, nil} {
 		k := K()
 		KMOVW(g.all, k)
-		g.advance(p, k, "start"+suffix+string(rune('0'+i)))
-		if i == 0 {
-			VMOVDQA32(p.nxt, p.cur)
+		g.load(p, k, fmt.Sprintf("start%d%d", h, i))
+		if to != nil {
+			VMOVDQA32(p.c2, to)
 		}
 	}
 }
