@@ -26,6 +26,7 @@ type recipe struct {
 	columns bool // ColScale
 	sigma   float64
 	wild    float64 // share of weights far outside the alphabet
+	plain   bool    // SubMin without sub-scales
 	every   int     // columns must be a multiple; 0 = any
 	order   bool
 }
@@ -39,6 +40,7 @@ var recipes = []recipe{
 	{name: "blocks of 32", coding: format.Coding{Levels: 16}, scale: format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 32}, min: true, sigma: 5, every: 32},
 	{name: "sub-scales of 16", coding: format.Coding{Levels: 32, LowBits: 1, Zero: -32}, scale: format.Scale{Kind: format.ScaleBlock, Block: 16, Super: 64, SubBits: 8}, sigma: 9, every: 64},
 	{name: "sub-scales of 32, minima, outliers", coding: format.Coding{Levels: 16, Zero: 1}, scale: format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 64, SubBits: 6}, min: true, sigma: 2, wild: 0.01, every: 64},
+	{name: "blocks of 128, sub-minima alone", coding: format.Coding{Levels: 16, Zero: -1}, scale: format.Scale{Kind: format.ScaleBlock, Block: 128, Super: 128, SubBits: 4}, min: true, plain: true, sigma: 2, every: 128},
 	{name: "blocks of 64", coding: format.Coding{Levels: 16, Zero: -8}, scale: format.Scale{Kind: format.ScaleBlock, Block: 64, Super: 64}, sigma: 2, every: 64},
 	{name: "blocks of 24", coding: format.Coding{Levels: 16, Zero: -8}, scale: format.Scale{Kind: format.ScaleBlock, Block: 24, Super: 24}, sigma: 2, every: 24},
 	{name: "values", coding: format.Coding{Levels: 16, Values: []int16{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}}, scale: format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 32}, sigma: 3, every: 32},
@@ -75,7 +77,9 @@ func (r *recipe) encode(t testing.TB, rng *rand.Rand, rows, cols int) (*format.C
 			m.DMin = halves(n, -0.02)
 		}
 		if r.scale.SubBits > 0 {
-			m.SubScale = randomBytes(rng, rows*cols/r.scale.Block, 1<<r.scale.SubBits)
+			if !r.plain {
+				m.SubScale = randomBytes(rng, rows*cols/r.scale.Block, 1<<r.scale.SubBits)
+			}
 			if r.min {
 				m.SubMin = randomBytes(rng, rows*cols/r.scale.Block, 1<<r.scale.SubBits)
 			}

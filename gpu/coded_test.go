@@ -24,6 +24,7 @@ type spec struct {
 	maxLen       int
 	scale        format.Scale
 	dMin, subMin bool
+	noSub        bool // sub-minima without sub-scales
 	exact        bool // scales are powers of two
 	rowOrder     bool
 	colScale     bool
@@ -218,7 +219,7 @@ func (b *builder) addScales(c *format.Coded, s spec) {
 			}
 		}
 		n := (s.rows*(s.cols/s.scale.Block)*s.scale.SubBits + 7) / 8
-		if s.scale.SubBits > 0 {
+		if s.scale.SubBits > 0 && !s.noSub {
 			c.SubScale = make([]byte, n)
 			for i := range c.SubScale {
 				c.SubScale[i] = byte(b.rng.Uint32())

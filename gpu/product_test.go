@@ -18,6 +18,7 @@ var (
 	q4k         = format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 256, SubBits: 6}
 	q6k         = format.Scale{Kind: format.ScaleBlock, Block: 16, Super: 256, SubBits: 8}
 	q8          = format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 32}
+	gptq        = format.Scale{Kind: format.ScaleBlock, Block: 128, Super: 128, SubBits: 4}
 	q3k         = format.Scale{Kind: format.ScaleBlock, Block: 16, Super: 256, SubBits: 6, SubBias: -32}
 )
 
@@ -45,6 +46,7 @@ var specs = map[string]spec{
 	"Q6_K":                    {rows: 33, cols: 2304, rowsPerGroup: 16, levels: 16, lowBits: 2, zero: -32, scale: q6k, rowOrder: true},
 	"Q3_K, column scales":     {rows: 33, cols: 256, rowsPerGroup: 3, levels: 8, zero: -4, scale: q3k, colScale: true},
 	"Q4_0, outliers":          {rows: 33, cols: 256, rowsPerGroup: 16, levels: 16, zero: -8, scale: q8, outliers: 5},
+	"GPTQ":                    {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, zero: -1, scale: gptq, dMin: true, subMin: true, noSub: true},
 	"bf16":                    {rows: 33, cols: 130, rowsPerGroup: 8, levels: 24, lowBits: 8, zero: 110, float: format.FloatBF16, scale: noScale},
 	"f16, outliers":           {rows: 33, cols: 130, rowsPerGroup: 8, levels: 3, lowBits: 11, zero: 14, float: format.FloatF16, scale: noScale, outliers: 3},
 }

@@ -77,8 +77,6 @@ func (h *hfConfig) config() (*model.Config, error) {
 		return nil, err
 	}
 	switch {
-	case len(h.Quantization) > 0 && string(h.Quantization) != "null":
-		return nil, fmt.Errorf("the weights are quantized already (quantization_config), which is not supported (obtain the original weights, or a GGUF file)")
 	case h.HiddenAct != "silu":
 		return nil, fmt.Errorf("hidden_act %q is not supported (supported: silu)", h.HiddenAct)
 	case h.SlidingWindow:

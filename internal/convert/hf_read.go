@@ -63,6 +63,9 @@ func (s *hfSource) ReadRows(i, r0, r1 int, dst []float32) error {
 		copy(dst, values[:(r1-r0)*len(values)])
 		return nil
 	}
+	if i >= 0 && i < len(s.data) && s.data[i].packed != nil {
+		return s.readPacked(i, r0, r1, dst)
+	}
 	return s.read(i, r0, r1, func(kind gguf.Type, at int, b []byte) error {
 		n := len(b) / s.data[i].stored.DType.Size()
 		if len(dst) < at+n {
@@ -73,7 +76,7 @@ func (s *hfSource) ReadRows(i, r0, r1 int, dst []float32) error {
 }
 
 func (s *hfSource) ReadBits16(i, r0, r1 int, dst []uint16) error {
-	if i < 0 || i >= len(s.data) || s.infos[i].Type == gguf.F32.String() {
+	if i < 0 || i >= len(s.data) || s.infos[i].Type != gguf.F16.String() && s.infos[i].Type != gguf.BF16.String() {
 		return fmt.Errorf("%s: tensor %d is not of 16 bits", s.path, i)
 	}
 	return s.read(i, r0, r1, func(_ gguf.Type, at int, b []byte) error {
@@ -83,8 +86,4 @@ func (s *hfSource) ReadBits16(i, r0, r1 int, dst []uint16) error {
 		bits16(b, dst[at:])
 		return nil
 	})
-}
-
-func (s *hfSource) ReadBlocks(i, _, _ int, _ *Blocks) error {
-	return fmt.Errorf("%s: tensor %d is not block-quantized", s.path, i)
 }

@@ -26,11 +26,14 @@ type hfSource struct {
 	infos     []TensorInfo
 	data      []hfTensor // parallel to infos
 	template  string
+	packing   *packing       // nil: the weights are not quantized
+	last      unpackedMatrix // the packed tensor that was read last
 }
 
 // hfTensor is where a tensor's values come from.
 type hfTensor struct {
 	stored *safetensors.Tensor
+	packed *packed   // instead of stored: a matrix of a GPTQ or AWQ checkpoint
 	values []float32 // instead of stored: a vector computed from the configuration
 	head   int       // > 0: rows (a vector's elements) belong to heads of this size, whose order for rotation changes
 }
@@ -52,6 +55,10 @@ func openHF(path, dir, weights string) (_ Source, err error) {
 	}
 	if err != nil {
 		return nil, explainMissingWeights(err, dir)
+	}
+	if s.packing, err = readPacking(dir, h.Quantization); err != nil {
+		s.weights.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if err := s.mapTensors(h, freqs); err != nil {
 		s.weights.Close()
@@ -87,12 +94,17 @@ func (s *hfSource) mapTensors(h *hfConfig, freqs []float32) error {
 	}
 	if h.Tied {
 		delete(byName, "lm_head.weight") // some files store the embedding twice
-	} else if byName["lm_head.weight"] == nil {
+	} else if byName["lm_head.weight"] == nil && byName["lm_head.qweight"] == nil {
 		return errors.New("tensor lm_head.weight is missing and config.json does not say tie_word_embeddings")
 	}
 	for _, r := range arch.tensors(s.config) {
 		t := hfTensor{stored: byName[r.hf]}
 		delete(byName, r.hf)
+		if s.packing != nil && r.rows != nil {
+			if t.packed, err = s.packing.takePacked(byName, strings.TrimSuffix(r.hf, ".weight")); err != nil {
+				return err
+			}
+		}
 		if r.gguf == ropeFreqs {
 			t.values = freqs
 		}
@@ -117,6 +129,8 @@ func (s *hfSource) addTensor(r *rule, t hfTensor) error {
 	switch {
 	case t.values != nil:
 		info.Vector, info.Cols, info.Type = true, len(t.values), gguf.F32.String()
+	case t.packed != nil:
+		info.Rows, info.Cols, info.Type, info.Layout = t.packed.rows, t.packed.cols, t.packed.name(), &t.packed.layout
 	case t.stored != nil:
 		kind, err := elementType(t.stored.DType)
 		if err != nil {

@@ -270,7 +270,7 @@ func TestHFErrors(t *testing.T) {
 		{"head_dim is -4", map[string]any{"head_dim": -4, "rope_scaling": map[string]any{"type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}, tiny(false)},
 		{"hidden_act", map[string]any{"hidden_act": "gelu"}, tiny(false)},
 		{"use_sliding_window", map[string]any{"use_sliding_window": true}, tiny(false)},
-		{"quantized already", map[string]any{"quantization_config": map[string]any{"quant_method": "awq"}}, tiny(false)},
+		{"quantized already", map[string]any{"quantization_config": map[string]any{"quant_method": "hqq"}}, tiny(false)},
 		{`type "yarn" is not supported`, map[string]any{"rope_scaling": map[string]any{"type": "yarn"}}, tiny(false)},
 		{"factor is 0", map[string]any{"rope_scaling": map[string]any{"type": "linear"}}, tiny(false)},
 		{"llama3 needs factor", map[string]any{"rope_scaling": map[string]any{"rope_type": "llama3", "factor": 8}}, tiny(false)},

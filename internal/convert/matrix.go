@@ -227,7 +227,7 @@ func (m *blockMatrix) allocate() {
 	if l.HasMin {
 		s.DMin = make([]uint16, n/l.Super)
 	}
-	if l.SubBits > 0 {
+	if l.SubBits > 0 && !l.PlainScale {
 		s.SubScale = make([]uint8, n/l.Block)
 	}
 	if l.SubMin {

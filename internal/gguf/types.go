@@ -47,6 +47,8 @@ type Layout struct {
 	SubBias int     // added to a sub-scale (not to a sub-minimum)
 	HasMin  bool    // the type has DMin
 	SubMin  bool    // the type has SubMin
+
+	PlainScale bool // there are sub-minima, but no sub-scales (none of GGUF's types)
 }
 
 // Blocks holds rows of a block-quantized tensor as integers and scales, row-major. Slices are reused when large enough;
