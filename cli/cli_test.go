@@ -201,6 +201,7 @@ func TestCompressRefusals(t *testing.T) {
 		"output is directory": {[]string{in, "-o", dir}, exitFailure, "is a directory"},
 		"output's directory":  {[]string{in, "-o", filepath.Join(dir, "no", "x.ellm")}, exitFailure, "no directory"},
 		"unknown extension":   {[]string{in, "-o", filepath.Join(dir, "x.bin")}, exitUsage, "*.ellm"},
+		"size of nothing":     {[]string{in, "-o", out, "--size", "0"}, exitUsage, "expected a number of bytes"},
 		"two schemes":         {[]string{in, "-o", out, "--lossless", "--bpw", "4"}, exitUsage, "exclude each other"},
 		"unknown scheme":      {[]string{in, "-o", out, "--scheme", "zip"}, exitUsage, "entrollm-u4"},
 		"bits out of range":   {[]string{in, "-o", out, "--bpw", "40"}, exitUsage, "--bpw 40"},

@@ -38,6 +38,7 @@ const (
 type Options struct {
 	Scheme Scheme  // empty: SchemeBPW
 	BPW    float64 // SchemeBPW: bits of the file per weight; 0: DefaultBPW
+	Size   int64   // SchemeBPW: instead of BPW, bytes that the file shall have at most
 
 	Calibration Calibration
 }
@@ -104,7 +105,7 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 		}
 	}()
 	// Where a few padding bytes weigh much the size is not what was expected; what is known then hits the target.
-	for try := 0; err == nil && try < 2 && j.opt.Scheme == SchemeBPW && math.Abs(j.miss(tables)) > sizeTolerance*j.target(); try++ {
+	for try := 0; err == nil && try < 2 && j.opt.Scheme == SchemeBPW && math.Abs(j.miss(tables)) > j.tolerance()*j.target(); try++ {
 		j.bias += j.miss(tables)
 		j.w.Abort()
 		tables, err = j.write(outPath, settings)
@@ -150,9 +151,6 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 	if opt.BPW == 0 {
 		opt.BPW = DefaultBPW
 	}
-	if !(opt.BPW >= MinBPW && opt.BPW <= MaxBPW) {
-		return nil, fmt.Errorf("%g bits per weight asked for, supported are %g to %g", opt.BPW, MinBPW, MaxBPW)
-	}
 	cfg, err := src.Config()
 	if err != nil {
 		return nil, err
@@ -179,6 +177,12 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 	}
 	if j.weights == 0 {
 		return nil, fmt.Errorf("%s: the model has no tensors", src.Path())
+	}
+	if opt.Size != 0 {
+		j.opt.BPW = 8 * float64(opt.Size) / float64(j.weights)
+	}
+	if bpw := j.opt.BPW; !(bpw >= MinBPW && bpw <= MaxBPW) {
+		return nil, fmt.Errorf("%.4g bits per weight asked for, supported are %g to %g (%d to %d bytes)", bpw, MinBPW, MaxBPW, int64(MinBPW/8*float64(j.weights)), int64(MaxBPW/8*float64(j.weights)))
 	}
 	return j, nil
 }

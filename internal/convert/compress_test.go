@@ -218,6 +218,11 @@ func TestSizeTarget(t *testing.T) {
 		require.InDelta(t, 10*math.Log10(signal/noise), rep.SQNR, 0.02)
 		require.Equal(t, "template", r.Meta().ChatTemplate)
 	}
+	for _, size := range []int64{1_300_000, 900_000} {
+		_, rep := compress(t, src, Options{Size: size})
+		require.LessOrEqual(t, rep.Bytes, size)
+		require.InEpsilon(t, size, rep.Bytes, 0.005)
+	}
 }
 
 func TestDeterministic(t *testing.T) {
@@ -345,7 +350,7 @@ func TestCancel(t *testing.T) {
 
 func TestBadOptions(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out.ellm")
-	for _, opt := range []Options{{BPW: 1}, {BPW: 9}, {BPW: math.NaN()}, {Scheme: "zip"}} {
+	for _, opt := range []Options{{BPW: 1}, {BPW: 9}, {BPW: math.NaN()}, {Size: 1000}, {Size: -1}, {Size: math.MaxInt64}, {Scheme: "zip"}} {
 		_, err := Compress(context.Background(), floatModel(8, "F32"), out, opt, nil)
 		require.Error(t, err)
 	}

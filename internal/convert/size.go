@@ -15,8 +15,22 @@ const (
 	chunkPadding = 4*7/2 + 1 // bytes, on average, at the end of each chunk
 )
 
-// target returns the bits that the file should have.
-func (j *job) target() float64 { return j.opt.BPW * float64(j.weights) }
+// target returns the bits that the file should have. A size that must not be exceeded is aimed at from below.
+func (j *job) target() float64 {
+	bits := j.opt.BPW * float64(j.weights)
+	if j.opt.Size != 0 {
+		bits *= 1 - j.tolerance()
+	}
+	return bits
+}
+
+// tolerance returns by which share of the target the file may miss it.
+func (j *job) tolerance() float64 {
+	if j.opt.Size != 0 {
+		return sizeTolerance / 2
+	}
+	return sizeTolerance
+}
 
 // miss returns the bits by which the file exceeds the target, once all tensors have been written.
 func (j *job) miss(tables []*huffman.Table) float64 {
