@@ -8,8 +8,8 @@ import (
 )
 
 // packed is the resident form of integer codes: planes of package dot. A stored code is u − low for a decoded byte u, clipped to width bits; what
-// clipping took away, and outliers, are in a sparse list for every unit of rows. Where blocks have scales, sums are not exact: there the list is the file's, as in
-// a fused product.
+// clipping took away, and outliers, are in a sparse list for every unit of rows. Where blocks have scales, sums are not exact: there the list is what foldOutliers
+// leaves, as in a fused product.
 type packed struct {
 	width, low   int
 	nibble, bits []byte
@@ -121,7 +121,7 @@ func (p *packing) group(g int, buf []byte) {
 	first, n := g*m.coded.Coding.RowsPerGroup, m.coded.GroupRows(g)
 	switch {
 	case m.block > 0:
-		p.overflow[g] = list
+		p.overflow[g] = m.foldOutliers(list, buf, stride, 0, stride, nil)
 	case len(list) > 0 || out.low > 0 || m.width > out.width:
 		p.clip(g, buf[:n*stride], list)
 	}

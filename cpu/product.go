@@ -51,6 +51,10 @@ func (w *worker) unit(p *product, u int) {
 		return
 	}
 	c := w.codesOf(p.m, u)
+	if p.q.block > 0 && p.tokens >= gemmTokens {
+		w.blockUnit(p, &c, u)
+		return
+	}
 	acc := w.acc[:p.tokens*c.n]
 	clear(acc)
 	for k := range p.q.tiles {
@@ -126,6 +130,10 @@ func (w *worker) tileRows(p *product, c *codes, u, k int) dot.Rows {
 	} else {
 		r.Width, r.NibbleStride, r.Nibble = 8, steps*format.StepCols, w.bytes
 		p.m.decodeTile(u, k, w.bytes, r.NibbleStride)
+		if p.q.block > 0 {
+			w.left = p.m.foldOutliers(p.m.outliers(u), w.bytes, r.NibbleStride, first*format.StepCols, r.NibbleStride, w.left[:0])
+			c.sparse = w.left
+		}
 	}
 	if b := c.blocks.cols; b > 0 {
 		r.Scale, r.ScaleStride = c.blocks.scale[first*format.StepCols/b:], c.blocks.n
@@ -256,43 +264,18 @@ func (w *worker) addRest(c *codes, list []uint32, q *activations, k, t, first in
 	}
 }
 
-// blockTile adds tile k of codes with block scales to acc.
+// blockTile adds tile k of codes with block scales to acc, for few tokens.
 func (w *worker) blockTile(p *product, c *codes, rows *dot.Rows, k int, acc []float32) {
-	q, b := p.q, &c.blocks
-	first := k * q.tile * format.StepCols / b.cols
-	n := roundUp(rows.Steps*format.StepCols/b.cols, lanes)
+	q := p.q
 	for t := range p.tokens {
 		at := (p.qFirst+t)*q.tiles + k
-		x := q.token(p.qFirst + t)
-		w.isa.DotBlocks(w.results, rows, b.cols, x[k*q.tile*2*format.StepCols:])
-		w.addBlockSparse(c, q, k, x)
-		sums := q.blocksOf(p.qFirst+t, k)
-		for r := 0; r < c.n; r += 4 {
-			rest := w.four[:]
-			clear(rest)
-			switch {
-			case b.add != nil:
-				w.k.dot4(rest, b.add[r*b.n+first:], b.n, sums, 0, 1, n)
-			case c.base != 0:
-				w.k.dot4(rest, b.scale[r*b.n+first:], b.n, sums, 0, 1, n)
-				for i := range rest {
-					rest[i] *= float32(c.base)
-				}
-			}
-			for i := range min(4, c.n-r) {
+		w.isa.DotBlocks(w.results, rows, c.blocks.cols, q.token(p.qFirst + t)[k*q.tile*2*format.StepCols:])
+		for r := 0; r < c.n; r += dot.BlockRows {
+			rest := w.blockRest[:dot.BlockRows]
+			w.restOf(rest, p, c, k, r, t, 1)
+			for i := range min(dot.BlockRows, c.n-r) {
 				acc[t*c.n+r+i] += q.scale[at] * (w.results[r+i] + rest[i])
 			}
-		}
-	}
-}
-
-// addBlockSparse adds the sparse entries to w.results.
-func (w *worker) addBlockSparse(c *codes, q *activations, k int, x []int8) {
-	first := k * q.tile * format.StepCols
-	end := first + q.tileSteps(k)*format.StepCols
-	for _, e := range c.sparse {
-		if o := format.UnpackOutlier(e); o.Col >= first && o.Col < end {
-			w.results[o.Row] += c.blocks.scale[o.Row*c.blocks.n+o.Col/c.blocks.cols] * float32(int64(o.Delta)<<c.shift*at(x, o.Col))
 		}
 	}
 }

@@ -14,18 +14,19 @@ type worker struct {
 	isa dot.ISA
 	err error // of the current job
 
-	acc     []float32 // tokens × rows of a unit
-	sums    []int32   // results of package dot
-	results []float32 // likewise, for block scales
-	rest    []int64   // rows of a unit
-	four    [4]float32
-	left    []uint32  // sparse entries
-	bytes   []byte    // a decoded tile, or a row of codes
-	plain   []byte    // an unpacked tile
-	tile    []byte    // a reordered tile
-	blocks  blocks    // of a decoded unit
-	row     []float32 // a row of activations or weights
-	codes   []int32   // a row of codes
+	acc        []float32 // tokens × rows of a unit
+	sums       []int32   // results of package dot
+	results    []float32 // likewise, for block scales
+	rest       []int64   // rows of a unit
+	tokenScale []float32 // of a tile
+	blockRest  [dot.BlockRows * blockTokens]float32
+	left       []uint32  // sparse entries
+	bytes      []byte    // a decoded tile, or a row of codes
+	plain      []byte    // an unpacked tile
+	tile       []byte    // a reordered tile
+	blocks     blocks    // of a decoded unit
+	row        []float32 // a row of activations or weights
+	codes      []int32   // a row of codes
 
 	floats  floats // a decoded unit
 	scratch floatScratch
@@ -73,7 +74,8 @@ func (s *sizes) add(m *matrix, resident bool) {
 // alloc makes a worker, or with dry set only counts: it returns the bytes of all buffers.
 func (s *sizes) alloc(c *model.Config, dry bool) (w *worker, bytes int64) {
 	w = &worker{}
-	bytes += reserve(&w.acc, s.unitRows*s.batch, dry)
+	bytes += reserve(&w.acc, roundUp(s.unitRows, dot.BlockRows)*s.batch, dry)
+	bytes += reserve(&w.tokenScale, s.batch, dry)
 	bytes += reserve(&w.sums, max(2*s.unitRows, 2*dot.TileRows*s.batch), dry)
 	bytes += reserve(&w.results, s.unitRows+4, dry)
 	bytes += reserve(&w.rest, s.unitRows, dry)

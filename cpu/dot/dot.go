@@ -147,3 +147,19 @@ func (i ISA) Gemm(out []int32, tile []byte, width int, x []int8, xStride, steps,
 		gemmGeneric(out, tile, x, xStride, steps, tokens)
 	}
 }
+
+// BlockRows is the number of rows that GemmBlocks works on.
+const BlockRows = 4
+
+// GemmBlocks multiplies four rows of codes below 1<<w.Width, one byte each, with tokens whose quantized activations lie xStride bytes apart:
+//
+//	acc[t][r] += scale[t] · (DotBlocks(row r, token t) + rest[t][r])
+//
+// in exactly this order, with exactly DotBlocks' sum. acc and rest are float32[tokens][4]; block is 16 or 32 columns.
+func (i ISA) GemmBlocks(acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
+	if i != Generic && w.Steps > 0 && (block == 16 || block == 32) {
+		i.gemmBlocksASM(acc, rest, scale, w, block, x, xStride, tokens)
+		return
+	}
+	gemmBlocksGeneric(acc, rest, scale, w, block, x, xStride, tokens)
+}

@@ -228,3 +228,63 @@ func gemm512x5(a *byte)
 //
 //go:noescape
 func gemm512x6(a *byte)
+
+// gemmBlock512x1b16 multiplies four rows with one scale per 16 columns with 1 tokens with AVX-512 VNNI.
+//
+//go:noescape
+func gemmBlock512x1b16(a *byte)
+
+// gemmBlock512x2b16 multiplies four rows with one scale per 16 columns with 2 tokens with AVX-512 VNNI.
+//
+//go:noescape
+func gemmBlock512x2b16(a *byte)
+
+// gemmBlock512x3b16 multiplies four rows with one scale per 16 columns with 3 tokens with AVX-512 VNNI.
+//
+//go:noescape
+func gemmBlock512x3b16(a *byte)
+
+// gemmBlock512x4b16 multiplies four rows with one scale per 16 columns with 4 tokens with AVX-512 VNNI.
+//
+//go:noescape
+func gemmBlock512x4b16(a *byte)
+
+// gemmBlock256b16 multiplies four rows with one scale per 16 columns with one token with AVX2. Codes must be below 128.
+//
+//go:noescape
+func gemmBlock256b16(a *byte)
+
+// gemmBlock256w8b16 multiplies four rows with one scale per 16 columns with one token with AVX2.
+//
+//go:noescape
+func gemmBlock256w8b16(a *byte)
+
+// gemmBlock512x1b32 multiplies four rows with one scale per 32 columns with 1 tokens with AVX-512 VNNI.
+//
+//go:noescape
+func gemmBlock512x1b32(a *byte)
+
+// gemmBlock512x2b32 multiplies four rows with one scale per 32 columns with 2 tokens with AVX-512 VNNI.
+//
+//go:noescape
+func gemmBlock512x2b32(a *byte)
+
+// gemmBlock512x3b32 multiplies four rows with one scale per 32 columns with 3 tokens with AVX-512 VNNI.
+//
+//go:noescape
+func gemmBlock512x3b32(a *byte)
+
+// gemmBlock512x4b32 multiplies four rows with one scale per 32 columns with 4 tokens with AVX-512 VNNI.
+//
+//go:noescape
+func gemmBlock512x4b32(a *byte)
+
+// gemmBlock256b32 multiplies four rows with one scale per 32 columns with one token with AVX2. Codes must be below 128.
+//
+//go:noescape
+func gemmBlock256b32(a *byte)
+
+// gemmBlock256w8b32 multiplies four rows with one scale per 32 columns with one token with AVX2.
+//
+//go:noescape
+func gemmBlock256w8b32(a *byte)

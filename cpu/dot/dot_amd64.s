@@ -8584,3 +8584,2219 @@ step:
 	VMOVDQU32     Z23, 1472(AX)
 	VZEROUPPER
 	RET
+
+// func gemmBlock512x1b16(a *byte)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·gemmBlock512x1b16(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), DX
+	LEAQ      (R8)(BX*2), R10
+	LEAQ      (R9)(SI*2), R11
+	VPMOVZXBD blockNumbers16<>+0(SB), Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+
+step:
+	VMOVDQU32       (R8), Z9
+	VBROADCASTF32X4 (R9), Z10
+	VPERMPS         Z10, Z0, Z10
+	VMOVDQU32       (R8)(BX*1), Z11
+	VBROADCASTF32X4 (R9)(SI*1), Z12
+	VPERMPS         Z12, Z0, Z12
+	VMOVDQU32       (R10), Z13
+	VBROADCASTF32X4 (R11), Z14
+	VPERMPS         Z14, Z0, Z14
+	VMOVDQU32       (R10)(BX*1), Z15
+	VBROADCASTF32X4 (R11)(SI*1), Z16
+	VPERMPS         Z16, Z0, Z16
+	VPXORD          Z5, Z5, Z5
+	VPDPBUSD        (DI), Z9, Z5
+	VPSLLD          $0x08, Z5, Z5
+	VPDPBUSD        64(DI), Z9, Z5
+	VCVTDQ2PS       Z5, Z5
+	VFMADD231PS     Z10, Z5, Z1
+	VPXORD          Z6, Z6, Z6
+	VPDPBUSD        (DI), Z11, Z6
+	VPSLLD          $0x08, Z6, Z6
+	VPDPBUSD        64(DI), Z11, Z6
+	VCVTDQ2PS       Z6, Z6
+	VFMADD231PS     Z12, Z6, Z2
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (DI), Z13, Z7
+	VPSLLD          $0x08, Z7, Z7
+	VPDPBUSD        64(DI), Z13, Z7
+	VCVTDQ2PS       Z7, Z7
+	VFMADD231PS     Z14, Z7, Z3
+	VPXORD          Z8, Z8, Z8
+	VPDPBUSD        (DI), Z15, Z8
+	VPSLLD          $0x08, Z8, Z8
+	VPDPBUSD        64(DI), Z15, Z8
+	VCVTDQ2PS       Z8, Z8
+	VFMADD231PS     Z16, Z8, Z4
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000080, DX
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000040, R10
+	ADDQ            $0x00000010, R9
+	ADDQ            $0x00000010, R11
+	DECQ            CX
+	JNZ             step
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), AX
+	VEXTRACTF64X4   $0x01, Z1, Y0
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z2, Y1
+	VADDPS          Y2, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z3, Y2
+	VADDPS          Y3, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z4, Y3
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          (DX), X2, X2
+	VBROADCASTSS    (AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          (CX), X2, X2
+	VMOVUPS         X2, (CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock512x2b16(a *byte)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·gemmBlock512x2b16(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), R10
+	LEAQ      (R8)(BX*2), R11
+	LEAQ      (R9)(SI*2), R12
+	VPMOVZXBD blockNumbers16<>+0(SB), Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z5, Z5, Z5
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z7, Z7, Z7
+	VPXORD    Z8, Z8, Z8
+
+step:
+	VMOVDQU32       (R8), Z15
+	VBROADCASTF32X4 (R9), Z16
+	VPERMPS         Z16, Z0, Z16
+	VMOVDQU32       (R8)(BX*1), Z17
+	VBROADCASTF32X4 (R9)(SI*1), Z18
+	VPERMPS         Z18, Z0, Z18
+	VMOVDQU32       (R11), Z19
+	VBROADCASTF32X4 (R12), Z20
+	VPERMPS         Z20, Z0, Z20
+	VMOVDQU32       (R11)(BX*1), Z21
+	VBROADCASTF32X4 (R12)(SI*1), Z22
+	VPERMPS         Z22, Z0, Z22
+	VPXORD          Z9, Z9, Z9
+	VPDPBUSD        (DI), Z15, Z9
+	VPSLLD          $0x08, Z9, Z9
+	VPDPBUSD        64(DI), Z15, Z9
+	VCVTDQ2PS       Z9, Z9
+	VFMADD231PS     Z16, Z9, Z1
+	VPXORD          Z10, Z10, Z10
+	VPDPBUSD        (DI), Z17, Z10
+	VPSLLD          $0x08, Z10, Z10
+	VPDPBUSD        64(DI), Z17, Z10
+	VCVTDQ2PS       Z10, Z10
+	VFMADD231PS     Z18, Z10, Z2
+	VPXORD          Z11, Z11, Z11
+	VPDPBUSD        (DI), Z19, Z11
+	VPSLLD          $0x08, Z11, Z11
+	VPDPBUSD        64(DI), Z19, Z11
+	VCVTDQ2PS       Z11, Z11
+	VFMADD231PS     Z20, Z11, Z3
+	VPXORD          Z12, Z12, Z12
+	VPDPBUSD        (DI), Z21, Z12
+	VPSLLD          $0x08, Z12, Z12
+	VPDPBUSD        64(DI), Z21, Z12
+	VCVTDQ2PS       Z12, Z12
+	VFMADD231PS     Z22, Z12, Z4
+	VPXORD          Z13, Z13, Z13
+	VPDPBUSD        (DI)(DX*1), Z15, Z13
+	VPSLLD          $0x08, Z13, Z13
+	VPDPBUSD        64(DI)(DX*1), Z15, Z13
+	VCVTDQ2PS       Z13, Z13
+	VFMADD231PS     Z16, Z13, Z5
+	VPXORD          Z14, Z14, Z14
+	VPDPBUSD        (DI)(DX*1), Z17, Z14
+	VPSLLD          $0x08, Z14, Z14
+	VPDPBUSD        64(DI)(DX*1), Z17, Z14
+	VCVTDQ2PS       Z14, Z14
+	VFMADD231PS     Z18, Z14, Z6
+	VPXORD          Z9, Z9, Z9
+	VPDPBUSD        (DI)(DX*1), Z19, Z9
+	VPSLLD          $0x08, Z9, Z9
+	VPDPBUSD        64(DI)(DX*1), Z19, Z9
+	VCVTDQ2PS       Z9, Z9
+	VFMADD231PS     Z20, Z9, Z7
+	VPXORD          Z10, Z10, Z10
+	VPDPBUSD        (DI)(DX*1), Z21, Z10
+	VPSLLD          $0x08, Z10, Z10
+	VPDPBUSD        64(DI)(DX*1), Z21, Z10
+	VCVTDQ2PS       Z10, Z10
+	VFMADD231PS     Z22, Z10, Z8
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000040, R11
+	ADDQ            $0x00000010, R9
+	ADDQ            $0x00000010, R12
+	DECQ            CX
+	JNZ             step
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), AX
+	VEXTRACTF64X4   $0x01, Z1, Y0
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z2, Y1
+	VADDPS          Y2, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z3, Y2
+	VADDPS          Y3, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z4, Y3
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          (DX), X2, X2
+	VBROADCASTSS    (AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          (CX), X2, X2
+	VMOVUPS         X2, (CX)
+	VEXTRACTF64X4   $0x01, Z5, Y0
+	VADDPS          Y5, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z6, Y1
+	VADDPS          Y6, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z7, Y2
+	VADDPS          Y7, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z8, Y3
+	VADDPS          Y8, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          16(DX), X2, X2
+	VBROADCASTSS    4(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          16(CX), X2, X2
+	VMOVUPS         X2, 16(CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock512x3b16(a *byte)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·gemmBlock512x3b16(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), R10
+	LEAQ      (R8)(BX*2), R11
+	LEAQ      (R9)(SI*2), R12
+	VPMOVZXBD blockNumbers16<>+0(SB), Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z5, Z5, Z5
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z7, Z7, Z7
+	VPXORD    Z8, Z8, Z8
+	VPXORD    Z9, Z9, Z9
+	VPXORD    Z10, Z10, Z10
+	VPXORD    Z11, Z11, Z11
+	VPXORD    Z12, Z12, Z12
+
+step:
+	VMOVDQU32       (R8), Z19
+	VBROADCASTF32X4 (R9), Z20
+	VPERMPS         Z20, Z0, Z20
+	VMOVDQU32       (R8)(BX*1), Z21
+	VBROADCASTF32X4 (R9)(SI*1), Z22
+	VPERMPS         Z22, Z0, Z22
+	VMOVDQU32       (R11), Z23
+	VBROADCASTF32X4 (R12), Z24
+	VPERMPS         Z24, Z0, Z24
+	VMOVDQU32       (R11)(BX*1), Z25
+	VBROADCASTF32X4 (R12)(SI*1), Z26
+	VPERMPS         Z26, Z0, Z26
+	VPXORD          Z13, Z13, Z13
+	VPDPBUSD        (DI), Z19, Z13
+	VPSLLD          $0x08, Z13, Z13
+	VPDPBUSD        64(DI), Z19, Z13
+	VCVTDQ2PS       Z13, Z13
+	VFMADD231PS     Z20, Z13, Z1
+	VPXORD          Z14, Z14, Z14
+	VPDPBUSD        (DI), Z21, Z14
+	VPSLLD          $0x08, Z14, Z14
+	VPDPBUSD        64(DI), Z21, Z14
+	VCVTDQ2PS       Z14, Z14
+	VFMADD231PS     Z22, Z14, Z2
+	VPXORD          Z15, Z15, Z15
+	VPDPBUSD        (DI), Z23, Z15
+	VPSLLD          $0x08, Z15, Z15
+	VPDPBUSD        64(DI), Z23, Z15
+	VCVTDQ2PS       Z15, Z15
+	VFMADD231PS     Z24, Z15, Z3
+	VPXORD          Z16, Z16, Z16
+	VPDPBUSD        (DI), Z25, Z16
+	VPSLLD          $0x08, Z16, Z16
+	VPDPBUSD        64(DI), Z25, Z16
+	VCVTDQ2PS       Z16, Z16
+	VFMADD231PS     Z26, Z16, Z4
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (DI)(DX*1), Z19, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(DI)(DX*1), Z19, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z20, Z17, Z5
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (DI)(DX*1), Z21, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(DI)(DX*1), Z21, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z22, Z18, Z6
+	VPXORD          Z13, Z13, Z13
+	VPDPBUSD        (DI)(DX*1), Z23, Z13
+	VPSLLD          $0x08, Z13, Z13
+	VPDPBUSD        64(DI)(DX*1), Z23, Z13
+	VCVTDQ2PS       Z13, Z13
+	VFMADD231PS     Z24, Z13, Z7
+	VPXORD          Z14, Z14, Z14
+	VPDPBUSD        (DI)(DX*1), Z25, Z14
+	VPSLLD          $0x08, Z14, Z14
+	VPDPBUSD        64(DI)(DX*1), Z25, Z14
+	VCVTDQ2PS       Z14, Z14
+	VFMADD231PS     Z26, Z14, Z8
+	VPXORD          Z15, Z15, Z15
+	VPDPBUSD        (R10), Z19, Z15
+	VPSLLD          $0x08, Z15, Z15
+	VPDPBUSD        64(R10), Z19, Z15
+	VCVTDQ2PS       Z15, Z15
+	VFMADD231PS     Z20, Z15, Z9
+	VPXORD          Z16, Z16, Z16
+	VPDPBUSD        (R10), Z21, Z16
+	VPSLLD          $0x08, Z16, Z16
+	VPDPBUSD        64(R10), Z21, Z16
+	VCVTDQ2PS       Z16, Z16
+	VFMADD231PS     Z22, Z16, Z10
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (R10), Z23, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(R10), Z23, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z24, Z17, Z11
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (R10), Z25, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(R10), Z25, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z26, Z18, Z12
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000040, R11
+	ADDQ            $0x00000010, R9
+	ADDQ            $0x00000010, R12
+	DECQ            CX
+	JNZ             step
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), AX
+	VEXTRACTF64X4   $0x01, Z1, Y0
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z2, Y1
+	VADDPS          Y2, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z3, Y2
+	VADDPS          Y3, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z4, Y3
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          (DX), X2, X2
+	VBROADCASTSS    (AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          (CX), X2, X2
+	VMOVUPS         X2, (CX)
+	VEXTRACTF64X4   $0x01, Z5, Y0
+	VADDPS          Y5, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z6, Y1
+	VADDPS          Y6, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z7, Y2
+	VADDPS          Y7, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z8, Y3
+	VADDPS          Y8, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          16(DX), X2, X2
+	VBROADCASTSS    4(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          16(CX), X2, X2
+	VMOVUPS         X2, 16(CX)
+	VEXTRACTF64X4   $0x01, Z9, Y0
+	VADDPS          Y9, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z10, Y1
+	VADDPS          Y10, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z11, Y2
+	VADDPS          Y11, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z12, Y3
+	VADDPS          Y12, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          32(DX), X2, X2
+	VBROADCASTSS    8(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          32(CX), X2, X2
+	VMOVUPS         X2, 32(CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock512x4b16(a *byte)
+// Requires: AVX, AVX512F, AVX512VNNI
+TEXT ·gemmBlock512x4b16(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), R10
+	LEAQ      (R8)(BX*2), R11
+	LEAQ      (R9)(SI*2), R12
+	VPMOVZXBD blockNumbers16<>+0(SB), Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z5, Z5, Z5
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z7, Z7, Z7
+	VPXORD    Z8, Z8, Z8
+	VPXORD    Z9, Z9, Z9
+	VPXORD    Z10, Z10, Z10
+	VPXORD    Z11, Z11, Z11
+	VPXORD    Z12, Z12, Z12
+	VPXORD    Z13, Z13, Z13
+	VPXORD    Z14, Z14, Z14
+	VPXORD    Z15, Z15, Z15
+	VPXORD    Z16, Z16, Z16
+
+step:
+	VMOVDQU32       (R8), Z23
+	VBROADCASTF32X4 (R9), Z24
+	VPERMPS         Z24, Z0, Z24
+	VMOVDQU32       (R8)(BX*1), Z25
+	VBROADCASTF32X4 (R9)(SI*1), Z26
+	VPERMPS         Z26, Z0, Z26
+	VMOVDQU32       (R11), Z27
+	VBROADCASTF32X4 (R12), Z28
+	VPERMPS         Z28, Z0, Z28
+	VMOVDQU32       (R11)(BX*1), Z29
+	VBROADCASTF32X4 (R12)(SI*1), Z30
+	VPERMPS         Z30, Z0, Z30
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (DI), Z23, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(DI), Z23, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z24, Z17, Z1
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (DI), Z25, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(DI), Z25, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z26, Z18, Z2
+	VPXORD          Z19, Z19, Z19
+	VPDPBUSD        (DI), Z27, Z19
+	VPSLLD          $0x08, Z19, Z19
+	VPDPBUSD        64(DI), Z27, Z19
+	VCVTDQ2PS       Z19, Z19
+	VFMADD231PS     Z28, Z19, Z3
+	VPXORD          Z20, Z20, Z20
+	VPDPBUSD        (DI), Z29, Z20
+	VPSLLD          $0x08, Z20, Z20
+	VPDPBUSD        64(DI), Z29, Z20
+	VCVTDQ2PS       Z20, Z20
+	VFMADD231PS     Z30, Z20, Z4
+	VPXORD          Z21, Z21, Z21
+	VPDPBUSD        (DI)(DX*1), Z23, Z21
+	VPSLLD          $0x08, Z21, Z21
+	VPDPBUSD        64(DI)(DX*1), Z23, Z21
+	VCVTDQ2PS       Z21, Z21
+	VFMADD231PS     Z24, Z21, Z5
+	VPXORD          Z22, Z22, Z22
+	VPDPBUSD        (DI)(DX*1), Z25, Z22
+	VPSLLD          $0x08, Z22, Z22
+	VPDPBUSD        64(DI)(DX*1), Z25, Z22
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z26, Z22, Z6
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (DI)(DX*1), Z27, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(DI)(DX*1), Z27, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z28, Z17, Z7
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (DI)(DX*1), Z29, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(DI)(DX*1), Z29, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z30, Z18, Z8
+	VPXORD          Z19, Z19, Z19
+	VPDPBUSD        (R10), Z23, Z19
+	VPSLLD          $0x08, Z19, Z19
+	VPDPBUSD        64(R10), Z23, Z19
+	VCVTDQ2PS       Z19, Z19
+	VFMADD231PS     Z24, Z19, Z9
+	VPXORD          Z20, Z20, Z20
+	VPDPBUSD        (R10), Z25, Z20
+	VPSLLD          $0x08, Z20, Z20
+	VPDPBUSD        64(R10), Z25, Z20
+	VCVTDQ2PS       Z20, Z20
+	VFMADD231PS     Z26, Z20, Z10
+	VPXORD          Z21, Z21, Z21
+	VPDPBUSD        (R10), Z27, Z21
+	VPSLLD          $0x08, Z21, Z21
+	VPDPBUSD        64(R10), Z27, Z21
+	VCVTDQ2PS       Z21, Z21
+	VFMADD231PS     Z28, Z21, Z11
+	VPXORD          Z22, Z22, Z22
+	VPDPBUSD        (R10), Z29, Z22
+	VPSLLD          $0x08, Z22, Z22
+	VPDPBUSD        64(R10), Z29, Z22
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z30, Z22, Z12
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (R10)(DX*1), Z23, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(R10)(DX*1), Z23, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z24, Z17, Z13
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (R10)(DX*1), Z25, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(R10)(DX*1), Z25, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z26, Z18, Z14
+	VPXORD          Z19, Z19, Z19
+	VPDPBUSD        (R10)(DX*1), Z27, Z19
+	VPSLLD          $0x08, Z19, Z19
+	VPDPBUSD        64(R10)(DX*1), Z27, Z19
+	VCVTDQ2PS       Z19, Z19
+	VFMADD231PS     Z28, Z19, Z15
+	VPXORD          Z20, Z20, Z20
+	VPDPBUSD        (R10)(DX*1), Z29, Z20
+	VPSLLD          $0x08, Z20, Z20
+	VPDPBUSD        64(R10)(DX*1), Z29, Z20
+	VCVTDQ2PS       Z20, Z20
+	VFMADD231PS     Z30, Z20, Z16
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000040, R11
+	ADDQ            $0x00000010, R9
+	ADDQ            $0x00000010, R12
+	DECQ            CX
+	JNZ             step
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), AX
+	VEXTRACTF64X4   $0x01, Z1, Y0
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z2, Y1
+	VADDPS          Y2, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z3, Y2
+	VADDPS          Y3, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z4, Y3
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          (DX), X2, X2
+	VBROADCASTSS    (AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          (CX), X2, X2
+	VMOVUPS         X2, (CX)
+	VEXTRACTF64X4   $0x01, Z5, Y0
+	VADDPS          Y5, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z6, Y1
+	VADDPS          Y6, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z7, Y2
+	VADDPS          Y7, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z8, Y3
+	VADDPS          Y8, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          16(DX), X2, X2
+	VBROADCASTSS    4(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          16(CX), X2, X2
+	VMOVUPS         X2, 16(CX)
+	VEXTRACTF64X4   $0x01, Z9, Y0
+	VADDPS          Y9, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z10, Y1
+	VADDPS          Y10, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z11, Y2
+	VADDPS          Y11, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z12, Y3
+	VADDPS          Y12, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          32(DX), X2, X2
+	VBROADCASTSS    8(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          32(CX), X2, X2
+	VMOVUPS         X2, 32(CX)
+	VEXTRACTF64X4   $0x01, Z13, Y0
+	VADDPS          Y13, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z14, Y1
+	VADDPS          Y14, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z15, Y2
+	VADDPS          Y15, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z16, Y3
+	VADDPS          Y16, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          48(DX), X2, X2
+	VBROADCASTSS    12(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          48(CX), X2, X2
+	VMOVUPS         X2, 48(CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock256b16(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gemmBlock256b16(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), DX
+	LEAQ      (R8)(BX*2), R10
+	LEAQ      (R9)(SI*2), R11
+	VMOVDQU   words1<>+0(SB), Y0
+	VPMOVZXBD blockNumbers16<>+0(SB), Y1
+	VPXOR     Y2, Y2, Y2
+	VPXOR     Y3, Y3, Y3
+	VPXOR     Y4, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+
+step:
+	VMOVDQU      (R8), Y6
+	VPMADDUBSW   (DI), Y6, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD (R9), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y2
+	VMOVDQU      (R8)(BX*1), Y6
+	VPMADDUBSW   (DI), Y6, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD (R9)(SI*1), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y3
+	VMOVDQU      (R10), Y6
+	VPMADDUBSW   (DI), Y6, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD (R11), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y4
+	VMOVDQU      (R10)(BX*1), Y6
+	VPMADDUBSW   (DI), Y6, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD (R11)(SI*1), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y5
+	VMOVDQU      32(R8), Y6
+	VPMADDUBSW   32(DI), Y6, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD 8(R9), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y2
+	VMOVDQU      32(R8)(BX*1), Y6
+	VPMADDUBSW   32(DI), Y6, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD 8(R9)(SI*1), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y3
+	VMOVDQU      32(R10), Y6
+	VPMADDUBSW   32(DI), Y6, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD 8(R11), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y4
+	VMOVDQU      32(R10)(BX*1), Y6
+	VPMADDUBSW   32(DI), Y6, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD 8(R11)(SI*1), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y5
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, DX
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000040, R10
+	ADDQ         $0x00000010, R9
+	ADDQ         $0x00000010, R11
+	DECQ         CX
+	JNZ          step
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), AX
+	VEXTRACTF128 $0x01, Y2, X0
+	VADDPS       X2, X0, X0
+	VEXTRACTF128 $0x01, Y3, X1
+	VADDPS       X3, X1, X1
+	VEXTRACTF128 $0x01, Y4, X2
+	VADDPS       X4, X2, X2
+	VEXTRACTF128 $0x01, Y5, X3
+	VADDPS       X5, X3, X3
+	VUNPCKLPS    X1, X0, X4
+	VUNPCKHPS    X1, X0, X0
+	VADDPS       X0, X4, X0
+	VUNPCKLPS    X3, X2, X1
+	VUNPCKHPS    X3, X2, X2
+	VADDPS       X2, X1, X1
+	VMOVLHPS     X1, X0, X2
+	VMOVHLPS     X0, X1, X0
+	VADDPS       X0, X2, X2
+	VADDPS       (DX), X2, X2
+	VBROADCASTSS (AX), X0
+	VMULPS       X0, X2, X2
+	VADDPS       (CX), X2, X2
+	VMOVUPS      X2, (CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock256w8b16(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gemmBlock256w8b16(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), DX
+	LEAQ      (R8)(BX*2), R10
+	LEAQ      (R9)(SI*2), R11
+	VMOVDQU   words1<>+0(SB), Y0
+	VPMOVZXBD blockNumbers16<>+0(SB), Y1
+	VPXOR     Y2, Y2, Y2
+	VPXOR     Y3, Y3, Y3
+	VPXOR     Y4, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+
+step:
+	VMOVDQU      (R8), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPMADDUBSW   (DI), Y6, Y8
+	VPMADDWD     Y0, Y8, Y8
+	VPMADDUBSW   (DI), Y7, Y9
+	VPMADDWD     words16<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   64(DI), Y7, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPSLLD       $0x08, Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD (R9), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y2
+	VMOVDQU      (R8)(BX*1), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPMADDUBSW   (DI), Y6, Y8
+	VPMADDWD     Y0, Y8, Y8
+	VPMADDUBSW   (DI), Y7, Y9
+	VPMADDWD     words16<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   64(DI), Y7, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPSLLD       $0x08, Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD (R9)(SI*1), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y3
+	VMOVDQU      (R10), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPMADDUBSW   (DI), Y6, Y8
+	VPMADDWD     Y0, Y8, Y8
+	VPMADDUBSW   (DI), Y7, Y9
+	VPMADDWD     words16<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   64(DI), Y7, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPSLLD       $0x08, Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD (R11), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y4
+	VMOVDQU      (R10)(BX*1), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPMADDUBSW   (DI), Y6, Y8
+	VPMADDWD     Y0, Y8, Y8
+	VPMADDUBSW   (DI), Y7, Y9
+	VPMADDWD     words16<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   64(DI), Y7, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPSLLD       $0x08, Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD (R11)(SI*1), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y5
+	VMOVDQU      32(R8), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPMADDUBSW   32(DI), Y6, Y8
+	VPMADDWD     Y0, Y8, Y8
+	VPMADDUBSW   32(DI), Y7, Y9
+	VPMADDWD     words16<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   96(DI), Y7, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPSLLD       $0x08, Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD 8(R9), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y2
+	VMOVDQU      32(R8)(BX*1), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPMADDUBSW   32(DI), Y6, Y8
+	VPMADDWD     Y0, Y8, Y8
+	VPMADDUBSW   32(DI), Y7, Y9
+	VPMADDWD     words16<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   96(DI), Y7, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPSLLD       $0x08, Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD 8(R9)(SI*1), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y3
+	VMOVDQU      32(R10), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPMADDUBSW   32(DI), Y6, Y8
+	VPMADDWD     Y0, Y8, Y8
+	VPMADDUBSW   32(DI), Y7, Y9
+	VPMADDWD     words16<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   96(DI), Y7, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPSLLD       $0x08, Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD 8(R11), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y4
+	VMOVDQU      32(R10)(BX*1), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPMADDUBSW   32(DI), Y6, Y8
+	VPMADDWD     Y0, Y8, Y8
+	VPMADDUBSW   32(DI), Y7, Y9
+	VPMADDWD     words16<>+0(SB), Y9, Y9
+	VPADDD       Y9, Y8, Y8
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   96(DI), Y7, Y7
+	VPMADDWD     words16<>+0(SB), Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VPSLLD       $0x08, Y8, Y8
+	VPADDD       Y8, Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VBROADCASTSD 8(R11)(SI*1), Y7
+	VPERMPS      Y7, Y1, Y7
+	VFMADD231PS  Y7, Y6, Y5
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, DX
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000040, R10
+	ADDQ         $0x00000010, R9
+	ADDQ         $0x00000010, R11
+	DECQ         CX
+	JNZ          step
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), AX
+	VEXTRACTF128 $0x01, Y2, X0
+	VADDPS       X2, X0, X0
+	VEXTRACTF128 $0x01, Y3, X1
+	VADDPS       X3, X1, X1
+	VEXTRACTF128 $0x01, Y4, X2
+	VADDPS       X4, X2, X2
+	VEXTRACTF128 $0x01, Y5, X3
+	VADDPS       X5, X3, X3
+	VUNPCKLPS    X1, X0, X4
+	VUNPCKHPS    X1, X0, X0
+	VADDPS       X0, X4, X0
+	VUNPCKLPS    X3, X2, X1
+	VUNPCKHPS    X3, X2, X2
+	VADDPS       X2, X1, X1
+	VMOVLHPS     X1, X0, X2
+	VMOVHLPS     X0, X1, X0
+	VADDPS       X0, X2, X2
+	VADDPS       (DX), X2, X2
+	VBROADCASTSS (AX), X0
+	VMULPS       X0, X2, X2
+	VADDPS       (CX), X2, X2
+	VMOVUPS      X2, (CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock512x1b32(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·gemmBlock512x1b32(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), DX
+	LEAQ      (R8)(BX*2), R10
+	LEAQ      (R9)(SI*2), R11
+	VPMOVZXBD blockNumbers32<>+0(SB), Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+
+step:
+	VMOVDQU32       (R8), Z9
+	VBROADCASTF32X2 (R9), Z10
+	VPERMPS         Z10, Z0, Z10
+	VMOVDQU32       (R8)(BX*1), Z11
+	VBROADCASTF32X2 (R9)(SI*1), Z12
+	VPERMPS         Z12, Z0, Z12
+	VMOVDQU32       (R10), Z13
+	VBROADCASTF32X2 (R11), Z14
+	VPERMPS         Z14, Z0, Z14
+	VMOVDQU32       (R10)(BX*1), Z15
+	VBROADCASTF32X2 (R11)(SI*1), Z16
+	VPERMPS         Z16, Z0, Z16
+	VPXORD          Z5, Z5, Z5
+	VPDPBUSD        (DI), Z9, Z5
+	VPSLLD          $0x08, Z5, Z5
+	VPDPBUSD        64(DI), Z9, Z5
+	VCVTDQ2PS       Z5, Z5
+	VFMADD231PS     Z10, Z5, Z1
+	VPXORD          Z6, Z6, Z6
+	VPDPBUSD        (DI), Z11, Z6
+	VPSLLD          $0x08, Z6, Z6
+	VPDPBUSD        64(DI), Z11, Z6
+	VCVTDQ2PS       Z6, Z6
+	VFMADD231PS     Z12, Z6, Z2
+	VPXORD          Z7, Z7, Z7
+	VPDPBUSD        (DI), Z13, Z7
+	VPSLLD          $0x08, Z7, Z7
+	VPDPBUSD        64(DI), Z13, Z7
+	VCVTDQ2PS       Z7, Z7
+	VFMADD231PS     Z14, Z7, Z3
+	VPXORD          Z8, Z8, Z8
+	VPDPBUSD        (DI), Z15, Z8
+	VPSLLD          $0x08, Z8, Z8
+	VPDPBUSD        64(DI), Z15, Z8
+	VCVTDQ2PS       Z8, Z8
+	VFMADD231PS     Z16, Z8, Z4
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000080, DX
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000040, R10
+	ADDQ            $0x00000008, R9
+	ADDQ            $0x00000008, R11
+	DECQ            CX
+	JNZ             step
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), AX
+	VEXTRACTF64X4   $0x01, Z1, Y0
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z2, Y1
+	VADDPS          Y2, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z3, Y2
+	VADDPS          Y3, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z4, Y3
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          (DX), X2, X2
+	VBROADCASTSS    (AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          (CX), X2, X2
+	VMOVUPS         X2, (CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock512x2b32(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·gemmBlock512x2b32(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), R10
+	LEAQ      (R8)(BX*2), R11
+	LEAQ      (R9)(SI*2), R12
+	VPMOVZXBD blockNumbers32<>+0(SB), Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z5, Z5, Z5
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z7, Z7, Z7
+	VPXORD    Z8, Z8, Z8
+
+step:
+	VMOVDQU32       (R8), Z15
+	VBROADCASTF32X2 (R9), Z16
+	VPERMPS         Z16, Z0, Z16
+	VMOVDQU32       (R8)(BX*1), Z17
+	VBROADCASTF32X2 (R9)(SI*1), Z18
+	VPERMPS         Z18, Z0, Z18
+	VMOVDQU32       (R11), Z19
+	VBROADCASTF32X2 (R12), Z20
+	VPERMPS         Z20, Z0, Z20
+	VMOVDQU32       (R11)(BX*1), Z21
+	VBROADCASTF32X2 (R12)(SI*1), Z22
+	VPERMPS         Z22, Z0, Z22
+	VPXORD          Z9, Z9, Z9
+	VPDPBUSD        (DI), Z15, Z9
+	VPSLLD          $0x08, Z9, Z9
+	VPDPBUSD        64(DI), Z15, Z9
+	VCVTDQ2PS       Z9, Z9
+	VFMADD231PS     Z16, Z9, Z1
+	VPXORD          Z10, Z10, Z10
+	VPDPBUSD        (DI), Z17, Z10
+	VPSLLD          $0x08, Z10, Z10
+	VPDPBUSD        64(DI), Z17, Z10
+	VCVTDQ2PS       Z10, Z10
+	VFMADD231PS     Z18, Z10, Z2
+	VPXORD          Z11, Z11, Z11
+	VPDPBUSD        (DI), Z19, Z11
+	VPSLLD          $0x08, Z11, Z11
+	VPDPBUSD        64(DI), Z19, Z11
+	VCVTDQ2PS       Z11, Z11
+	VFMADD231PS     Z20, Z11, Z3
+	VPXORD          Z12, Z12, Z12
+	VPDPBUSD        (DI), Z21, Z12
+	VPSLLD          $0x08, Z12, Z12
+	VPDPBUSD        64(DI), Z21, Z12
+	VCVTDQ2PS       Z12, Z12
+	VFMADD231PS     Z22, Z12, Z4
+	VPXORD          Z13, Z13, Z13
+	VPDPBUSD        (DI)(DX*1), Z15, Z13
+	VPSLLD          $0x08, Z13, Z13
+	VPDPBUSD        64(DI)(DX*1), Z15, Z13
+	VCVTDQ2PS       Z13, Z13
+	VFMADD231PS     Z16, Z13, Z5
+	VPXORD          Z14, Z14, Z14
+	VPDPBUSD        (DI)(DX*1), Z17, Z14
+	VPSLLD          $0x08, Z14, Z14
+	VPDPBUSD        64(DI)(DX*1), Z17, Z14
+	VCVTDQ2PS       Z14, Z14
+	VFMADD231PS     Z18, Z14, Z6
+	VPXORD          Z9, Z9, Z9
+	VPDPBUSD        (DI)(DX*1), Z19, Z9
+	VPSLLD          $0x08, Z9, Z9
+	VPDPBUSD        64(DI)(DX*1), Z19, Z9
+	VCVTDQ2PS       Z9, Z9
+	VFMADD231PS     Z20, Z9, Z7
+	VPXORD          Z10, Z10, Z10
+	VPDPBUSD        (DI)(DX*1), Z21, Z10
+	VPSLLD          $0x08, Z10, Z10
+	VPDPBUSD        64(DI)(DX*1), Z21, Z10
+	VCVTDQ2PS       Z10, Z10
+	VFMADD231PS     Z22, Z10, Z8
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000040, R11
+	ADDQ            $0x00000008, R9
+	ADDQ            $0x00000008, R12
+	DECQ            CX
+	JNZ             step
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), AX
+	VEXTRACTF64X4   $0x01, Z1, Y0
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z2, Y1
+	VADDPS          Y2, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z3, Y2
+	VADDPS          Y3, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z4, Y3
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          (DX), X2, X2
+	VBROADCASTSS    (AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          (CX), X2, X2
+	VMOVUPS         X2, (CX)
+	VEXTRACTF64X4   $0x01, Z5, Y0
+	VADDPS          Y5, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z6, Y1
+	VADDPS          Y6, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z7, Y2
+	VADDPS          Y7, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z8, Y3
+	VADDPS          Y8, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          16(DX), X2, X2
+	VBROADCASTSS    4(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          16(CX), X2, X2
+	VMOVUPS         X2, 16(CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock512x3b32(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·gemmBlock512x3b32(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), R10
+	LEAQ      (R8)(BX*2), R11
+	LEAQ      (R9)(SI*2), R12
+	VPMOVZXBD blockNumbers32<>+0(SB), Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z5, Z5, Z5
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z7, Z7, Z7
+	VPXORD    Z8, Z8, Z8
+	VPXORD    Z9, Z9, Z9
+	VPXORD    Z10, Z10, Z10
+	VPXORD    Z11, Z11, Z11
+	VPXORD    Z12, Z12, Z12
+
+step:
+	VMOVDQU32       (R8), Z19
+	VBROADCASTF32X2 (R9), Z20
+	VPERMPS         Z20, Z0, Z20
+	VMOVDQU32       (R8)(BX*1), Z21
+	VBROADCASTF32X2 (R9)(SI*1), Z22
+	VPERMPS         Z22, Z0, Z22
+	VMOVDQU32       (R11), Z23
+	VBROADCASTF32X2 (R12), Z24
+	VPERMPS         Z24, Z0, Z24
+	VMOVDQU32       (R11)(BX*1), Z25
+	VBROADCASTF32X2 (R12)(SI*1), Z26
+	VPERMPS         Z26, Z0, Z26
+	VPXORD          Z13, Z13, Z13
+	VPDPBUSD        (DI), Z19, Z13
+	VPSLLD          $0x08, Z13, Z13
+	VPDPBUSD        64(DI), Z19, Z13
+	VCVTDQ2PS       Z13, Z13
+	VFMADD231PS     Z20, Z13, Z1
+	VPXORD          Z14, Z14, Z14
+	VPDPBUSD        (DI), Z21, Z14
+	VPSLLD          $0x08, Z14, Z14
+	VPDPBUSD        64(DI), Z21, Z14
+	VCVTDQ2PS       Z14, Z14
+	VFMADD231PS     Z22, Z14, Z2
+	VPXORD          Z15, Z15, Z15
+	VPDPBUSD        (DI), Z23, Z15
+	VPSLLD          $0x08, Z15, Z15
+	VPDPBUSD        64(DI), Z23, Z15
+	VCVTDQ2PS       Z15, Z15
+	VFMADD231PS     Z24, Z15, Z3
+	VPXORD          Z16, Z16, Z16
+	VPDPBUSD        (DI), Z25, Z16
+	VPSLLD          $0x08, Z16, Z16
+	VPDPBUSD        64(DI), Z25, Z16
+	VCVTDQ2PS       Z16, Z16
+	VFMADD231PS     Z26, Z16, Z4
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (DI)(DX*1), Z19, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(DI)(DX*1), Z19, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z20, Z17, Z5
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (DI)(DX*1), Z21, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(DI)(DX*1), Z21, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z22, Z18, Z6
+	VPXORD          Z13, Z13, Z13
+	VPDPBUSD        (DI)(DX*1), Z23, Z13
+	VPSLLD          $0x08, Z13, Z13
+	VPDPBUSD        64(DI)(DX*1), Z23, Z13
+	VCVTDQ2PS       Z13, Z13
+	VFMADD231PS     Z24, Z13, Z7
+	VPXORD          Z14, Z14, Z14
+	VPDPBUSD        (DI)(DX*1), Z25, Z14
+	VPSLLD          $0x08, Z14, Z14
+	VPDPBUSD        64(DI)(DX*1), Z25, Z14
+	VCVTDQ2PS       Z14, Z14
+	VFMADD231PS     Z26, Z14, Z8
+	VPXORD          Z15, Z15, Z15
+	VPDPBUSD        (R10), Z19, Z15
+	VPSLLD          $0x08, Z15, Z15
+	VPDPBUSD        64(R10), Z19, Z15
+	VCVTDQ2PS       Z15, Z15
+	VFMADD231PS     Z20, Z15, Z9
+	VPXORD          Z16, Z16, Z16
+	VPDPBUSD        (R10), Z21, Z16
+	VPSLLD          $0x08, Z16, Z16
+	VPDPBUSD        64(R10), Z21, Z16
+	VCVTDQ2PS       Z16, Z16
+	VFMADD231PS     Z22, Z16, Z10
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (R10), Z23, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(R10), Z23, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z24, Z17, Z11
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (R10), Z25, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(R10), Z25, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z26, Z18, Z12
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000040, R11
+	ADDQ            $0x00000008, R9
+	ADDQ            $0x00000008, R12
+	DECQ            CX
+	JNZ             step
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), AX
+	VEXTRACTF64X4   $0x01, Z1, Y0
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z2, Y1
+	VADDPS          Y2, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z3, Y2
+	VADDPS          Y3, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z4, Y3
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          (DX), X2, X2
+	VBROADCASTSS    (AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          (CX), X2, X2
+	VMOVUPS         X2, (CX)
+	VEXTRACTF64X4   $0x01, Z5, Y0
+	VADDPS          Y5, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z6, Y1
+	VADDPS          Y6, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z7, Y2
+	VADDPS          Y7, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z8, Y3
+	VADDPS          Y8, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          16(DX), X2, X2
+	VBROADCASTSS    4(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          16(CX), X2, X2
+	VMOVUPS         X2, 16(CX)
+	VEXTRACTF64X4   $0x01, Z9, Y0
+	VADDPS          Y9, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z10, Y1
+	VADDPS          Y10, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z11, Y2
+	VADDPS          Y11, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z12, Y3
+	VADDPS          Y12, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          32(DX), X2, X2
+	VBROADCASTSS    8(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          32(CX), X2, X2
+	VMOVUPS         X2, 32(CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock512x4b32(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F, AVX512VNNI
+TEXT ·gemmBlock512x4b32(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), R10
+	LEAQ      (R8)(BX*2), R11
+	LEAQ      (R9)(SI*2), R12
+	VPMOVZXBD blockNumbers32<>+0(SB), Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z5, Z5, Z5
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z7, Z7, Z7
+	VPXORD    Z8, Z8, Z8
+	VPXORD    Z9, Z9, Z9
+	VPXORD    Z10, Z10, Z10
+	VPXORD    Z11, Z11, Z11
+	VPXORD    Z12, Z12, Z12
+	VPXORD    Z13, Z13, Z13
+	VPXORD    Z14, Z14, Z14
+	VPXORD    Z15, Z15, Z15
+	VPXORD    Z16, Z16, Z16
+
+step:
+	VMOVDQU32       (R8), Z23
+	VBROADCASTF32X2 (R9), Z24
+	VPERMPS         Z24, Z0, Z24
+	VMOVDQU32       (R8)(BX*1), Z25
+	VBROADCASTF32X2 (R9)(SI*1), Z26
+	VPERMPS         Z26, Z0, Z26
+	VMOVDQU32       (R11), Z27
+	VBROADCASTF32X2 (R12), Z28
+	VPERMPS         Z28, Z0, Z28
+	VMOVDQU32       (R11)(BX*1), Z29
+	VBROADCASTF32X2 (R12)(SI*1), Z30
+	VPERMPS         Z30, Z0, Z30
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (DI), Z23, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(DI), Z23, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z24, Z17, Z1
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (DI), Z25, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(DI), Z25, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z26, Z18, Z2
+	VPXORD          Z19, Z19, Z19
+	VPDPBUSD        (DI), Z27, Z19
+	VPSLLD          $0x08, Z19, Z19
+	VPDPBUSD        64(DI), Z27, Z19
+	VCVTDQ2PS       Z19, Z19
+	VFMADD231PS     Z28, Z19, Z3
+	VPXORD          Z20, Z20, Z20
+	VPDPBUSD        (DI), Z29, Z20
+	VPSLLD          $0x08, Z20, Z20
+	VPDPBUSD        64(DI), Z29, Z20
+	VCVTDQ2PS       Z20, Z20
+	VFMADD231PS     Z30, Z20, Z4
+	VPXORD          Z21, Z21, Z21
+	VPDPBUSD        (DI)(DX*1), Z23, Z21
+	VPSLLD          $0x08, Z21, Z21
+	VPDPBUSD        64(DI)(DX*1), Z23, Z21
+	VCVTDQ2PS       Z21, Z21
+	VFMADD231PS     Z24, Z21, Z5
+	VPXORD          Z22, Z22, Z22
+	VPDPBUSD        (DI)(DX*1), Z25, Z22
+	VPSLLD          $0x08, Z22, Z22
+	VPDPBUSD        64(DI)(DX*1), Z25, Z22
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z26, Z22, Z6
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (DI)(DX*1), Z27, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(DI)(DX*1), Z27, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z28, Z17, Z7
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (DI)(DX*1), Z29, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(DI)(DX*1), Z29, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z30, Z18, Z8
+	VPXORD          Z19, Z19, Z19
+	VPDPBUSD        (R10), Z23, Z19
+	VPSLLD          $0x08, Z19, Z19
+	VPDPBUSD        64(R10), Z23, Z19
+	VCVTDQ2PS       Z19, Z19
+	VFMADD231PS     Z24, Z19, Z9
+	VPXORD          Z20, Z20, Z20
+	VPDPBUSD        (R10), Z25, Z20
+	VPSLLD          $0x08, Z20, Z20
+	VPDPBUSD        64(R10), Z25, Z20
+	VCVTDQ2PS       Z20, Z20
+	VFMADD231PS     Z26, Z20, Z10
+	VPXORD          Z21, Z21, Z21
+	VPDPBUSD        (R10), Z27, Z21
+	VPSLLD          $0x08, Z21, Z21
+	VPDPBUSD        64(R10), Z27, Z21
+	VCVTDQ2PS       Z21, Z21
+	VFMADD231PS     Z28, Z21, Z11
+	VPXORD          Z22, Z22, Z22
+	VPDPBUSD        (R10), Z29, Z22
+	VPSLLD          $0x08, Z22, Z22
+	VPDPBUSD        64(R10), Z29, Z22
+	VCVTDQ2PS       Z22, Z22
+	VFMADD231PS     Z30, Z22, Z12
+	VPXORD          Z17, Z17, Z17
+	VPDPBUSD        (R10)(DX*1), Z23, Z17
+	VPSLLD          $0x08, Z17, Z17
+	VPDPBUSD        64(R10)(DX*1), Z23, Z17
+	VCVTDQ2PS       Z17, Z17
+	VFMADD231PS     Z24, Z17, Z13
+	VPXORD          Z18, Z18, Z18
+	VPDPBUSD        (R10)(DX*1), Z25, Z18
+	VPSLLD          $0x08, Z18, Z18
+	VPDPBUSD        64(R10)(DX*1), Z25, Z18
+	VCVTDQ2PS       Z18, Z18
+	VFMADD231PS     Z26, Z18, Z14
+	VPXORD          Z19, Z19, Z19
+	VPDPBUSD        (R10)(DX*1), Z27, Z19
+	VPSLLD          $0x08, Z19, Z19
+	VPDPBUSD        64(R10)(DX*1), Z27, Z19
+	VCVTDQ2PS       Z19, Z19
+	VFMADD231PS     Z28, Z19, Z15
+	VPXORD          Z20, Z20, Z20
+	VPDPBUSD        (R10)(DX*1), Z29, Z20
+	VPSLLD          $0x08, Z20, Z20
+	VPDPBUSD        64(R10)(DX*1), Z29, Z20
+	VCVTDQ2PS       Z20, Z20
+	VFMADD231PS     Z30, Z20, Z16
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000040, R11
+	ADDQ            $0x00000008, R9
+	ADDQ            $0x00000008, R12
+	DECQ            CX
+	JNZ             step
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), AX
+	VEXTRACTF64X4   $0x01, Z1, Y0
+	VADDPS          Y1, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z2, Y1
+	VADDPS          Y2, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z3, Y2
+	VADDPS          Y3, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z4, Y3
+	VADDPS          Y4, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          (DX), X2, X2
+	VBROADCASTSS    (AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          (CX), X2, X2
+	VMOVUPS         X2, (CX)
+	VEXTRACTF64X4   $0x01, Z5, Y0
+	VADDPS          Y5, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z6, Y1
+	VADDPS          Y6, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z7, Y2
+	VADDPS          Y7, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z8, Y3
+	VADDPS          Y8, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          16(DX), X2, X2
+	VBROADCASTSS    4(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          16(CX), X2, X2
+	VMOVUPS         X2, 16(CX)
+	VEXTRACTF64X4   $0x01, Z9, Y0
+	VADDPS          Y9, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z10, Y1
+	VADDPS          Y10, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z11, Y2
+	VADDPS          Y11, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z12, Y3
+	VADDPS          Y12, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          32(DX), X2, X2
+	VBROADCASTSS    8(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          32(CX), X2, X2
+	VMOVUPS         X2, 32(CX)
+	VEXTRACTF64X4   $0x01, Z13, Y0
+	VADDPS          Y13, Y0, Y0
+	VEXTRACTF128    $0x01, Y0, X1
+	VADDPS          X0, X1, X0
+	VEXTRACTF64X4   $0x01, Z14, Y1
+	VADDPS          Y14, Y1, Y1
+	VEXTRACTF128    $0x01, Y1, X2
+	VADDPS          X1, X2, X1
+	VEXTRACTF64X4   $0x01, Z15, Y2
+	VADDPS          Y15, Y2, Y2
+	VEXTRACTF128    $0x01, Y2, X3
+	VADDPS          X2, X3, X2
+	VEXTRACTF64X4   $0x01, Z16, Y3
+	VADDPS          Y16, Y3, Y3
+	VEXTRACTF128    $0x01, Y3, X4
+	VADDPS          X3, X4, X3
+	VUNPCKLPS       X1, X0, X4
+	VUNPCKHPS       X1, X0, X0
+	VADDPS          X0, X4, X0
+	VUNPCKLPS       X3, X2, X1
+	VUNPCKHPS       X3, X2, X2
+	VADDPS          X2, X1, X1
+	VMOVLHPS        X1, X0, X2
+	VMOVHLPS        X0, X1, X0
+	VADDPS          X0, X2, X2
+	VADDPS          48(DX), X2, X2
+	VBROADCASTSS    12(AX), X0
+	VMULPS          X0, X2, X2
+	VADDPS          48(CX), X2, X2
+	VMOVUPS         X2, 48(CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock256b32(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gemmBlock256b32(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), DX
+	LEAQ      (R8)(BX*2), R10
+	LEAQ      (R9)(SI*2), R11
+	VMOVDQU   words1<>+0(SB), Y0
+	VPMOVZXBD blockNumbers32<>+0(SB), Y1
+	VPXOR     Y1, Y1, Y1
+	VPXOR     Y2, Y2, Y2
+	VPXOR     Y3, Y3, Y3
+	VPXOR     Y4, Y4, Y4
+
+step:
+	VMOVDQU      (R8), Y5
+	VPMADDUBSW   (DI), Y5, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   64(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPSLLD       $0x08, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (R8)(BX*1), Y5
+	VPMADDUBSW   (DI), Y5, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   64(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPSLLD       $0x08, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS (R9)(SI*1), Y6
+	VFMADD231PS  Y6, Y5, Y2
+	VMOVDQU      (R10), Y5
+	VPMADDUBSW   (DI), Y5, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   64(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPSLLD       $0x08, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS (R11), Y6
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      (R10)(BX*1), Y5
+	VPMADDUBSW   (DI), Y5, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   64(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPSLLD       $0x08, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS (R11)(SI*1), Y6
+	VFMADD231PS  Y6, Y5, Y4
+	VMOVDQU      32(R8), Y5
+	VPMADDUBSW   32(DI), Y5, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   96(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPSLLD       $0x08, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS 4(R9), Y6
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      32(R8)(BX*1), Y5
+	VPMADDUBSW   32(DI), Y5, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   96(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPSLLD       $0x08, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS 4(R9)(SI*1), Y6
+	VFMADD231PS  Y6, Y5, Y2
+	VMOVDQU      32(R10), Y5
+	VPMADDUBSW   32(DI), Y5, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   96(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPSLLD       $0x08, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS 4(R11), Y6
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      32(R10)(BX*1), Y5
+	VPMADDUBSW   32(DI), Y5, Y6
+	VPMADDWD     Y0, Y6, Y6
+	VPMADDUBSW   96(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPSLLD       $0x08, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS 4(R11)(SI*1), Y6
+	VFMADD231PS  Y6, Y5, Y4
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, DX
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000040, R10
+	ADDQ         $0x00000008, R9
+	ADDQ         $0x00000008, R11
+	DECQ         CX
+	JNZ          step
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), AX
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPS       X1, X0, X0
+	VEXTRACTF128 $0x01, Y2, X1
+	VADDPS       X2, X1, X1
+	VEXTRACTF128 $0x01, Y3, X2
+	VADDPS       X3, X2, X2
+	VEXTRACTF128 $0x01, Y4, X3
+	VADDPS       X4, X3, X3
+	VUNPCKLPS    X1, X0, X4
+	VUNPCKHPS    X1, X0, X0
+	VADDPS       X0, X4, X0
+	VUNPCKLPS    X3, X2, X1
+	VUNPCKHPS    X3, X2, X2
+	VADDPS       X2, X1, X1
+	VMOVLHPS     X1, X0, X2
+	VMOVHLPS     X0, X1, X0
+	VADDPS       X0, X2, X2
+	VADDPS       (DX), X2, X2
+	VBROADCASTSS (AX), X0
+	VMULPS       X0, X2, X2
+	VADDPS       (CX), X2, X2
+	VMOVUPS      X2, (CX)
+	VZEROUPPER
+	RET
+
+// func gemmBlock256w8b32(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gemmBlock256w8b32(SB), NOSPLIT, $0-8
+	MOVQ      a+0(FP), AX
+	MOVQ      72(AX), CX
+	MOVQ      64(AX), DX
+	MOVQ      32(AX), BX
+	MOVQ      48(AX), SI
+	MOVQ      56(AX), DI
+	MOVQ      24(AX), R8
+	MOVQ      40(AX), R9
+	LEAQ      (DI)(DX*2), DX
+	LEAQ      (R8)(BX*2), R10
+	LEAQ      (R9)(SI*2), R11
+	VMOVDQU   words1<>+0(SB), Y0
+	VPMOVZXBD blockNumbers32<>+0(SB), Y1
+	VPXOR     Y1, Y1, Y1
+	VPXOR     Y2, Y2, Y2
+	VPXOR     Y3, Y3, Y3
+	VPXOR     Y4, Y4, Y4
+
+step:
+	VMOVDQU      (R8), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   (DI), Y5, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   (DI), Y6, Y8
+	VPMADDWD     words16<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPMADDUBSW   64(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      (R8)(BX*1), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   (DI), Y5, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   (DI), Y6, Y8
+	VPMADDWD     words16<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPMADDUBSW   64(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS (R9)(SI*1), Y6
+	VFMADD231PS  Y6, Y5, Y2
+	VMOVDQU      (R10), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   (DI), Y5, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   (DI), Y6, Y8
+	VPMADDWD     words16<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPMADDUBSW   64(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS (R11), Y6
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      (R10)(BX*1), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   (DI), Y5, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   (DI), Y6, Y8
+	VPMADDWD     words16<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPMADDUBSW   64(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPMADDUBSW   64(DI), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS (R11)(SI*1), Y6
+	VFMADD231PS  Y6, Y5, Y4
+	VMOVDQU      32(R8), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   32(DI), Y5, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   32(DI), Y6, Y8
+	VPMADDWD     words16<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPMADDUBSW   96(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS 4(R9), Y6
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVDQU      32(R8)(BX*1), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   32(DI), Y5, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   32(DI), Y6, Y8
+	VPMADDWD     words16<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPMADDUBSW   96(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS 4(R9)(SI*1), Y6
+	VFMADD231PS  Y6, Y5, Y2
+	VMOVDQU      32(R10), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   32(DI), Y5, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   32(DI), Y6, Y8
+	VPMADDWD     words16<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPMADDUBSW   96(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS 4(R11), Y6
+	VFMADD231PS  Y6, Y5, Y3
+	VMOVDQU      32(R10)(BX*1), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPMADDUBSW   32(DI), Y5, Y7
+	VPMADDWD     Y0, Y7, Y7
+	VPMADDUBSW   32(DI), Y6, Y8
+	VPMADDWD     words16<>+0(SB), Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPMADDUBSW   96(DI), Y5, Y5
+	VPMADDWD     Y0, Y5, Y5
+	VPMADDUBSW   96(DI), Y6, Y6
+	VPMADDWD     words16<>+0(SB), Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSLLD       $0x08, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VBROADCASTSS 4(R11)(SI*1), Y6
+	VFMADD231PS  Y6, Y5, Y4
+	ADDQ         $0x00000080, DI
+	ADDQ         $0x00000080, DX
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000040, R10
+	ADDQ         $0x00000008, R9
+	ADDQ         $0x00000008, R11
+	DECQ         CX
+	JNZ          step
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), AX
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPS       X1, X0, X0
+	VEXTRACTF128 $0x01, Y2, X1
+	VADDPS       X2, X1, X1
+	VEXTRACTF128 $0x01, Y3, X2
+	VADDPS       X3, X2, X2
+	VEXTRACTF128 $0x01, Y4, X3
+	VADDPS       X4, X3, X3
+	VUNPCKLPS    X1, X0, X4
+	VUNPCKHPS    X1, X0, X0
+	VADDPS       X0, X4, X0
+	VUNPCKLPS    X3, X2, X1
+	VUNPCKHPS    X3, X2, X2
+	VADDPS       X2, X1, X1
+	VMOVLHPS     X1, X0, X2
+	VMOVHLPS     X0, X1, X0
+	VADDPS       X0, X2, X2
+	VADDPS       (DX), X2, X2
+	VBROADCASTSS (AX), X0
+	VMULPS       X0, X2, X2
+	VADDPS       (CX), X2, X2
+	VMOVUPS      X2, (CX)
+	VZEROUPPER
+	RET

@@ -169,6 +169,69 @@ func TestDotBlocks(t *testing.T) {
 	}
 }
 
+func TestGemmBlocksEqualDotBlocks(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	floats := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(rng.NormFloat64())
+		}
+		return v
+	}
+	for _, width := range []int{4, 6, 7, 8} {
+		for _, block := range []int{16, 32, 64} {
+			for _, steps := range []int{1, 9} {
+				for tokens := 1; tokens <= 9; tokens++ {
+					codes, _, _ := sample(rng, width, BlockRows, steps)
+					w := &Rows{Width: width, Nibble: codes, NibbleStride: steps * StepCols, ScaleStride: steps*StepCols/block + 1, Count: BlockRows, Steps: steps}
+					w.Scale = floats(BlockRows * w.ScaleStride)
+					xStride := 2*StepCols*steps + 64
+					x := make([]int8, tokens*xStride)
+					for i := range x {
+						x[i] = int8(rng.IntN(256) - 128)
+					}
+					rest, scale, start := floats(BlockRows*tokens), floats(tokens), floats(BlockRows*tokens)
+					for _, isa := range isas() {
+						acc := append([]float32{}, start...)
+						isa.GemmBlocks(acc, rest, scale, w, block, x, xStride, tokens)
+						one := *w
+						one.Width = 8
+						sums := make([]float32, BlockRows)
+						for tok := range tokens {
+							isa.DotBlocks(sums, &one, block, x[tok*xStride:])
+							for r, v := range sums {
+								i := BlockRows*tok + r
+								v += rest[i]
+								require.Equal(t, start[i]+float32(scale[tok]*v), acc[i], "%s, width %d, blocks of %d, %d steps, token %d of %d", isa, width, block, steps, tok, tokens)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func BenchmarkGemmBlocks(b *testing.B) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	const steps, tokens = 24, 48
+	for _, block := range []int{16, 32} {
+		codes, _, _ := sample(rng, 6, BlockRows, steps)
+		w := &Rows{Width: 6, Nibble: codes, NibbleStride: steps * StepCols, ScaleStride: steps * StepCols / block, Count: BlockRows, Steps: steps}
+		w.Scale = make([]float32, BlockRows*w.ScaleStride)
+		x := make([]int8, tokens*2*StepCols*steps)
+		acc, rest, scale := make([]float32, BlockRows*tokens), make([]float32, BlockRows*tokens), make([]float32, tokens)
+		for _, isa := range isas() {
+			b.Run(fmt.Sprintf("%s/block=%d", isa, block), func(b *testing.B) {
+				for b.Loop() {
+					isa.GemmBlocks(acc, rest, scale, w, block, x, 2*StepCols*steps, tokens)
+				}
+				b.ReportMetric(float64(len(codes)*tokens)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GMAC/s")
+			})
+		}
+	}
+}
+
 func BenchmarkDot(b *testing.B) {
 	rng := rand.New(rand.NewPCG(5, 5))
 	for _, width := range widths {

@@ -137,3 +137,16 @@ func gemmGeneric(out []int32, tile []byte, x []int8, xStride, steps, tokens int)
 		}
 	}
 }
+
+func gemmBlocksGeneric(acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
+	rows := *w
+	rows.Width, rows.Count = 8, BlockRows
+	var sums [BlockRows]float32
+	for t := range tokens {
+		dotBlocksGeneric(sums[:], &rows, block, x[t*xStride:])
+		for r, s := range sums {
+			s += rest[BlockRows*t+r]
+			acc[BlockRows*t+r] += float32(scale[t] * s)
+		}
+	}
+}

@@ -27,3 +27,7 @@ func tileAVX512(dst, codes []byte, stride, steps int) { tileGeneric(dst, codes, 
 func gemmAVX512(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
 	gemmGeneric(out, tile, x, xStride, steps, tokens)
 }
+
+func (ISA) gemmBlocksASM(acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
+	gemmBlocksGeneric(acc, rest, scale, w, block, x, xStride, tokens)
+}

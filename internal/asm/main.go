@@ -53,6 +53,17 @@ func main() {
 		for tokens := 1; tokens <= 6; tokens++ {
 			gemm512(tokens)
 		}
+		for _, block := range []int{16, 32} {
+			numbers := blocks16
+			if block == 32 {
+				numbers = blocks32
+			}
+			for tokens := 1; tokens <= 4; tokens++ {
+				gemmBlock512(tokens, block, numbers)
+			}
+			gemmBlock256(block, false, avx2, numbers)
+			gemmBlock256(block, true, avx2, numbers)
+		}
 	case "linalg":
 		gemmF32("gemm512", "AVX-512", 8, 64, func() VecVirtual { return ZMM() })
 		gemmF32("gemm256", "AVX2", 4, 32, func() VecVirtual { return YMM() })
