@@ -75,6 +75,7 @@ test-kernels:
 else
 test-kernels: kernels
 	$(CGO) $(GO) vet -tags cuda ./gpu/... ./cli/...
+	$(CGO) $(GO) test -tags cuda ./gpu/driver/...
 	ELLM_KERNELS=$(CURDIR)/build/kernels $(GO) test ./bench/sass
 endif
 

@@ -1,20 +1,14 @@
-// Causal attention with grouped queries over a float16 cache, online softmax (Milakov, Gimelshein 2018).
-#include "common.cuh"
+// Causal attention with grouped queries over a cache, online softmax (Milakov, Gimelshein 2018), split over positions where few queries
+// meet a long context (flash-decoding: Dao et al. 2023).
+#include "kv_cache.cuh"
+#include "prepare.cuh"
 
-// Eight neighbouring lanes (a team) share a position: lane i of the team holds dimensions 64v + 8i … 64v + 8i + 7 for v < NV.
-// The block's 32 teams take positions in turn, each with a running maximum, sum and output, which are joined at the end.
-enum { TEAM = 8, TEAMS = 32, DIMS = 8 };
+// A block works on a tile of queries that share keys: heads of one token, or tokens of one head. Eight neighbouring lanes (a team) share
+// a position: lane i holds dimensions 64v + 8i … 64v + 8i + 7 for v < NV. The block's 32 teams take positions in turn, each with a running
+// maximum, sum and output per query, which are joined at the end. Queries × NV·64 dimensions are 256, so each thread finishes one value.
+enum { TEAM = 8, TEAMS = 32, DIMS = 8, TILE_VALUES = 256 };
 
-__device__ __forceinline__ void unpack_halves(uint4 v, float* f) {
-    uint32_t h[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        f[2 * i] = half_to_float((uint16_t)h[i]);
-        f[2 * i + 1] = half_to_float((uint16_t)(h[i] >> 16));
-    }
-}
-
-// Joins another running softmax (m, sum, acc) into this one.
+// A running softmax of one query.
 template <int NV> struct softmax {
     float m, sum, acc[NV * DIMS];
 
@@ -25,7 +19,7 @@ template <int NV> struct softmax {
 #pragma unroll
         for (int i = 0; i < NV * DIMS; i++) acc[i] *= f;
     }
-    // The same lane of other teams of the warp.
+    // Joins that of the same lane of another team of the warp.
     __device__ __forceinline__ void join_lane(int bit) {
         rescale(fmaxf(m, __shfl_xor_sync(ALL_LANES, m, bit)));
         sum += __shfl_xor_sync(ALL_LANES, sum, bit);
@@ -34,96 +28,270 @@ template <int NV> struct softmax {
     }
 };
 
-template <int NV> __device__ __forceinline__ void attend(const float* q, const uint16_t* k, const uint16_t* v, int32_t stride, int32_t last,
-    int32_t head_dim, float scale, float* y, float* shared_acc, float* shared_m, float* shared_sum) {
-    int32_t lane = threadIdx.x % TEAM, team = threadIdx.x / TEAM, warp = threadIdx.x / WARP;
-    float query[NV * DIMS];
-    softmax<NV> state;
-    state.m = __uint_as_float(0xff800000u);
-    state.sum = 0;
-#pragma unroll
-    for (int i = 0; i < NV * DIMS; i++) {
-        int32_t d = i / DIMS * TEAM * DIMS + lane * DIMS + i % DIMS;
-        query[i] = d < head_dim ? q[d] * scale : 0;
-        state.acc[i] = 0;
+// What a block attends to. NV: see above; Cache: format of the cache.
+template <int NV, class Cache> struct tile {
+    enum { QUERIES = 4 / NV, SPAN = NV * TEAM * DIMS }; // queries of a block; dimensions rounded up
+    const attention_task* a;
+    int32_t n;                        // queries
+    int32_t kv;                       // head of keys and values
+    int32_t first_head, first_token;  // of the first query; token counts from the launch's first
+    int32_t head_step, token_step;    // to the next query
+    int32_t last_0;                   // last position that the first query sees
+    float *query_sh, *key_sh, *value_sh; // [TILE_VALUES]
+
+    __device__ __forceinline__ int32_t last(int32_t j) const { return last_0 + j * token_step; }
+    __device__ __forceinline__ int64_t query(int32_t j) const { // which of [tokens][n_heads]
+        return (int64_t)(first_token + j * token_step) * a->n_heads + first_head + j * head_step;
     }
-    // All teams of a warp make the same number of turns, since they shuffle together.
-    for (int32_t first = warp * (WARP / TEAM); first <= last; first += TEAMS) {
-        int32_t at = first + team % (WARP / TEAM);
-        bool valid = at <= last;
-        int64_t row = (int64_t)(valid ? at : last) * stride;
-        float dot = 0;
-#pragma unroll
-        for (int n = 0; n < NV; n++) {
-            int32_t d = (n * TEAM + lane) * DIMS;
-            if (d >= head_dim) break;
-            float key[DIMS];
-            unpack_halves(*(const uint4*)(k + row + d), key);
-#pragma unroll
-            for (int i = 0; i < DIMS; i++) dot = fmaf(key[i], query[n * DIMS + i], dot);
+
+    __device__ __forceinline__ tile(const attention_task* a_, int32_t position, int32_t tokens, bool by_token) : a(a_) {
+        int32_t group = a->n_heads / a->n_kv_heads, per_kv = (group + QUERIES - 1) / QUERIES;
+        if (by_token) {
+            first_head = blockIdx.x;
+            kv = first_head / group;
+            first_token = blockIdx.z * QUERIES;
+            n = min((int32_t)QUERIES, tokens - first_token);
+        } else {
+            kv = blockIdx.x / per_kv;
+            first_head = kv * group + blockIdx.x % per_kv * QUERIES;
+            first_token = blockIdx.z;
+            n = min((int32_t)QUERIES, (kv + 1) * group - first_head);
         }
+        head_step = !by_token;
+        token_step = by_token;
+        last_0 = position + first_token;
+    }
+
+    // Brings the queries, scaled, to shared memory.
+    __device__ __forceinline__ void load_queries(const float* q, bool rotate) const {
+        int32_t j = threadIdx.x / SPAN, d = threadIdx.x % SPAN, dim = a->head_dim;
+        float v = 0;
+        if (j < n && d < dim) {
+            const float* x = q + query(j) * dim;
+            v = (rotate ? rotated(a, x, d, last(j)) : x[d]) * a->scale;
+        }
+        query_sh[threadIdx.x] = v;
+    }
+
+    // Brings the newest key and value, as the cache rounds them, to shared memory and, if `write`, to the cache.
+    __device__ __forceinline__ void load_newest(const Cache& keys, const Cache& values, bool write) const {
+        int32_t d = threadIdx.x, dim = a->head_dim, at = last_0;
+        bool inside = d < dim;
+        int64_t from = (int64_t)kv * dim, e = ((int64_t)at * a->n_kv_heads + kv) * dim + d;
+        write = write && at < a->n_ctx;
+        float k = keys.keep(e, inside ? rotated(a, a->k + from, d, at) : 0, inside, write);
+        float v = values.keep(e, inside ? a->v[from + d] : 0, inside, write);
+        key_sh[d] = inside ? k : 0;
+        value_sh[d] = inside ? v : 0;
+    }
+};
+
+// Adds a position to the team's state. `in`: this team's position counts; all teams of a warp must come here together.
+template <int NV, class Cache, class Load> __device__ __forceinline__ void visit(const tile<NV, Cache>& t, softmax<NV>* state, float (*query)[NV * DIMS], int32_t at, bool in,
+    const Load& load_key, const Load& load_value) {
+    int32_t lane = threadIdx.x % TEAM;
+    float dot[tile<NV, Cache>::QUERIES] = {};
 #pragma unroll
-        for (int bit = TEAM / 2; bit; bit >>= 1) dot += __shfl_xor_sync(ALL_LANES, dot, bit);
-        if (!valid) continue;
-        if (dot > state.m) state.rescale(dot);
-        float p = __expf(dot - state.m);
-        state.sum += p;
+    for (int v = 0; v < NV; v++) {
+        int32_t d = (v * TEAM + lane) * DIMS;
+        if (d >= t.a->head_dim) break;
+        float key[DIMS];
+        load_key(d, key);
 #pragma unroll
-        for (int n = 0; n < NV; n++) {
-            int32_t d = (n * TEAM + lane) * DIMS;
-            if (d >= head_dim) break;
-            float value[DIMS];
-            unpack_halves(*(const uint4*)(v + row + d), value);
+        for (int j = 0; j < tile<NV, Cache>::QUERIES; j++) {
+            if (j >= t.n) break;
 #pragma unroll
-            for (int i = 0; i < DIMS; i++) state.acc[n * DIMS + i] = fmaf(p, value[i], state.acc[n * DIMS + i]);
+            for (int i = 0; i < DIMS; i++) dot[j] = fmaf(key[i], query[j][v * DIMS + i], dot[j]);
         }
     }
     __syncwarp();
-    state.join_lane(8);
-    state.join_lane(16);
-    if (threadIdx.x % WARP < TEAM) {
+#pragma unroll
+    for (int j = 0; j < tile<NV, Cache>::QUERIES; j++) {
+        if (j >= t.n) break;
+#pragma unroll
+        for (int bit = TEAM / 2; bit; bit >>= 1) dot[j] += __shfl_xor_sync(ALL_LANES, dot[j], bit);
+        bool seen = in && at <= t.last(j);
+        if (seen && dot[j] > state[j].m) state[j].rescale(dot[j]);
+        dot[j] = seen ? __expf(dot[j] - state[j].m) : 0;
+        state[j].sum += dot[j];
+    }
+#pragma unroll
+    for (int v = 0; v < NV; v++) {
+        int32_t d = (v * TEAM + lane) * DIMS;
+        if (d >= t.a->head_dim || !in) break;
+        float value[DIMS];
+        load_value(d, value);
+#pragma unroll
+        for (int j = 0; j < tile<NV, Cache>::QUERIES; j++) {
+            if (j >= t.n) break;
+#pragma unroll
+            for (int i = 0; i < DIMS; i++) state[j].acc[v * DIMS + i] = fmaf(dot[j], value[i], state[j].acc[v * DIMS + i]);
+        }
+    }
+    __syncwarp();
+}
+
+template <class Cache> struct load_cached {
+    const Cache& cache;
+    int64_t row;
+    __device__ __forceinline__ void operator()(int32_t d, float* f) const { cache.load8(row + d, f); }
+};
+struct load_shared {
+    const float* row;
+    __device__ __forceinline__ void operator()(int32_t d, float* f) const {
+#pragma unroll
+        for (int i = 0; i < DIMS; i++) f[i] = row[d + i];
+    }
+};
+
+// Positions begin … end − 1 of the cache and, if `newest`, the one behind them from shared memory.
+template <int NV, class Cache> __device__ __forceinline__ void attend(const tile<NV, Cache>& t, const Cache& keys, const Cache& values, softmax<NV>* state, int32_t begin, int32_t end, bool newest) {
+    const int Q = tile<NV, Cache>::QUERIES;
+    int32_t lane = threadIdx.x % TEAM, team = threadIdx.x % WARP / TEAM, warp = threadIdx.x / WARP, dim = t.a->head_dim;
+    float query[Q][NV * DIMS];
+#pragma unroll
+    for (int j = 0; j < Q; j++) {
+        state[j].m = __uint_as_float(0xff800000u); // −infinity
+        state[j].sum = 0;
 #pragma unroll
         for (int i = 0; i < NV * DIMS; i++) {
-            int32_t d = i / DIMS * TEAM * DIMS + lane * DIMS + i % DIMS;
-            if (d < head_dim) shared_acc[warp * head_dim + d] = state.acc[i];
+            query[j][i] = t.query_sh[j * tile<NV, Cache>::SPAN + i / DIMS * TEAM * DIMS + lane * DIMS + i % DIMS];
+            state[j].acc[i] = 0;
         }
-        if (lane == 0) {
-            shared_m[warp] = state.m;
-            shared_sum[warp] = state.sum;
+    }
+    // All teams of a warp make the same number of turns, since they shuffle together.
+    for (int32_t first = begin + warp * (WARP / TEAM); first < end; first += TEAMS) {
+        int32_t at = first + team;
+        bool in = at < end;
+        int64_t row = ((int64_t)(in ? at : end - 1) * t.a->n_kv_heads + t.kv) * dim;
+        load_cached<Cache> key = {keys, row}, value = {values, row};
+        visit(t, state, query, at, in, key, value);
+    }
+    if (newest && warp == 0) {
+        load_shared key = {t.key_sh}, value = {t.value_sh};
+        visit(t, state, query, end, team == 0, key, value);
+    }
+#pragma unroll
+    for (int j = 0; j < Q; j++) {
+        state[j].join_lane(8);
+        state[j].join_lane(16);
+    }
+}
+
+// Joins the block's warps. Each thread gets one output value of one query, not yet divided by the sum.
+template <int NV, class Cache> __device__ __forceinline__ float join_warps(softmax<NV>* state, float* acc_sh, float* m_sh, float* sum_sh, float* m, float* sum) {
+    const int Q = tile<NV, Cache>::QUERIES, SPAN = tile<NV, Cache>::SPAN;
+    int32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, j = threadIdx.x / SPAN;
+    if (lane < TEAM) {
+#pragma unroll
+        for (int k = 0; k < Q; k++) {
+#pragma unroll
+            for (int i = 0; i < NV * DIMS; i++) acc_sh[warp * TILE_VALUES + k * SPAN + i / DIMS * TEAM * DIMS + lane * DIMS + i % DIMS] = state[k].acc[i];
+            if (lane == 0) {
+                m_sh[warp * Q + k] = state[k].m;
+                sum_sh[warp * Q + k] = state[k].sum;
+            }
         }
     }
     __syncthreads();
-    if ((int32_t)threadIdx.x >= head_dim) return;
-    float m = shared_m[0], sum = 0, out = 0;
+    float out = 0;
+    *m = m_sh[j];
+    *sum = 0;
 #pragma unroll
-    for (int i = 1; i < 8; i++) m = fmaxf(m, shared_m[i]);
+    for (int i = 1; i < 8; i++) *m = fmaxf(*m, m_sh[i * Q + j]);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        float f = __expf(shared_m[i] - m);
-        sum = fmaf(f, shared_sum[i], sum);
-        out = fmaf(f, shared_acc[i * head_dim + threadIdx.x], out);
+        float f = m_sh[i * Q + j] == *m ? 1.0f : __expf(m_sh[i * Q + j] - *m);
+        *sum = fmaf(f, sum_sh[i * Q + j], *sum);
+        out = fmaf(f, acc_sh[i * TILE_VALUES + threadIdx.x], out);
     }
-    y[threadIdx.x] = out / sum;
+    return out;
 }
 
-// grid (n_heads, tokens), block 256
-// q                 [tokens][n_heads][head_dim]
-// k_cache, v_cache  float16 [n_ctx][n_kv_heads][head_dim], 16-byte aligned
-// pos               [1] position of token 0; token t sees positions 0 … pos + t (which kv_store has already stored)
-// head_dim          a multiple of 8, ≤ 256
-// scale             factor on q·k, usually 1/√head_dim
-// y                 [tokens][n_heads][head_dim]
-extern "C" __global__ void __launch_bounds__(256) attention(const float* q, const uint16_t* k_cache, const uint16_t* v_cache, const int32_t* pos,
-    int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, float scale, float* y) {
-    SHARED_ARRAY(float, acc, 8 * 256);
-    SHARED_ARRAY(float, m, 8);
-    SHARED_ARRAY(float, sum, 8);
-    int64_t row = ((int64_t)blockIdx.y * n_heads + blockIdx.x) * head_dim;
-    int32_t kv = blockIdx.x / (n_heads / n_kv_heads) * head_dim, stride = n_kv_heads * head_dim, last = *pos + (int32_t)blockIdx.y;
-    if (head_dim <= 64)
-        attend<1>(q + row, k_cache + kv, v_cache + kv, stride, last, head_dim, scale, y + row, acc, m, sum);
-    else if (head_dim <= 128)
-        attend<2>(q + row, k_cache + kv, v_cache + kv, stride, last, head_dim, scale, y + row, acc, m, sum);
+// Leaves this split's result with the others'; true in the tile's last block, which then has them all joined. `at` is the query's place in [tokens][n_heads].
+__device__ __forceinline__ bool join_splits(const attention_task* a, int64_t at, int32_t d, bool mine, int32_t active, float* out, float m, float* sum) {
+    int32_t stride = a->head_dim + 2;
+    float* p = a->partial + at * gridDim.y * stride;
+    if (mine) {
+        float* own = p + (int64_t)blockIdx.y * stride;
+        own[d] = *out;
+        if (d == 0) {
+            own[a->head_dim] = m;
+            own[a->head_dim + 1] = *sum;
+        }
+    }
+    if (!last_block(a->done + (int64_t)blockIdx.z * gridDim.x + blockIdx.x, active)) return false;
+    if (!mine) return true;
+    *out = *sum = 0;
+    for (int32_t s = 0; s < active; s++) m = fmaxf(m, p[(int64_t)s * stride + a->head_dim]);
+    for (int32_t s = 0; s < active; s++) {
+        const float* other = p + (int64_t)s * stride;
+        float f = __expf(other[a->head_dim] - m);
+        *sum = fmaf(f, other[a->head_dim + 1], *sum);
+        *out = fmaf(f, other[d], *out);
+    }
+    return true;
+}
+
+// One tile and split; true in the block that finishes the tile.
+template <int NV, class Cache> __device__ __forceinline__ bool attention_tile(const attention_task* a, const int32_t* pos, int32_t first_token, int32_t tokens, int32_t by_token, int32_t fresh, float* shared) {
+    tile<NV, Cache> t(a, *pos, tokens, by_token != 0);
+    t.query_sh = shared;
+    t.key_sh = shared + TILE_VALUES;
+    t.value_sh = shared + 2 * TILE_VALUES;
+    float *acc_sh = shared + 3 * TILE_VALUES, *m_sh = acc_sh + 8 * TILE_VALUES, *sum_sh = m_sh + 32;
+    // A split takes a range of positions, none if the context is short.
+    int32_t count = t.last(t.n - 1) + 1, splits = gridDim.y;
+    int32_t length = ((count + splits - 1) / splits + TEAMS - 1) / TEAMS * TEAMS, active = (count + length - 1) / length;
+    int32_t begin = blockIdx.y * length, end = min(begin + length, count);
+    if (begin >= count) return false;
+    int64_t elements = (int64_t)a->n_ctx * a->n_kv_heads * a->head_dim;
+    Cache keys(a->k_cache, elements), values(a->v_cache, elements);
+    const float* q = a->q + (int64_t)first_token * a->n_heads * a->head_dim;
+    bool newest = fresh && end == count;
+    t.load_queries(q, fresh != 0);
+    if (newest) {
+        t.load_newest(keys, values, t.first_head == t.kv * (a->n_heads / a->n_kv_heads));
+        end--;
+    }
+    __syncthreads();
+    softmax<NV> state[tile<NV, Cache>::QUERIES];
+    attend(t, keys, values, state, begin, end, newest);
+    float m, sum, out = join_warps<NV, Cache>(state, acc_sh, m_sh, sum_sh, &m, &sum);
+    int32_t j = threadIdx.x / tile<NV, Cache>::SPAN, d = threadIdx.x % tile<NV, Cache>::SPAN;
+    bool mine = j < t.n && d < a->head_dim;
+    int64_t at = t.query(min(j, t.n - 1));
+    if (active > 1 && !join_splits(a, at, d, mine, active, &out, m, &sum)) return false;
+    if (mine) a->y[((int64_t)first_token * a->n_heads + at) * a->head_dim + d] = out / sum;
+    return true;
+}
+
+template <class Cache> __device__ __forceinline__ void attention(const attention_task* a, const int32_t* pos, int32_t first_token, int32_t tokens, int32_t by_token, int32_t fresh, const prepare_task* after) {
+    SHARED_ARRAY(float, shared, 11 * TILE_VALUES + 64);
+    SHARED_ARRAY(float, scratch, 8);
+    bool finished;
+    if (a->head_dim <= 64)
+        finished = attention_tile<1, Cache>(a, pos, first_token, tokens, by_token, fresh, shared);
+    else if (a->head_dim <= 128)
+        finished = attention_tile<2, Cache>(a, pos, first_token, tokens, by_token, fresh, shared);
     else
-        attend<4>(q + row, k_cache + kv, v_cache + kv, stride, last, head_dim, scale, y + row, acc, m, sum);
+        finished = attention_tile<4, Cache>(a, pos, first_token, tokens, by_token, fresh, shared);
+    if (!finished || !after || !last_block(after->done, gridDim.x * gridDim.z)) return;
+    prepare_vectors(after, first_token, tokens, scratch);
+}
+
+// block 256, Q = 4 / ⌈head_dim / 64⌉ (rounded down to a power of two) queries per block
+// a            see tasks.cuh. What rope_store_* has stored is in the caches, and q is rotated, unless `fresh`
+// pos          [1] position of the first token, in device memory; a token at position i sees positions 0 … i
+// first_token, tokens   rows of q and y
+// by_token     0: grid (n_kv_heads·⌈n_heads/n_kv_heads/Q⌉, splits, tokens); tokens ≤ 8 if splits > 1
+//              1: grid (n_heads, 1, ⌈tokens/Q⌉)
+// fresh        1: a single token, whose q, k and v are as the products left them: rotates, stores and attends at once
+// after        what the launch's last block prepares for the next product; 0 = nothing
+extern "C" __global__ void __launch_bounds__(256, 2) attention_f16(const attention_task* a, const int32_t* pos, int32_t first_token, int32_t tokens, int32_t by_token, int32_t fresh, const prepare_task* after) {
+    attention<cache_f16>(a, pos, first_token, tokens, by_token, fresh, after);
+}
+// The same for caches of 8 bits.
+extern "C" __global__ void __launch_bounds__(256, 2) attention_q8(const attention_task* a, const int32_t* pos, int32_t first_token, int32_t tokens, int32_t by_token, int32_t fresh, const prepare_task* after) {
+    attention<cache_q8>(a, pos, first_token, tokens, by_token, fresh, after);
 }

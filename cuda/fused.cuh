@@ -1,5 +1,6 @@
 // The frame of all fused products: which warp multiplies which chunk, and how chunks become rows of the result.
 #pragma once
+#include "gemv_task.cuh"
 #include "huffman.cuh"
 
 // A block takes a contiguous range of groups. With W warps and T tiles, warps T·i … T·i + T − 1 multiply the tiles of the
@@ -9,11 +10,14 @@
 // Front supplies
 //   load_table(w, index, table_sh)                        collective over the block
 //   product(w, group, tile, sums)                         adds Σ over the tile to sums[row of the group]; collective over the warp
-//   finish(w, stored row, sum)                            turns a row's sum into the result
-template <class Front> __device__ __forceinline__ void fused_product(Front& front, const matrix* w, uint32_t* table_sh, float* sums_sh, const float* bias, float* y) {
+//   finish(w, group, row of the group, sum)               turns a row's sum into the result
+template <class Front> __device__ __forceinline__ void fused_product(Front& front, const gemv_part& part, uint32_t* table_sh, float* sums_sh) {
+    int32_t block;
+    const gemv_task* task = part.find(&block);
+    const matrix* w = task->w;
     int32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, tiles = w->tiles, height = w->rows_per_group;
     int32_t team = min(tiles, warps), slots = warps / team, slot = warp / team; // a team of warps per group
-    int32_t g = (int32_t)((int64_t)w->groups * blockIdx.x / gridDim.x), end = (int32_t)((int64_t)w->groups * (blockIdx.x + 1) / gridDim.x), loaded = -1;
+    int32_t g = (int32_t)((int64_t)w->groups * block / task->blocks), end = (int32_t)((int64_t)w->groups * (block + 1) / task->blocks), loaded = -1;
     while (g < end) {
         int32_t n = same_table(w, g, min(slots, end - g)), index = w->group_table[g];
         if (index != loaded) front.load_table(w, index, table_sh);
@@ -33,8 +37,7 @@ template <class Front> __device__ __forceinline__ void fused_product(Front& fron
             for (int32_t r = threadIdx.x - slot * team * WARP; r < rows; r += team * WARP) {
                 float sum = 0;
                 for (int32_t i = 0; i < team; i++) sum += sums_sh[(slot * team + i) * height + r];
-                int32_t stored = group * height + r, row = matrix_row(w, stored);
-                y[row] = front.finish(w, group, r, sum) + (bias ? bias[row] : 0);
+                part.write(w, group * height + r, front.finish(w, group, r, sum));
             }
         }
         if (team > 1)

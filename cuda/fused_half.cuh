@@ -34,8 +34,7 @@ struct word_stream {
 // G pairs are peeled off one peek, S low bits, BLOCK: scales (and minima) per block of columns.
 template <int G, int S, bool BLOCK> struct half_front {
     // Of the matrix.
-    const float* x;
-    const uint8_t* xp;
+    const gemv_part& part;
     const char* table;
     uint32_t mask;
     int32_t block_shift, last_block;
@@ -49,8 +48,8 @@ template <int G, int S, bool BLOCK> struct half_front {
     const uint16_t* scales;
     int32_t col; // of the lane's next pair
 
-    __device__ __forceinline__ half_front(const matrix* w, const float* x_, const uint8_t* xp_, uint32_t* table_sh)
-        : x(x_), xp(xp_), table((const char*)table_sh), mask(0), block_shift(w->block_shift), last_block(w->blocks - 1), has_min(w->has_min) {}
+    __device__ __forceinline__ half_front(const matrix* w, const gemv_part& part_, uint32_t* table_sh)
+        : part(part_), table((const char*)table_sh), mask(0), block_shift(w->block_shift), last_block(w->blocks - 1), has_min(w->has_min) {}
 
     __device__ __forceinline__ void load_table(const matrix* w, int32_t index, uint32_t* table_sh) {
         const code_table* t = w->tables + index;
@@ -195,7 +194,7 @@ template <int G, int S, bool BLOCK> struct half_front {
 
     __device__ __forceinline__ void product(const matrix* w, int32_t group, int32_t tile, float* sums) {
         int32_t rows = group_rows(w, group), n_steps = tile_steps(w, tile), lane = threadIdx.x % WARP, first_col = tile * w->steps_per_tile * 64 + 2 * lane;
-        const uint4* x_tile = prepared_stepped(xp, w->steps) + tile * ((w->steps_per_tile + 3) / 4) * WARP + lane;
+        const uint4* x_tile = prepared_stepped(part.xp(), w->steps) + tile * ((w->steps_per_tile + 3) / 4) * WARP + lane;
         int32_t row_words = n_steps * w->max_len / 32 + 2; // a row takes at most
         int32_t row_scales = w->blocks * (has_min ? 2 : 1);
         float unit = BLOCK ? (float)(1 << S) * w->block_unit : 1.0f, min_unit = w->min_unit;
@@ -219,18 +218,19 @@ template <int G, int S, bool BLOCK> struct half_front {
     }
 
     __device__ __forceinline__ float finish(const matrix* w, int32_t group, int32_t r, float sum) const {
+        const uint8_t* xp = part.xp();
         float v = prepared_unit(xp) * sum;
         if (!BLOCK) {
             affine a = matrix_affine(w, group * w->rows_per_group + r, 0);
             float sum_x = prepared_sum(xp);
             v = a.s * fmaf((float)w->code_offset, sum_x, (float)(1 << S) * v) + a.m * sum_x;
         }
-        return w->outliers ? v + outlier_product(w, group, r, x) : v;
+        return w->outliers ? v + outlier_product(w, group, r, part.x(w)) : v;
     }
 };
 
-template <int G, int S, bool BLOCK> __device__ __forceinline__ void fused_half(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) {
+template <int G, int S, bool BLOCK> __device__ __forceinline__ void fused_half(const gemv_part& part) {
     SHARED_DYNAMIC(uint32_t, table_sh);
-    half_front<G, S, BLOCK> front(w, x, xp, table_sh);
-    fused_product(front, w, table_sh, (float*)(table_sh + (1u << w->max_len)), bias, y);
+    half_front<G, S, BLOCK> front(part.w(), part, table_sh);
+    fused_product(front, part, table_sh, (float*)(table_sh + (1u << part.w()->max_len)));
 }

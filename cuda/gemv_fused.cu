@@ -37,37 +37,67 @@ struct float_front {
     }
 };
 
-// All kernels of this file:
-//   block  32·W threads; W = tiles·max(1, ⌊8/tiles⌋) if tiles ≤ 8, else 8
-//   grid   any number of blocks ≤ ⌈groups / max(1, ⌊W/tiles⌋)⌉; each takes a contiguous range of groups. A few per multiprocessor are best
-//   dynamic shared memory  (4 << max_len) + 4·W·rows_per_group bytes
-//
-// w     coded matrix
-// x     [cols] input (already multiplied by the column scales, if there are any)
-// xp    the same input through x_prepare (not read by _f32, may be 0)
-// bias  [rows], added to the result in natural row order; 0 = none
-// y     [rows] result in natural row order
+// All kernels of this file, besides what gemv_task.cuh says:
+//   tasks   coded matrices of the same number of tiles; each block takes a contiguous range of groups. With W = tiles·max(1, ⌊8/tiles⌋) warps
+//           at work if tiles ≤ 8, else 8, more than ⌈groups / max(1, ⌊W/tiles⌋)⌉ blocks are too many; a few per multiprocessor are best
+//   xp      not read by _f32, may be 0 there
+//   dynamic shared memory  (4 << max_len) + 4·W·rows_per_group bytes, the most of all tasks
 
 // Any coding and scale; accumulates in float32.
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_f32(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_f32(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
     SHARED_DYNAMIC(uint32_t, table_sh);
+    gemv_part part(tasks, x, xp, xp_stride, first_token);
     float_front front;
-    front.x = x;
-    fused_product(front, w, table_sh, (float*)(table_sh + (1u << w->max_len)), bias, y);
+    front.x = part.x(part.w());
+    fused_product(front, part, table_sh, (float*)(table_sh + (1u << part.w()->max_len)));
+    prepare_after(after, first_token);
 }
 
 // Integer codings without `values`, low_bits = 0, SCALE_TENSOR or SCALE_ROW; −31 ≤ table_bias + a ≤ 32 for all levels a.
 // _gN: N pairs per peek: g3 for max_len ≤ 10, g2 (as all kernels below) for every table.
-extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 0, false>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<3, 0, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g2(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 0, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g3(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<3, 0, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
 // The same with low_bits = 1 … 4.
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low1(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 1, false>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 2, false>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 3, false>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low4(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 4, false>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low1(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 1, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low2(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 2, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low3(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 3, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low4(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 4, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
 // SCALE_BLOCK with or without minimum, low_bits = 0 … 4, code_offset 0. |block_scale| ≤ 1.
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block0(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 0, true>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block1(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 1, true>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block2(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 2, true>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block3(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 3, true>(w, x, xp, bias, y); }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block4(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { fused_half<2, 4, true>(w, x, xp, bias, y); }
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block0(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 0, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block1(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 1, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block2(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 2, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block3(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 3, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block4(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 4, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}

@@ -1,6 +1,5 @@
 // y = W·x from decoded planes and from raw matrices.
-#include "matrix.cuh"
-#include "prepared.cuh"
+#include "gemv_task.cuh"
 
 enum { PIECE = 16, PIECE_PAIRS = PIECE / 2 }; // codes that a lane loads at once
 
@@ -26,40 +25,46 @@ __device__ __forceinline__ uint32_t piece_product(uint4 codes, uint4 x_lo, uint4
     return acc;
 }
 
-__device__ __forceinline__ void write_row(const matrix* w, int32_t stored, float value, const float* bias, float* y) {
-    int32_t row = matrix_row(w, stored);
-    y[row] = value + (bias ? bias[row] : 0);
-}
-
-// All kernels of this file: grid ⌈rows / 8⌉ or fewer blocks, block 256 threads (a warp per row), no dynamic shared memory. Arguments as for gemv_fused_*.
+// All kernels of this file, besides what gemv_task.cuh says: ⌈rows / 8⌉ or fewer blocks per task (a warp per row), no dynamic shared memory.
 // data must be 16-byte aligned; stride·(element size) a multiple of 16 for u8.
 
 // TYPE_U8, SCALE_TENSOR or SCALE_ROW. stride a multiple of 64, codes beyond cols arbitrary. Reads xp, not x (x may be 0).
-extern "C" __global__ void __launch_bounds__(256) gemv_u8(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemv_u8(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    gemv_part part(tasks, x, xp, xp_stride, first_token);
+    int32_t block;
+    const gemv_task* task = part.find(&block);
+    const matrix* w = task->w;
+    xp = part.xp();
     int32_t lane = threadIdx.x % WARP, steps = w->steps, pieces = steps * (64 / PIECE);
     const uint4* x_gl = prepared_natural(xp);
     float unit = prepared_unit(xp), sum_x = prepared_sum(xp), center = code_center(w);
     uint32_t term = center_term(center);
-    for (int32_t row = blockIdx.x * 8 + threadIdx.x / WARP; row < w->rows; row += gridDim.x * 8) {
+    for (int32_t row = block * 8 + threadIdx.x / WARP; row < w->rows; row += task->blocks * 8) {
         const uint4* codes = (const uint4*)((const uint8_t*)w->data + (int64_t)row * w->stride);
         float sum = 0;
 #pragma unroll 2
         for (int32_t p = lane; p < pieces; p += WARP) sum += half2_sum(piece_product(codes[p], x_gl[2 * p], x_gl[2 * p + 1], term, 0));
         sum = warp_sum(sum);
         affine a = matrix_affine(w, row, 0);
-        if (lane == 0) write_row(w, row, a.s * fmaf(center + w->data_zero, sum_x, unit * sum) + a.m * sum_x, bias, y);
+        if (lane == 0) part.write(w, row, a.s * fmaf(center + w->data_zero, sum_x, unit * sum) + a.m * sum_x);
     }
+    prepare_after(after, first_token);
 }
 
 // TYPE_U8, SCALE_BLOCK with block ≥ 16. Reads xp.
-extern "C" __global__ void __launch_bounds__(256) gemv_u8_block(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemv_u8_block(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    gemv_part part(tasks, x, xp, xp_stride, first_token);
+    int32_t block;
+    const gemv_task* task = part.find(&block);
+    const matrix* w = task->w;
+    xp = part.xp();
     int32_t lane = threadIdx.x % WARP, pieces = w->cols / PIECE, shift = w->block_shift - 4; // cols is a multiple of the block
     const uint4* x_gl = prepared_natural(xp);
     const float* sums = prepared_sums(xp, w->steps);
     uint32_t term = center_term(code_center(w));
     float zero = code_center(w) + w->data_zero, block_unit = w->block_unit, min_unit = w->min_unit;
     bool has_min = w->has_min;
-    for (int32_t row = blockIdx.x * 8 + threadIdx.x / WARP; row < w->rows; row += gridDim.x * 8) {
+    for (int32_t row = block * 8 + threadIdx.x / WARP; row < w->rows; row += task->blocks * 8) {
         const uint4* codes = (const uint4*)((const uint8_t*)w->data + (int64_t)row * w->stride);
         const uint16_t* scales = w->block_scale + (int64_t)row * w->blocks * (has_min ? 2 : 1);
         float sum = 0, sum_min = 0;
@@ -72,8 +77,9 @@ extern "C" __global__ void __launch_bounds__(256) gemv_u8_block(const matrix* w,
             if (has_min) sum_min = fmaf(half_to_float((uint16_t)(s >> 16)), sum_x, sum_min);
         }
         sum = warp_sum(fmaf(block_unit, sum, min_unit * sum_min));
-        if (lane == 0) write_row(w, row, prepared_unit(xp) * sum, bias, y);
+        if (lane == 0) part.write(w, row, prepared_unit(xp) * sum);
     }
+    prepare_after(after, first_token);
 }
 
 // One row in float32, all types: Σ (s·q + m)·x.
@@ -106,9 +112,13 @@ template <int TYPE> __device__ __forceinline__ float eight_products(uint4 v, flo
     return sum;
 }
 
-template <int TYPE> __device__ __forceinline__ void gemv_16(const matrix* w, const float* x, const float* bias, float* y) {
+template <int TYPE> __device__ __forceinline__ void gemv_16(const gemv_part& part) {
+    int32_t block;
+    const gemv_task* task = part.find(&block);
+    const matrix* w = task->w;
+    const float* x = part.x(w);
     int32_t lane = threadIdx.x % WARP, pieces = w->cols / 8;
-    for (int32_t row = blockIdx.x * 8 + threadIdx.x / WARP; row < w->rows; row += gridDim.x * 8) {
+    for (int32_t row = block * 8 + threadIdx.x / WARP; row < w->rows; row += task->blocks * 8) {
         const uint16_t* codes = (const uint16_t*)w->data + (int64_t)row * w->stride;
         float sum = 0;
 #pragma unroll 2
@@ -116,17 +126,28 @@ template <int TYPE> __device__ __forceinline__ void gemv_16(const matrix* w, con
         int32_t c = 8 * pieces + lane; // the columns that do not fill a piece
         if (c < w->cols) sum = fmaf(load_code<TYPE>(codes, c), x[c], sum);
         sum = warp_sum(sum);
-        if (lane == 0) write_row(w, row, sum, bias, y);
+        if (lane == 0) part.write(w, row, sum);
     }
 }
 
 // TYPE_F16 and TYPE_BF16, stride a multiple of 8; float32 arithmetic. x must be 16-byte aligned; xp is not read.
-extern "C" __global__ void __launch_bounds__(256) gemv_f16(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { gemv_16<TYPE_F16>(w, x, bias, y); }
-extern "C" __global__ void __launch_bounds__(256) gemv_bf16(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) { gemv_16<TYPE_BF16>(w, x, bias, y); }
+extern "C" __global__ void __launch_bounds__(256) gemv_f16(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    gemv_16<TYPE_F16>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256) gemv_bf16(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    gemv_16<TYPE_BF16>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
 
 // Any type and scale, any stride; float32 arithmetic. Reads x, not xp.
-extern "C" __global__ void __launch_bounds__(256) gemv_any(const matrix* w, const float* x, const uint8_t* xp, const float* bias, float* y) {
-    for (int32_t row = blockIdx.x * 8 + threadIdx.x / WARP; row < w->rows; row += gridDim.x * 8) {
+extern "C" __global__ void __launch_bounds__(256) gemv_any(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    gemv_part part(tasks, x, xp, xp_stride, first_token);
+    int32_t block;
+    const gemv_task* task = part.find(&block);
+    const matrix* w = task->w;
+    x = part.x(w);
+    for (int32_t row = block * 8 + threadIdx.x / WARP; row < w->rows; row += task->blocks * 8) {
         float sum = 0;
         switch (w->type) {
         case TYPE_U8: sum = row_product<TYPE_U8>(w, row, x); break;
@@ -135,6 +156,7 @@ extern "C" __global__ void __launch_bounds__(256) gemv_any(const matrix* w, cons
         case TYPE_F16: sum = row_product<TYPE_F16>(w, row, x); break;
         case TYPE_BF16: sum = row_product<TYPE_BF16>(w, row, x); break;
         }
-        if (threadIdx.x % WARP == 0) write_row(w, row, sum, bias, y);
+        if (threadIdx.x % WARP == 0) part.write(w, row, sum);
     }
+    prepare_after(after, first_token);
 }

@@ -142,7 +142,7 @@ func TestDescribeTellsWhatRan(t *testing.T) {
 	for _, n := range s.launched {
 		total += n
 	}
-	for _, k := range []string{"embed_rows", "rmsnorm", "gemv", "rope", "kv_store", "attention", "swiglu", "add"} {
+	for _, k := range []string{"embed_rows", "x_prepare", "gemv", "rope_store", "attention"} {
 		assert.Positive(t, s.launchedAny(k), k)
 	}
 	assert.Contains(t, b.Describe(), "emu: kernel emulator")
@@ -162,6 +162,26 @@ func TestSyncProfilesEveryKernel(t *testing.T) {
 		assert.Equal(t, int64(s.launched[k.Kernel]), k.Launches, k.Kernel)
 		assert.Positive(t, k.Total)
 		assert.True(t, i == 0 || k.Total <= p[i-1].Total, "sorted")
+	}
+}
+
+// Small models spend their time starting kernels. A layer needs one for queries, keys and values (more where their codings differ), one for
+// attention, and one each for its output, gate and up, and down; what lies between is done by their last blocks.
+func TestLaunchesPerLayer(t *testing.T) {
+	for _, arch := range []string{"llama", "qwen2"} {
+		m := newUniformModel(t, arch, 5)
+		b, s := loadTiny(t, m, engine.PlanFused)
+		_, err := b.Forward(context.Background(), prompt(3), 0, 1)
+		require.NoError(t, err)
+		clear(s.launched)
+		_, err = b.Forward(context.Background(), prompt(1), 3, 1)
+		require.NoError(t, err)
+		total := 0
+		for _, n := range s.launched {
+			total += n
+		}
+		const around = 3 // embedding, the first layer's input, logits
+		assert.Equal(t, around+5*m.prog.Config.NLayers, total, "%s: %v", arch, s.launched)
 	}
 }
 

@@ -133,19 +133,30 @@ func (r *rig) loadOne(f *format.Reader, name string, as form, u use) *weight {
 	return w
 }
 
-// multiplier returns a pass that can do nothing but multiply, with input x of n tokens.
-func (r *rig) multiplier(w *weight, x []float32, n int) (*pass, *step) {
+// multiplier returns a pass whose program is one product, with inputs and results of n tokens in BufGate and BufProj.
+func (r *rig) multiplier(w *weight, x []float32, bias driver.DevicePtr, n int) *pass {
 	r.t.Helper()
-	p := &pass{launcher: r.launcher, sms: 2, batch: n, prog: &model.Program{Config: model.Config{NFF: w.Cols}}}
-	p.buffers[model.BufGate] = up(r, x)
+	prog := &model.Program{Config: model.Config{NFF: w.Cols, NEmbd: w.Rows}}
+	prog.Nodes = []model.Node{{Op: model.OpMatMul, A: model.BufGate, Dst: model.BufProj, Weight: w.Name}}
+	weights := []*weight{w}
+	if bias != 0 {
+		prog.Nodes[0].Bias = "bias"
+		weights = append(weights, &weight{Tensor: &format.Tensor{Name: "bias"}, vector: bias})
+	}
+	p := &pass{launcher: r.launcher, sms: 2, batch: n, n: n, prog: prog}
+	p.buffers[model.BufGate], p.buffers[model.BufProj] = up(r, x), room[float32](r, n*w.Rows)
 	if w.Coded != nil {
 		p.preparedStride = blockSpan(preparedBytes(w.Coded))
-		p.prepared = room[uint8](r, gemvBatch*int(p.preparedStride))
+		p.prepared = room[uint8](r, max(n, gemvBatch)*int(p.preparedStride))
 		p.planeBytes = w.planeBytes(2 * w.Coded.Coding.RowsPerGroup) // several pieces
 		p.plane = room[uint8](r, int(p.planeBytes))
 		p.scaled = room[float32](r, n*w.Cols)
 	}
-	return p, &step{Node: &model.Node{Op: model.OpMatMul, A: model.BufGate}, weight: w}
+	tasks := room[uint8](r, int(blockSpan(counterBytes(&prog.Config))+taskBytes(prog)))
+	var err error
+	p.actions, err = p.schedule(&layout{weights: weights}, tasks, 0, nil)
+	r.ok(err)
+	return p
 }
 
 // rawOf encodes values as a raw tensor.

@@ -62,10 +62,15 @@ func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) 
 	for _, l := range f.Decode {
 		c := m.Time(l.Work)
 		seconds += c.Seconds
-		if form, tensor := forms[l.For]; tensor {
-			kind(kindOf(l.For), form).add(l, c)
-		} else {
-			kind(l.Kernel, "").add(l, c)
+		if len(l.Parts) == 0 {
+			kind(l.Kernel, "").add(l, c, 1)
+		}
+		for _, part := range l.Parts {
+			share := 1 / float64(len(l.Parts))
+			if l.Products > 0 {
+				share = part.Products / l.Products
+			}
+			kind(kindOf(part.Tensor), forms[part.Tensor]).add(l, c, share)
 		}
 	}
 	p.DecodeTS = 1 / seconds
@@ -90,9 +95,10 @@ func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) 
 	return p, nil
 }
 
-func (k *KindForecast) add(l Launch, c predict.Cost) {
-	k.TokenMS += 1e3 * c.Seconds
-	k.products += l.Products
+// add counts a share of a launch.
+func (k *KindForecast) add(l Launch, c predict.Cost, share float64) {
+	k.TokenMS += 1e3 * c.Seconds * share
+	k.products += l.Products * share
 	if c.Seconds > k.longest {
 		k.longest, k.Kernel, k.Bound = c.Seconds, l.Kernel, c.Bound
 	}

@@ -10,17 +10,18 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
-// step is a node of the program with its operands on the device.
+// step is a product of the program with its operands on the device.
 type step struct {
 	*model.Node
-	where  string           // for errors
-	weight *weight          // OpEmbed, OpMatMul
-	vector driver.DevicePtr // normalization weight of OpRMSNorm, bias of OpMatMul (0 = none)
-	keys   driver.DevicePtr // caches of OpAttention: float16 [n_ctx][width of BufK]
-	values driver.DevicePtr
+	where  string // for errors
+	weight *weight
+	vector driver.DevicePtr // bias; 0 = none
 }
 
-// pass executes the forward pass: activations, caches and the program's steps, all in place before the first token.
+// cachePair are the caches of a layer (cuda/kv_cache.cuh).
+type cachePair struct{ keys, values driver.DevicePtr }
+
+// pass executes the forward pass: activations, caches and the schedule, all in place before the first token.
 type pass struct {
 	*launcher
 	prog      *model.Program
@@ -28,50 +29,42 @@ type pass struct {
 	nCtx      int
 	batch     int // most tokens at a time
 	logitRows int // most rows of logits at a time
-	n         int // tokens of the batch being run
-	steps     []step
+	splits    int // of the positions that attention works on at a time
+	kvQ8      bool
+	kvBytes   int64 // of one cache
+	actions   []action
+	n         int       // tokens of the batch being run
+	logits    []float32 // where its logits go
 
 	buffers  [model.NumBuffers]driver.DevicePtr // float32 [batch][width]; logits: [logitRows][width]
 	scaled   driver.DevicePtr                   // float32 [batch][cols]: inputs times column scales
-	prepared driver.DevicePtr                   // [gemvBatch] vectors from x_prepare
+	prepared driver.DevicePtr                   // [batch] vectors from x_prepare
 	preparedStride,
 	planeBytes int64
 	plane driver.DevicePtr // decoded piece of a coded matrix
 	ids   driver.DevicePtr // int32 [2][batch]: positions, tokens
 	freqs driver.DevicePtr // float32 [rope_dim/2]
-
-	// which input the prepared vectors stand for; valid until a step writes to that buffer
-	ready struct {
-		valid    bool
-		buf      model.Buffer
-		tok0, n  int
-		geometry [3]int32 // cols, steps per tile, tiles
-	}
 }
 
 // span is a range of the batch's tokens.
 type span struct{ tok0, n int }
 
 func newPass(l *launcher, lay *layout, f *format.Reader, prog *model.Program, work *arena, sms int) (*pass, error) {
-	p := &pass{launcher: l, prog: prog, sms: sms, nCtx: lay.nCtx, batch: lay.batch, logitRows: lay.logitRows(prog)}
+	p := &pass{launcher: l, prog: prog, sms: sms, nCtx: lay.nCtx, batch: lay.batch, logitRows: lay.logitRows(prog), splits: lay.splits, kvQ8: lay.kvQ8, kvBytes: lay.kvBytes}
 	s := &lay.fwd
 	p.planeBytes, p.preparedStride = s.plane, s.preparedStride
 	type block struct {
 		dst  *driver.DevicePtr
 		size int64
 	}
-	blocks := []block{{&p.scaled, s.scaled}, {&p.plane, s.plane}, {&p.ids, s.ids}, {&p.freqs, s.freqs},
-		{&p.prepared, gemvBatch * s.preparedStride}}
+	var tasks, partial driver.DevicePtr
+	blocks := []block{{&p.scaled, s.scaled}, {&p.plane, s.plane}, {&p.ids, s.ids}, {&p.freqs, s.freqs}, {&p.prepared, s.prepared}, {&tasks, s.tasks}, {&partial, s.partial}}
 	for i := range p.buffers {
 		blocks = append(blocks, block{&p.buffers[i], s.buffers[i]})
 	}
-	if err := p.compile(lay); err != nil {
-		return nil, err
-	}
-	for i := range p.steps {
-		if st := &p.steps[i]; st.Op == model.OpAttention {
-			blocks = append(blocks, block{&st.keys, lay.kvBytes}, block{&st.values, lay.kvBytes})
-		}
+	caches := make([]cachePair, lay.caches)
+	for i := range caches {
+		blocks = append(blocks, block{&caches[i].keys, lay.kvBytes}, block{&caches[i].values, lay.kvBytes})
 	}
 	for _, b := range blocks {
 		if b.size == 0 {
@@ -82,36 +75,15 @@ func newPass(l *launcher, lay *layout, f *format.Reader, prog *model.Program, wo
 			return nil, err
 		}
 	}
+	var err error
+	if p.actions, err = p.schedule(lay, tasks, partial, caches); err != nil {
+		return nil, err
+	}
 	freqs, err := rotationFreqs(f, prog)
 	if err != nil || len(freqs) == 0 {
 		return p, err
 	}
 	return p, l.dev.CopyHtoD(p.freqs, bytesOf(freqs))
-}
-
-// compile resolves the names of the program's nodes.
-func (p *pass) compile(lay *layout) error {
-	byName := make(map[string]*weight, len(lay.weights))
-	for _, w := range lay.weights {
-		byName[w.Name] = w
-	}
-	for i := range p.prog.Nodes {
-		n := &p.prog.Nodes[i]
-		st := step{Node: n, where: n.Weight}
-		switch n.Op {
-		case model.OpRMSNorm:
-			st.vector = byName[n.Weight].vector
-		case model.OpEmbed, model.OpMatMul:
-			st.weight = byName[n.Weight]
-			if n.Bias != "" {
-				st.vector = byName[n.Bias].vector
-			}
-		default:
-			st.where = fmt.Sprintf("layer %d, step %d", n.Layer, i)
-		}
-		p.steps = append(p.steps, st)
-	}
-	return nil
 }
 
 // rotationFreqs returns radians per position of each rotated pair of dimensions: base^(−2i/rope_dim), scaled.
@@ -170,27 +142,33 @@ func (p *pass) runBatch(tokens []int32, pos, rows int, logits []float32) error {
 	for i := range ids {
 		ids[i] = int32(pos + i)
 	}
-	p.where, p.n = "token ids", n
+	p.where, p.n, p.logits = "token ids", n, logits
 	if err := p.dev.CopyHtoD(p.ids, bytesOf(append(ids, tokens...))); err != nil {
 		return err
 	}
-	p.ready.valid = false
-	for i := range p.steps {
-		st := &p.steps[i]
-		s := span{0, n}
-		if st.Last {
-			s = span{n - rows, rows}
+	if err := p.runActions(span{n - rows, rows}); err != nil {
+		return err
+	}
+	if rows > 0 && rows <= gemvBatch { // more have been copied piece by piece
+		return p.fetchLogits(logits[:rows*p.prog.Width(model.BufLogits)])
+	}
+	return nil
+}
+
+// runActions executes the schedule. wanted are the tokens whose logits are wanted.
+func (p *pass) runActions(wanted span) error {
+	for _, a := range p.actions {
+		where, last := a.about()
+		s := span{0, p.n}
+		if last {
+			s = wanted
 		}
-		p.where = st.where
-		run := p.runStep
-		if st.Dst == model.BufLogits {
-			run = func(st *step, s span) error { return p.runLogits(st, s, logits) }
+		p.where, p.with = where, nil
+		if _, attends := a.(*attendAction); s.n == 0 && !attends { // caches are filled in any case
+			continue
 		}
-		if err := run(st, s); err != nil {
+		if err := a.run(p, s); err != nil {
 			return err
-		}
-		if p.ready.buf == st.Dst {
-			p.ready.valid = false
 		}
 	}
 	return nil
@@ -208,48 +186,6 @@ func (p *pass) tokenIDs(tok0 int) driver.DevicePtr {
 	return p.ids + driver.DevicePtr(4*(p.n+tok0))
 }
 
-// runStep executes a step for the tokens of s.
-func (p *pass) runStep(st *step, s span) error {
-	k := &p.prog.Config
-	if st.Op == model.OpAttention {
-		return p.attend(st, s)
-	}
-	if s.n == 0 {
-		return nil
-	}
-	width := p.prog.Width(st.Dst)
-	dst, a, b := p.at(st.Dst, s.tok0), p.at(st.A, s.tok0), p.at(st.B, s.tok0)
-	values := int64(s.n) * int64(width)
-	switch st.Op {
-	case model.OpEmbed:
-		return p.embed(st.weight, s, dst)
-	case model.OpRMSNorm:
-		return p.rmsnorm(driver.D1(s.n), 0, a, st.vector, int32(width), k.NormEps, dst)
-	case model.OpMatMul:
-		return p.multiply(st, s, dst)
-	case model.OpRoPE:
-		if k.RopeDim == 0 {
-			return nil
-		}
-		neox := int32(0)
-		if p.prog.RopeNeox {
-			neox = 1
-		}
-		heads := width / k.HeadDim
-		return p.rope(driver.D2(heads, s.n), 0, dst, p.position(s.tok0), p.freqs, int32(heads), int32(k.HeadDim), int32(k.RopeDim), neox)
-	case model.OpSwiGLU:
-		if st.Dst != st.A {
-			if err := p.copyWords(p.elements(values), 0, dst, a, values); err != nil {
-				return err
-			}
-		}
-		return p.swiglu(p.elements(values), 0, dst, b, values)
-	case model.OpAdd:
-		return p.add(p.elements(values), 0, dst, a, values)
-	}
-	return fmt.Errorf("%s: unknown operation %d", st.where, st.Op)
-}
-
 // elements returns the grid of an element-wise kernel over n values.
 func (p *pass) elements(n int64) driver.Dim {
 	const threads = 256
@@ -262,34 +198,4 @@ func (p *pass) embed(w *weight, s span, dst driver.DevicePtr) error {
 	}
 	const threads = 256
 	return p.embedRows(driver.D2(ceilDiv(w.Cols, threads), s.n), 0, w.descDev, p.tokenIDs(s.tok0), dst)
-}
-
-// attend stores the keys and values of the whole batch and attends from the tokens of s.
-func (p *pass) attend(st *step, s span) error {
-	k := &p.prog.Config
-	const threads = 256
-	width := p.prog.Width(st.B)
-	if err := p.kvStore(driver.D2(ceilDiv(width, threads), p.n), 0, p.at(st.B, 0), p.at(st.C, 0), p.position(0), int32(width),
-		int32(p.nCtx), st.keys, st.values); err != nil || s.n == 0 {
-		return err
-	}
-	scale := float32(1 / math.Sqrt(float64(k.HeadDim)))
-	return p.attention(driver.D2(k.NHeads, s.n), 0, p.at(st.A, s.tok0), st.keys, st.values, p.position(s.tok0),
-		int32(k.NHeads), int32(k.NKVHeads), int32(k.HeadDim), scale, p.at(st.Dst, s.tok0))
-}
-
-// runLogits computes the logits of the tokens of s, a few rows at a time, and copies them to the host.
-func (p *pass) runLogits(st *step, s span, logits []float32) error {
-	vocab := p.prog.Width(model.BufLogits)
-	for done := 0; done < s.n; {
-		part := span{s.tok0 + done, min(p.logitRows, s.n-done)}
-		if err := p.multiply(st, part, p.buffers[model.BufLogits]); err != nil {
-			return err
-		}
-		if err := p.dev.CopyDtoH(bytesOf(logits[done*vocab:(done+part.n)*vocab]), p.buffers[model.BufLogits]); err != nil {
-			return fmt.Errorf("%s: %w", st.where, err)
-		}
-		done += part.n
-	}
-	return nil
 }

@@ -82,13 +82,61 @@ type affineDesc struct {
 	M float32
 }
 
+// gemvTaskDesc is struct gemv_task of cuda/tasks.cuh, in its memory layout when written little endian.
+type gemvTaskDesc struct {
+	W          driver.DevicePtr
+	Bias       driver.DevicePtr
+	Y          driver.DevicePtr
+	Blocks     int32
+	Accumulate int32
+}
+
+// prepareTaskDesc is struct prepare_task of cuda/tasks.cuh, in its memory layout when written little endian.
+type prepareTaskDesc struct {
+	X            driver.DevicePtr
+	Up           driver.DevicePtr
+	Norm         driver.DevicePtr
+	ColScale     driver.DevicePtr
+	Y            driver.DevicePtr
+	Xp           driver.DevicePtr
+	Done         driver.DevicePtr
+	XpStride     int64
+	Cols         int32
+	Steps        int32
+	StepsPerTile int32
+	Tiles        int32
+	Eps          float32
+	Reserved     int32
+}
+
+// attentionTaskDesc is struct attention_task of cuda/tasks.cuh, in its memory layout when written little endian.
+type attentionTaskDesc struct {
+	Q        driver.DevicePtr
+	K        driver.DevicePtr
+	V        driver.DevicePtr
+	KCache   driver.DevicePtr
+	VCache   driver.DevicePtr
+	InvFreq  driver.DevicePtr
+	Partial  driver.DevicePtr
+	Done     driver.DevicePtr
+	Y        driver.DevicePtr
+	NHeads   int32
+	NKvHeads int32
+	HeadDim  int32
+	RopeDim  int32
+	Neox     int32
+	NCtx     int32
+	Scale    float32
+	Reserved int32
+}
+
 // kernelID numbers the kernels.
 type kernelID int
 
 const (
 	kernelAdd kernelID = iota
-	kernelAddBias
-	kernelAttention
+	kernelAttentionF16
+	kernelAttentionQ8
 	kernelBlockScales
 	kernelCopyWords
 	kernelDecodeChunksFloat
@@ -121,11 +169,8 @@ const (
 	kernelGemvFusedLow4
 	kernelGemvU8
 	kernelGemvU8Block
-	kernelKvStore
-	kernelMulCols
-	kernelRmsnorm
-	kernelRope
-	kernelSwiglu
+	kernelRopeStoreF16
+	kernelRopeStoreQ8
 	kernelTopk
 	kernelXPrepare
 	numKernels
@@ -137,8 +182,8 @@ var kernelTable = [numKernels]struct {
 	nargs int
 }{
 	{"add", 3},
-	{"add_bias", 4},
-	{"attention", 9},
+	{"attention_f16", 7},
+	{"attention_q8", 7},
 	{"block_scales", 12},
 	{"copy_words", 3},
 	{"decode_chunks_float", 4},
@@ -154,30 +199,27 @@ var kernelTable = [numKernels]struct {
 	{"gemm_f32", 8},
 	{"gemm_i16", 8},
 	{"gemm_u8", 8},
-	{"gemv_any", 5},
-	{"gemv_bf16", 5},
-	{"gemv_f16", 5},
-	{"gemv_fused_block0", 5},
-	{"gemv_fused_block1", 5},
-	{"gemv_fused_block2", 5},
-	{"gemv_fused_block3", 5},
-	{"gemv_fused_block4", 5},
-	{"gemv_fused_f32", 5},
-	{"gemv_fused_g2", 5},
-	{"gemv_fused_g3", 5},
-	{"gemv_fused_low1", 5},
-	{"gemv_fused_low2", 5},
-	{"gemv_fused_low3", 5},
-	{"gemv_fused_low4", 5},
-	{"gemv_u8", 5},
-	{"gemv_u8_block", 5},
-	{"kv_store", 7},
-	{"mul_cols", 4},
-	{"rmsnorm", 5},
-	{"rope", 7},
-	{"swiglu", 3},
+	{"gemv_any", 6},
+	{"gemv_bf16", 6},
+	{"gemv_f16", 6},
+	{"gemv_fused_block0", 6},
+	{"gemv_fused_block1", 6},
+	{"gemv_fused_block2", 6},
+	{"gemv_fused_block3", 6},
+	{"gemv_fused_block4", 6},
+	{"gemv_fused_f32", 6},
+	{"gemv_fused_g2", 6},
+	{"gemv_fused_g3", 6},
+	{"gemv_fused_low1", 6},
+	{"gemv_fused_low2", 6},
+	{"gemv_fused_low3", 6},
+	{"gemv_fused_low4", 6},
+	{"gemv_u8", 6},
+	{"gemv_u8_block", 6},
+	{"rope_store_f16", 2},
+	{"rope_store_q8", 2},
 	{"topk", 5},
-	{"x_prepare", 7},
+	{"x_prepare", 3},
 }
 
 // add launches add (cuda/elementwise.cu) in blocks of 256 threads.
@@ -185,14 +227,14 @@ func (l *launcher) add(grid driver.Dim, shared int, y driver.DevicePtr, x driver
 	return l.launch(kernelAdd, grid, 256, shared, uint64(y), uint64(x), uint64(n))
 }
 
-// addBias launches add_bias (cuda/elementwise.cu) in blocks of 256 threads.
-func (l *launcher) addBias(grid driver.Dim, shared int, y driver.DevicePtr, bias driver.DevicePtr, width int32, n int64) error {
-	return l.launch(kernelAddBias, grid, 256, shared, uint64(y), uint64(bias), uint64(uint32(width)), uint64(n))
+// attentionF16 launches attention_f16 (cuda/attention.cu) in blocks of 256 threads.
+func (l *launcher) attentionF16(grid driver.Dim, shared int, a driver.DevicePtr, pos driver.DevicePtr, firstToken int32, tokens int32, byToken int32, fresh int32, after driver.DevicePtr) error {
+	return l.launch(kernelAttentionF16, grid, 256, shared, uint64(a), uint64(pos), uint64(uint32(firstToken)), uint64(uint32(tokens)), uint64(uint32(byToken)), uint64(uint32(fresh)), uint64(after))
 }
 
-// attention launches attention (cuda/attention.cu) in blocks of 256 threads.
-func (l *launcher) attention(grid driver.Dim, shared int, q driver.DevicePtr, kCache driver.DevicePtr, vCache driver.DevicePtr, pos driver.DevicePtr, nHeads int32, nKvHeads int32, headDim int32, scale float32, y driver.DevicePtr) error {
-	return l.launch(kernelAttention, grid, 256, shared, uint64(q), uint64(kCache), uint64(vCache), uint64(pos), uint64(uint32(nHeads)), uint64(uint32(nKvHeads)), uint64(uint32(headDim)), uint64(math.Float32bits(scale)), uint64(y))
+// attentionQ8 launches attention_q8 (cuda/attention.cu) in blocks of 256 threads.
+func (l *launcher) attentionQ8(grid driver.Dim, shared int, a driver.DevicePtr, pos driver.DevicePtr, firstToken int32, tokens int32, byToken int32, fresh int32, after driver.DevicePtr) error {
+	return l.launch(kernelAttentionQ8, grid, 256, shared, uint64(a), uint64(pos), uint64(uint32(firstToken)), uint64(uint32(tokens)), uint64(uint32(byToken)), uint64(uint32(fresh)), uint64(after))
 }
 
 // blockScales launches block_scales (cuda/block_scales.cu) in blocks of 256 threads.
@@ -271,113 +313,98 @@ func (l *launcher) gemmU8(grid driver.Dim, shared int, w driver.DevicePtr, data 
 }
 
 // gemvAny launches gemv_any (cuda/gemv_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemvAny(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvAny, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvAny(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvAny, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvBf16 launches gemv_bf16 (cuda/gemv_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemvBf16(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvBf16, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvBf16(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvBf16, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvF16 launches gemv_f16 (cuda/gemv_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemvF16(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvF16, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvF16(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvF16, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedBlock0 launches gemv_fused_block0 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock0(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock0, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedBlock0(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock0, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedBlock1 launches gemv_fused_block1 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock1(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock1, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedBlock1(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock1, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedBlock2 launches gemv_fused_block2 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock2(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock2, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedBlock2(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock2, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedBlock3 launches gemv_fused_block3 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock3(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock3, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedBlock3(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock3, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedBlock4 launches gemv_fused_block4 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock4(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock4, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedBlock4(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock4, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedF32 launches gemv_fused_f32 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedF32(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedF32, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedF32(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedF32, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedG2 launches gemv_fused_g2 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedG2(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedG2, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedG2(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedG2, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedG3 launches gemv_fused_g3 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedG3(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedG3, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedG3(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedG3, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedLow1 launches gemv_fused_low1 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedLow1(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedLow1, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedLow1(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedLow1, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedLow2 launches gemv_fused_low2 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedLow2(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedLow2, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedLow2(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedLow2, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedLow3 launches gemv_fused_low3 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedLow3(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedLow3, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedLow3(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedLow3, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedLow4 launches gemv_fused_low4 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedLow4(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedLow4, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvFusedLow4(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedLow4, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvU8 launches gemv_u8 (cuda/gemv_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemvU8(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvU8, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvU8(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvU8, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvU8Block launches gemv_u8_block (cuda/gemv_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemvU8Block(grid driver.Dim, shared int, w driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemvU8Block, grid, 256, shared, uint64(w), uint64(x), uint64(xp), uint64(bias), uint64(y))
+func (l *launcher) gemvU8Block(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvU8Block, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
-// kvStore launches kv_store (cuda/kv_store.cu) in blocks of 256 threads.
-func (l *launcher) kvStore(grid driver.Dim, shared int, k driver.DevicePtr, v driver.DevicePtr, pos driver.DevicePtr, width int32, nCtx int32, kCache driver.DevicePtr, vCache driver.DevicePtr) error {
-	return l.launch(kernelKvStore, grid, 256, shared, uint64(k), uint64(v), uint64(pos), uint64(uint32(width)), uint64(uint32(nCtx)), uint64(kCache), uint64(vCache))
+// ropeStoreF16 launches rope_store_f16 (cuda/rope_store.cu) in blocks of 256 threads.
+func (l *launcher) ropeStoreF16(grid driver.Dim, shared int, a driver.DevicePtr, pos driver.DevicePtr) error {
+	return l.launch(kernelRopeStoreF16, grid, 256, shared, uint64(a), uint64(pos))
 }
 
-// mulCols launches mul_cols (cuda/x_prepare.cu) in blocks of 256 threads.
-func (l *launcher) mulCols(grid driver.Dim, shared int, x driver.DevicePtr, colScale driver.DevicePtr, cols int32, y driver.DevicePtr) error {
-	return l.launch(kernelMulCols, grid, 256, shared, uint64(x), uint64(colScale), uint64(uint32(cols)), uint64(y))
-}
-
-// rmsnorm launches rmsnorm (cuda/rmsnorm.cu) in blocks of 256 threads.
-func (l *launcher) rmsnorm(grid driver.Dim, shared int, x driver.DevicePtr, weight driver.DevicePtr, width int32, eps float32, y driver.DevicePtr) error {
-	return l.launch(kernelRmsnorm, grid, 256, shared, uint64(x), uint64(weight), uint64(uint32(width)), uint64(math.Float32bits(eps)), uint64(y))
-}
-
-// rope launches rope (cuda/rope.cu) in blocks of 64 threads.
-func (l *launcher) rope(grid driver.Dim, shared int, x driver.DevicePtr, pos driver.DevicePtr, invFreq driver.DevicePtr, heads int32, headDim int32, ropeDim int32, neox int32) error {
-	return l.launch(kernelRope, grid, 64, shared, uint64(x), uint64(pos), uint64(invFreq), uint64(uint32(heads)), uint64(uint32(headDim)), uint64(uint32(ropeDim)), uint64(uint32(neox)))
-}
-
-// swiglu launches swiglu (cuda/elementwise.cu) in blocks of 256 threads.
-func (l *launcher) swiglu(grid driver.Dim, shared int, gate driver.DevicePtr, up driver.DevicePtr, n int64) error {
-	return l.launch(kernelSwiglu, grid, 256, shared, uint64(gate), uint64(up), uint64(n))
+// ropeStoreQ8 launches rope_store_q8 (cuda/rope_store.cu) in blocks of 256 threads.
+func (l *launcher) ropeStoreQ8(grid driver.Dim, shared int, a driver.DevicePtr, pos driver.DevicePtr) error {
+	return l.launch(kernelRopeStoreQ8, grid, 256, shared, uint64(a), uint64(pos))
 }
 
 // topk launches topk (cuda/topk.cu) in blocks of 256 threads.
@@ -386,6 +413,6 @@ func (l *launcher) topk(grid driver.Dim, shared int, x driver.DevicePtr, n int32
 }
 
 // xPrepare launches x_prepare (cuda/x_prepare.cu) in blocks of 256 threads.
-func (l *launcher) xPrepare(grid driver.Dim, shared int, x driver.DevicePtr, cols int32, steps int32, stepsPerTile int32, tiles int32, stride int64, xp driver.DevicePtr) error {
-	return l.launch(kernelXPrepare, grid, 256, shared, uint64(x), uint64(uint32(cols)), uint64(uint32(steps)), uint64(uint32(stepsPerTile)), uint64(uint32(tiles)), uint64(stride), uint64(xp))
+func (l *launcher) xPrepare(grid driver.Dim, shared int, p driver.DevicePtr, firstToken int32, vectors int32) error {
+	return l.launch(kernelXPrepare, grid, 256, shared, uint64(p), uint64(uint32(firstToken)), uint64(uint32(vectors)))
 }

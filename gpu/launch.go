@@ -15,9 +15,10 @@ import (
 type launcher struct {
 	dev     driver.Device
 	kernels [numKernels]driver.Kernel
-	where   string // what the launches are for ("blk.3.attn_q.weight"), told by errors
-	count   int64  // launches so far
-	timed   bool   // synchronize and time every launch
+	where   string    // what the launches are for ("blk.3.attn_q.weight"), told by errors
+	with    []*weight // the matrices that they work on
+	count   int64     // launches so far
+	timed   bool      // synchronize and time every launch
 	times   [numKernels]KernelTime
 }
 

@@ -108,10 +108,9 @@ func measure(t *testing.T, s spec) []measurement {
 func (r *rig) timeProduct(w *weight) float64 {
 	const flushed, repetitions = 128 << 20, 9
 	dev := r.launcher.dev
-	x := up(r, normals(testRand(), w.Cols))
-	y := room[float32](r, w.Rows)
-	xp := room[uint8](r, int(preparedBytes(w.Coded)))
-	r.ok(r.xPrepare(driver.D1(1), 0, x, w.desc.Cols, w.desc.Steps, w.desc.StepsPerTile, w.desc.Tiles, 0, xp))
+	p := r.multiplier(w, normals(testRand(), w.Cols), 0, 1)
+	r.ok(p.runActions(span{0, 1}))
+	product := p.actions[len(p.actions)-1]
 	var flush driver.DevicePtr
 	if os.Getenv("ELLM_TEST_DEVICE") != "" {
 		var err error
@@ -129,7 +128,7 @@ func (r *rig) timeProduct(w *weight) float64 {
 		end, err := dev.NewEvent()
 		r.ok(err)
 		r.ok(start.Record(nil))
-		r.ok(w.product.gemv(driver.D1(w.product.gemvGrid), w.product.gemvShared, w.descDev, x, xp, 0, y))
+		r.ok(product.run(p, span{0, 1}))
 		r.ok(end.Record(nil))
 		d, err := end.Since(start)
 		r.ok(err)

@@ -20,7 +20,25 @@ type tinyModel struct {
 
 // newTinyModel makes a model whose matrices are of every kind of coding.
 func newTinyModel(t *testing.T, arch string) *tinyModel {
-	cfg := &model.Config{Architecture: arch, NVocab: 301, NEmbd: 128, NLayers: 2, NHeads: 4, NKVHeads: 2, HeadDim: 32, NFF: 320, NCtx: 64,
+	row := format.Scale{Kind: format.ScaleRow, Scale: 0.03}
+	return newModel(t, arch, 2, []spec{
+		{rowsPerGroup: 16, levels: 15, zero: -7, scale: row, outliers: 4},
+		{rowsPerGroup: 8, levels: 16, zero: -8, scale: q8, rowOrder: true},
+		{rowsPerGroup: 5, levels: 9, lowBits: 1, zero: -8, scale: row, colScale: true},
+		{rowsPerGroup: 128, levels: 16, scale: format.Scale{Kind: format.ScaleTensor, Scale: 0.02, Min: -0.15}},
+		{rowsPerGroup: 32, levels: 12, lowBits: 8, zero: 112, float: format.FloatBF16, scale: noScale},
+		{rowsPerGroup: 32, levels: 32, lowBits: 5, zero: -512, scale: format.Scale{Kind: format.ScaleRow, Scale: 0.0005}},
+	})
+}
+
+// newUniformModel makes a model whose matrices are all of one kind, as compress makes them.
+func newUniformModel(t *testing.T, arch string, layers int) *tinyModel {
+	return newModel(t, arch, layers, []spec{{rowsPerGroup: 16, levels: 15, zero: -7, scale: format.Scale{Kind: format.ScaleRow, Scale: 0.03}}})
+}
+
+// newModel makes a model whose matrices are of the given kinds in turn.
+func newModel(t *testing.T, arch string, layers int, kinds []spec) *tinyModel {
+	cfg := &model.Config{Architecture: arch, NVocab: 301, NEmbd: 128, NLayers: layers, NHeads: 4, NKVHeads: 2, HeadDim: 32, NFF: 320, NCtx: 64,
 		NormEps: 1e-5, RopeBase: 10000, RopeDim: 32}
 	prog, err := model.Build(cfg, func(name string) bool {
 		return name != "rope_freqs.weight" && (arch == "qwen2" || name != "output.weight")
@@ -35,15 +53,6 @@ func newTinyModel(t *testing.T, arch string) *tinyModel {
 			v[i] = around + float32(b.rng.NormFloat64())/8
 		}
 		raw[name], m.weights[name] = rawOf(1, n, format.F32, v), [][]float32{v}
-	}
-	row := format.Scale{Kind: format.ScaleRow, Scale: 0.03}
-	kinds := []spec{
-		{rowsPerGroup: 16, levels: 15, zero: -7, scale: row, outliers: 4},
-		{rowsPerGroup: 8, levels: 16, zero: -8, scale: q8, rowOrder: true},
-		{rowsPerGroup: 5, levels: 9, lowBits: 1, zero: -8, scale: row, colScale: true},
-		{rowsPerGroup: 128, levels: 16, scale: format.Scale{Kind: format.ScaleTensor, Scale: 0.02, Min: -0.15}},
-		{rowsPerGroup: 32, levels: 12, lowBits: 8, zero: 112, float: format.FloatBF16, scale: noScale},
-		{rowsPerGroup: 32, levels: 32, lowBits: 5, zero: -512, scale: format.Scale{Kind: format.ScaleRow, Scale: 0.0005}},
 	}
 	for i, n := range prog.Nodes {
 		if n.Bias != "" {

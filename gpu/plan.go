@@ -22,6 +22,11 @@ const (
 	planeScratch = 16 << 20
 	// loadPiece bounds each of the pieces of streams and of sub-scales that load has on the device at a time.
 	loadPiece = 16 << 20
+	// kvBlock is how many values of an 8-bit cache share a scale.
+	kvBlock = 32
+	// A split of attention has at least splitPositions when the context is full; there are at most maxSplits.
+	splitPositions = 256
+	maxSplits      = 32
 )
 
 // layout is the memory plan in detail. Device memory is one arena: weights, descriptors and tables first; behind them the work
@@ -33,15 +38,20 @@ type layout struct {
 	weightBytes int64
 	loadBytes   int64 // work area during load
 	kvBytes     int64 // of one cache: keys or values of one layer
+	kvQ8        bool  // caches of 8 bits
 	caches      int
+	splits      int // of the positions that attention works on at a time
 	fwd         forwardSizes
 }
 
 // forwardSizes are the bytes of the blocks that Forward works in.
 type forwardSizes struct {
 	buffers [model.NumBuffers]int64
-	// from one prepared vector to the next; there are gemvBatch
+	// from one prepared vector to the next; there are as many as tokens in a batch
 	preparedStride int64
+	prepared       int64
+	tasks          int64 // descriptions of what launches do
+	partial        int64 // results of attention's splits; 0 = there is one
 	scaled         int64 // inputs times column scales; 0 = no tensor has any
 	plane          int64 // decoded piece of a matrix; 0 = none is coded
 	ids            int64 // positions and tokens
@@ -72,6 +82,7 @@ func planLayout(info driver.Info, f *format.Reader, prog *model.Program, opt eng
 		return nil, err
 	}
 	base.Device = info.Label()
+	base.splits = attentionSplits(&prog.Config, max(info.SMs, 1), base.nCtx)
 	base.Budget = info.MemFree
 	if opt.MemoryBudget > 0 {
 		base.Budget = min(opt.MemoryBudget, info.MemFree)
@@ -124,6 +135,16 @@ func (l *layout) tooLarge(fused *layout) error {
 // newLayout collects and checks the weights that prog uses.
 func newLayout(f *format.Reader, prog *model.Program, opt engine.LoadOptions) (*layout, error) {
 	l := &layout{nCtx: opt.NCtx, batch: opt.MaxBatch}
+	switch opt.KVType {
+	case engine.KVF16, "":
+	case engine.KVQ8:
+		l.kvQ8 = true
+		if prog.Config.HeadDim%kvBlock != 0 {
+			return nil, fmt.Errorf("heads of %d dimensions; an 8-bit cache needs multiples of %d (use --kv-type f16)", prog.Config.HeadDim, kvBlock)
+		}
+	default:
+		return nil, fmt.Errorf("unknown type of KV cache %q; use %s or %s", opt.KVType, engine.KVF16, engine.KVQ8)
+	}
 	if l.batch <= 0 {
 		l.batch = defaultBatch
 	}
@@ -250,9 +271,25 @@ func (l *layout) sizeForward(prog *model.Program) {
 		}
 		s.buffers[b] = 4 * int64(rows) * int64(prog.Width(b))
 	}
+	k := &prog.Config
+	s.prepared = int64(l.batch) * s.preparedStride
 	s.ids = 4 * 2 * int64(l.batch)
-	s.freqs = 4 * int64(prog.Config.RopeDim/2)
-	l.kvBytes = 2 * int64(l.nCtx) * int64(prog.Width(model.BufK))
+	s.freqs = 4 * int64(k.RopeDim/2)
+	s.tasks = blockSpan(counterBytes(k)) + taskBytes(prog)
+	if l.splits > 1 {
+		s.partial = 4 * gemvBatch * int64(k.NHeads) * int64(l.splits) * int64(k.HeadDim+2)
+	}
+	values := int64(l.nCtx) * int64(prog.Width(model.BufK))
+	l.kvBytes = 2 * values
+	if l.kvQ8 {
+		l.kvBytes = values + 2*(values/kvBlock)
+	}
+}
+
+// attentionSplits returns into how many ranges of positions attention divides the context of one token, so that every multiprocessor has work.
+func attentionSplits(k *model.Config, sms, nCtx int) int {
+	const blocksPerSM = 2
+	return max(1, min(ceilDiv(blocksPerSM*sms, attentionTiles(k)), nCtx/splitPositions, maxSplits))
 }
 
 // logitRows returns the most tokens whose logits are computed at a time.
@@ -267,7 +304,7 @@ func (s *forwardSizes) total() int64 {
 	for _, b := range s.buffers {
 		n += blockSpan(b)
 	}
-	for _, b := range []int64{gemvBatch * s.preparedStride, s.scaled, s.plane, s.ids, s.freqs} {
+	for _, b := range []int64{s.prepared, s.scaled, s.plane, s.ids, s.freqs, s.tasks, s.partial} {
 		n += blockSpan(b)
 	}
 	return n

@@ -18,7 +18,7 @@ const (
 )
 
 type (
-	gemvFunc func(grid driver.Dim, shared int, w, x, xp, bias, y driver.DevicePtr) error
+	gemvFunc func(grid driver.Dim, shared int, tasks, x, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error
 	gemmFunc func(grid driver.Dim, shared int, w, data driver.DevicePtr, firstRow, nRows int32, x driver.DevicePtr, nTokens int32, bias, y driver.DevicePtr) error
 	// decodeFunc decodes groups to a plane, or adds their outliers to it.
 	decodeFunc func(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup, nGroups int32, plane driver.DevicePtr) error
@@ -31,6 +31,7 @@ type product struct {
 	gemvShared int
 	prepared   bool // gemv reads the prepared vector
 	gemm       gemmFunc
+	halfGemm   bool // gemm reads the prepared vectors
 }
 
 // chooseProduct picks the kernels for w in its form.

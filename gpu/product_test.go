@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
 var (
@@ -176,11 +177,9 @@ func multiplyAndCompare(t *testing.T, r *rig, rng *rand.Rand, w *weight, values 
 	for i := range bias {
 		bias[i] = float32(rng.IntN(9) - 4)
 	}
-	p, st := r.multiplier(w, x, n)
-	st.vector = up(r, bias)
-	y := room[float32](r, n*w.Rows)
-	require.NoError(t, p.multiply(st, span{0, n}, y), msg)
-	got := down[float32](r, y, n*w.Rows)
+	p := r.multiplier(w, x, up(r, bias), n)
+	require.NoError(t, p.runActions(span{0, n}), msg)
+	got := down[float32](r, p.buffers[model.BufProj], n*w.Rows)
 	var want []float32
 	for tok := range n {
 		want = append(want, referenceProduct(values, x[tok*w.Cols:(tok+1)*w.Cols], bias)...)

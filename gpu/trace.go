@@ -15,7 +15,14 @@ import (
 // Launch is a kernel launch that a forward pass makes, with what it has to do.
 type Launch struct {
 	predict.Work
-	For string // the tensor or step
+	For   string  // the tensor or step
+	Parts []Share // the matrices that it works on
+}
+
+// Share is a matrix's part in a launch.
+type Share struct {
+	Tensor   string
+	Products float64
 }
 
 // TensorForm tells how a tensor lies in device memory.
@@ -69,7 +76,6 @@ type tracer struct {
 	info     driver.Info
 	l        *launcher
 	pass     *pass
-	weights  map[string]*weight
 	tokens   int // of the pass being noted
 	past     int
 	next     driver.DevicePtr
@@ -77,7 +83,7 @@ type tracer struct {
 }
 
 func newTracer(info driver.Info) *tracer {
-	return &tracer{info: info, next: arenaAlign, weights: map[string]*weight{}}
+	return &tracer{info: info, next: arenaAlign}
 }
 
 // prepare sets up the forward pass of a layout.
@@ -87,7 +93,6 @@ func (t *tracer) prepare(f *format.Reader, prog *model.Program, lay *layout) err
 		return err
 	}
 	for _, w := range lay.weights {
-		t.weights[w.Name] = w
 		if w.use&useProduct != 0 {
 			w.product = t.l.chooseProduct(w, max(t.info.SMs, 1))
 		}
@@ -113,15 +118,16 @@ func (t *tracer) product(w *weight, as form) ([]Launch, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.l, t.launches, t.tokens, t.weights[w.Name] = l, nil, 1, w
+	t.l, t.launches, t.tokens = l, nil, 1
 	kept, keptProduct := w.form, w.product
 	defer func() { w.form, w.product = kept, keptProduct }()
 	w.form = as
 	w.product = l.chooseProduct(w, max(t.info.SMs, 1))
 	l.where = w.Name
-	prog := &model.Program{Config: model.Config{NFF: w.Cols}} // the input is BufGate
-	p := &pass{launcher: l, sms: max(t.info.SMs, 1), batch: 1, prog: prog}
-	err = p.multiply(&step{Node: &model.Node{Op: model.OpMatMul, A: model.BufGate}, where: w.Name, weight: w}, span{0, 1}, arenaAlign)
+	p := &pass{launcher: l, sms: max(t.info.SMs, 1), batch: 1}
+	st := &step{Node: &model.Node{Op: model.OpMatMul, A: model.BufGate}, where: w.Name, weight: w}
+	a := &productAction{steps: []*step{st}, weights: []*weight{w}, blocks: w.product.gemvGrid, shared: w.product.gemvShared}
+	err = a.run(p, span{0, 1})
 	return t.launches, err
 }
 
@@ -135,30 +141,36 @@ func (t *tracer) Launch(k driver.Kernel, c driver.LaunchConfig, args ...uint64) 
 
 // measure fills in products and bytes. Activations are left out: they stay in the cache.
 func (t *tracer) measure(l *Launch, grid driver.Dim, args []uint64) {
-	if l.Kernel == "attention" && t.pass != nil { // grid: heads, tokens
+	if strings.HasPrefix(l.Kernel, "attention_") && t.pass != nil {
 		cfg := &t.pass.prog.Config
-		past := float64(t.past) + float64(t.tokens+1)/2
-		l.Products = 2 * float64(grid.X*grid.Y) * float64(cfg.HeadDim) * past
-		l.Bytes = 2 * 2 * float64(cfg.NKVHeads*cfg.HeadDim) * float64(t.past+t.tokens)
+		tokens, past := float64(args[3]), float64(t.past)+float64(t.tokens+1)/2
+		l.Products = 2 * tokens * float64(cfg.NHeads*cfg.HeadDim) * past
+		l.Bytes = 2 * float64(t.pass.kvBytes) / float64(t.pass.nCtx) * float64(t.past+t.tokens)
 		return
 	}
-	w := t.weights[l.For]
-	if w == nil {
-		return
+	for _, w := range t.l.with {
+		n, bytes := w.work(l.Kernel, grid, args, t.tokens)
+		l.Products += n
+		l.Bytes += bytes
+		l.Parts = append(l.Parts, Share{w.Name, n})
 	}
+}
+
+// work returns the products and bytes of w in a launch.
+func (w *weight) work(kernel string, grid driver.Dim, args []uint64, tokens int) (products, bytes float64) {
 	all := float64(w.Rows) * float64(w.Cols)
 	switch {
-	case strings.HasPrefix(l.Kernel, "gemv_"):
-		l.Products, l.Bytes = all, w.readBytes(w.form)
-	case strings.HasPrefix(l.Kernel, "gemm_"):
+	case strings.HasPrefix(kernel, "gemv_"):
+		return all * float64(grid.Y), w.readBytes(w.form) * float64(grid.Y)
+	case strings.HasPrefix(kernel, "gemm_"):
 		rows := float64(min(grid.X*gemmTokens, w.Rows))
-		l.Products = rows * float64(w.Cols) * float64(min(grid.Y*gemmTokens, t.tokens))
-		l.Bytes = float64(w.planeBytes(1)) * rows * float64(grid.Y)
-	case strings.HasPrefix(l.Kernel, "decode_chunks_") && len(args) > 2: // arguments: matrix, first group, groups
+		return rows * float64(w.Cols) * float64(min(grid.Y*gemmTokens, tokens)), float64(w.planeBytes(1)) * rows * float64(grid.Y)
+	case strings.HasPrefix(kernel, "decode_chunks_") && len(args) > 2: // arguments: matrix, first group, groups
 		rows := min(int(args[2])*w.Coded.Coding.RowsPerGroup, w.Rows)
 		share := float64(rows) / float64(w.Rows)
-		l.Products, l.Bytes = all*share, w.readBytes(formCoded)*share+float64(w.planeBytes(rows))
+		return all * share, w.readBytes(formCoded)*share + float64(w.planeBytes(rows))
 	}
+	return 0, 0
 }
 
 // readBytes returns what a product reads of w in a form.

@@ -50,6 +50,7 @@ uint16_t half_fma(uint16_t a, uint16_t b, uint16_t c);
 #define gridDim (emu::self->grid_dim)
 
 inline void __syncthreads() { emu::block_barrier(); }
+inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __syncwarp(uint32_t mask = ~0u) { emu::warp_collective(emu::SYNC_WARP, mask, 0, 0); }
 inline uint32_t __ballot_sync(uint32_t mask, int predicate) { return emu::warp_collective(emu::BALLOT, mask, predicate != 0, 0); }
 

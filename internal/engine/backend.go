@@ -19,13 +19,20 @@ const (
 	PlanHybrid   Plan = "hybrid"   // some of each
 )
 
+// Types of the KV cache's values.
+const (
+	KVF16 = "f16"
+	KVQ8  = "q8_0" // 8 bits, a scale for each 32
+)
+
 // LoadOptions are the caller's wishes for Backend.Load.
 type LoadOptions struct {
 	Plan         Plan
-	NCtx         int   // tokens of KV cache
-	MaxBatch     int   // most tokens of one Forward call; 0 = the backend's choice
-	Threads      int   // CPU threads; 0 = all
-	MemoryBudget int64 // bytes the backend may use; 0 = what is free
+	NCtx         int    // tokens of KV cache
+	KVType       string // KVF16 (also if empty) or KVQ8
+	MaxBatch     int    // most tokens of one Forward call; 0 = the backend's choice
+	Threads      int    // CPU threads; 0 = all
+	MemoryBudget int64  // bytes the backend may use; 0 = what is free
 	// Announce, if set, receives the memory plan before anything is allocated.
 	Announce func(MemoryPlan)
 	// Progress, if set, is called during loading with bytes of coded weights done and in total.

@@ -79,7 +79,7 @@ func emitHeader(b *bytes.Buffer, structs []structDef, consts []constant) {
 	b.WriteString(")\n\n")
 	for _, s := range structs {
 		name := goName(s.name) + "Desc"
-		fmt.Fprintf(b, "// %s is struct %s of cuda/matrix.cuh, in its memory layout when written little endian.\ntype %s struct {\n", name, s.name, name)
+		fmt.Fprintf(b, "// %s is struct %s of cuda/%s, in its memory layout when written little endian.\ntype %s struct {\n", name, s.name, s.file, name)
 		for _, f := range s.fields {
 			fmt.Fprintf(b, "%s %s\n", exported(f.name), f.goType)
 		}

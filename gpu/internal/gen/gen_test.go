@@ -44,7 +44,7 @@ func TestParseHeader(t *testing.T) {
 struct pair { const void* data; int32_t rows, cols; float unit; };`)
 	require.NoError(t, err)
 	assert.Equal(t, []constant{{"A_B", 2}, {"C", 7}}, consts)
-	assert.Equal(t, []structDef{{"pair", []field{{"data", "driver.DevicePtr"}, {"rows", "int32"}, {"cols", "int32"}, {"unit", "float32"}}}}, structs)
+	assert.Equal(t, []structDef{{"pair", "", []field{{"data", "driver.DevicePtr"}, {"rows", "int32"}, {"cols", "int32"}, {"unit", "float32"}}}}, structs)
 
 	_, _, err = parseHeader(`struct pair { double x; };`)
 	assert.ErrorContains(t, err, "double")

@@ -1,5 +1,5 @@
 // Command gen writes typed Go launch functions for the kernels in cuda/*.cu, and Go copies of the structs and constants of
-// cuda/matrix.cuh. It fails on anything whose type it does not know. Usage: gen -cuda DIR -o FILE
+// cuda/matrix.cuh and cuda/tasks.cuh. It fails on anything whose type it does not know. Usage: gen -cuda DIR -o FILE
 package main
 
 import (
@@ -55,14 +55,22 @@ func generate(dir string) ([]byte, error) {
 			return nil, fmt.Errorf("kernel %s is defined twice", kernels[i].name)
 		}
 	}
-	header := filepath.Join(dir, "matrix.cuh")
-	b, err := os.ReadFile(header)
-	if err != nil {
-		return nil, err
-	}
-	structs, consts, err := parseHeader(string(b))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", header, err)
+	var structs []structDef
+	var consts []constant
+	for _, name := range []string{"matrix.cuh", "tasks.cuh"} {
+		header := filepath.Join(dir, name)
+		b, err := os.ReadFile(header)
+		if err != nil {
+			return nil, err
+		}
+		s, c, err := parseHeader(string(b))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", header, err)
+		}
+		for i := range s {
+			s[i].file = name
+		}
+		structs, consts = append(structs, s...), append(consts, c...)
 	}
 	return emit(kernels, structs, consts)
 }

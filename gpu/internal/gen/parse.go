@@ -21,6 +21,7 @@ type kernel struct {
 
 type structDef struct {
 	name   string
+	file   string
 	fields []field
 }
 
