@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/convert"
+	"github.com/ellm-gpu/ellm-gpu/internal/quant"
 )
 
 func (p *program) compressCommand() *cli.Command {
@@ -29,6 +31,11 @@ func (p *program) compressCommand() *cli.Command {
 			&cli.BoolFlag{Name: "no-feedback", Usage: "with --calibrate: choose column steps, but no error feedback"},
 			&cli.Float64Flag{Name: "damping", Usage: fmt.Sprintf("with --calibrate: share by which mean squares are increased (%g)", convert.DefaultDamping)},
 			&cli.StringFlag{Name: "save-imatrix", Usage: "with --calibrate: also write the importance matrix, for --imatrix here and in llama-quantize"},
+			&cli.BoolFlag{Name: "no-columns", Usage: "without --imatrix and --calibrate: do not look at the activations that random tokens cause"},
+			&cli.BoolFlag{Name: "no-centroid", Usage: "reconstruct weights at the middle of cells"},
+			&cli.BoolFlag{Name: "no-row-classes", Usage: "one code table for each matrix"},
+			&cli.Float64Flag{Name: "row-exponent", Value: convert.DefaultRowExponent, Usage: "a row's step goes with its mean magnitude to this power"},
+			&cli.StringFlag{Name: "offsets", Usage: "JSON file of bits above the average by type of matrix (as bench/probe writes it), or none"},
 			jsonFlag(),
 		},
 		Action: p.compress,
@@ -94,6 +101,10 @@ func compressOptions(c *cli.Context) (convert.Options, error) {
 		Imatrix: c.String("imatrix"), Text: c.String("calibrate"), Tokens: c.Int("calibrate-tokens"),
 		Exponent: c.Float64("exponent"), Damping: c.Float64("damping"), NoFeedback: c.Bool("no-feedback"), Save: c.String("save-imatrix"),
 	}}
+	var err error
+	if opt.Tuning, err = tuning(c); err != nil {
+		return opt, err
+	}
 	chosen := 0
 	for _, name := range []string{"bpw", "size", "scheme", "lossless"} {
 		if c.IsSet(name) {
@@ -119,6 +130,26 @@ func compressOptions(c *cli.Context) (convert.Options, error) {
 		return opt, usagef("--bpw %g: expected %g to %g", opt.BPW, convert.MinBPW, convert.MaxBPW)
 	}
 	return opt, nil
+}
+
+// tuning reads the flags that change single ingredients.
+func tuning(c *cli.Context) (convert.Tuning, error) {
+	x := c.Float64("row-exponent")
+	t := convert.Tuning{NoColumns: c.Bool("no-columns"), NoCentroid: c.Bool("no-centroid"), NoRowClasses: c.Bool("no-row-classes"), RowExponent: &x}
+	switch file := c.String("offsets"); file {
+	case "":
+	case "none":
+		t.Offsets = quant.Offsets{}
+	default:
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return t, err
+		}
+		if err := json.Unmarshal(b, &t.Offsets); err != nil {
+			return t, fmt.Errorf("%s: %w (expected one JSON object of types and bits)", file, err)
+		}
+	}
+	return t, nil
 }
 
 // outputPath returns where to write. It refuses the input itself and what could not be renamed over.

@@ -21,6 +21,22 @@ type Weights interface {
 // number of tokens. It may write to s, and must not keep it.
 type Visit func(in *model.Input, s []float32, tokens int) error
 
+// MeanSquares runs prog like Run, but gathers only E[x²] of every element that enters a product. The result goes from a matrix's name to its columns.
+func MeanSquares(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, progress func(done, total int64)) (map[string][]float32, error) {
+	out := map[string][]float32{}
+	r := &runner{prog: prog, w: w, diagonal: true}
+	err := r.run(ctx, texts, func(in *model.Input, s []float32, tokens int) error {
+		for i := range s {
+			s[i] /= float32(tokens)
+		}
+		for _, w := range in.Weights {
+			out[w] = s
+		}
+		return nil
+	}, progress)
+	return out, err
+}
+
 // runner is one run.
 type runner struct {
 	prog    *model.Program
@@ -30,14 +46,22 @@ type runner struct {
 	rope    *rope
 	tensors map[string][]float32 // of the current segment
 	bufs    [model.NumBuffers][]float32
-	moments map[string][]float32 // by the input's first weight
+	moments map[string][]float32 // by the input's first weight: Width × Width, or with diagonal Width
 	inputs  map[string]*model.Input
 	tokens  int
+
+	diagonal bool // only the moments' diagonal is wanted
 }
 
 // Run executes prog on every text from an empty cache, and passes the moments of every input on. Progress is called with nodes·texts done.
 func Run(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, visit Visit, progress func(done, total int64)) error {
-	r := &runner{prog: prog, w: w, isa: linalg.Best(), scratch: linalg.NewScratch(), inputs: map[string]*model.Input{}}
+	r := &runner{prog: prog, w: w}
+	return r.run(ctx, texts, visit, progress)
+}
+
+func (r *runner) run(ctx context.Context, texts [][]int32, visit Visit, progress func(done, total int64)) error {
+	prog := r.prog
+	r.isa, r.scratch, r.inputs = linalg.Best(), linalg.NewScratch(), map[string]*model.Input{}
 	longest := 0
 	for _, t := range texts {
 		longest = max(longest, len(t))
@@ -56,7 +80,7 @@ func Run(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, v
 		}
 	}
 	var err error
-	if r.rope, err = newRope(prog, w, longest); err != nil {
+	if r.rope, err = newRope(prog, r.w, longest); err != nil {
 		return err
 	}
 	streams := make([][]float32, len(texts))
@@ -118,10 +142,18 @@ func (r *runner) load(nodes []model.Node) error {
 			}
 		}
 		if in := r.inputs[n.Weight]; in != nil && n.Op == model.OpMatMul {
-			r.moments[n.Weight] = make([]float32, in.Width*in.Width)
+			r.moments[n.Weight] = make([]float32, r.momentsLen(in.Width))
 		}
 	}
 	return nil
+}
+
+// momentsLen returns how many moments of an input of the given width are kept.
+func (r *runner) momentsLen(width int) int {
+	if r.diagonal {
+		return width
+	}
+	return width * width
 }
 
 // read reads a tensor on all cores.
@@ -154,8 +186,12 @@ func (r *runner) visit(nodes []model.Node, visit Visit) error {
 			continue
 		}
 		delete(r.moments, w)
-		for i := range r.inputs[w].Width {
-			if x := s[i*r.inputs[w].Width+i]; x-x != 0 {
+		stride := 1
+		if !r.diagonal {
+			stride += r.inputs[w].Width
+		}
+		for i := 0; i < len(s); i += stride {
+			if x := s[i]; x-x != 0 {
 				return fmt.Errorf("the input of %s is not a finite number (is the model damaged?)", w)
 			}
 		}
@@ -171,6 +207,14 @@ const strip = 64
 
 // gather adds the moments of t vectors x of width n to s.
 func (r *runner) gather(s, x []float32, n, t int) {
+	if r.diagonal {
+		for i := range t {
+			for c, v := range x[i*n : (i+1)*n] {
+				s[c] += v * v
+			}
+		}
+		return
+	}
 	m := linalg.RowMajor(x, n)
 	strips := (n + strip - 1) / strip
 	r.parallel(strips, func(k int, scratch *linalg.Scratch) {

@@ -111,6 +111,14 @@ func (s *sourceWeights) Rows(name string, r0, r1 int, dst []float32) error {
 	return s.src.ReadRows(i, r0, r1, dst)
 }
 
+func (j *job) sourceWeights() *sourceWeights {
+	w := &sourceWeights{src: j.src, index: map[string]int{}}
+	for i, t := range j.src.Tensors() {
+		w.index[t.Name] = i
+	}
+	return w
+}
+
 // calibrate runs the model over text, rescales the source's columns by what it sees, and prepares error feedback. dir is for temporary files.
 func (j *job) calibrate(dir string) error {
 	texts, err := j.texts()
@@ -124,16 +132,12 @@ func (j *job) calibrate(dir string) error {
 	if j.factors, err = newFactors(dir); err != nil {
 		return err
 	}
-	w := &sourceWeights{src: j.src, index: map[string]int{}}
-	for i, t := range j.src.Tensors() {
-		w.index[t.Name] = i
-	}
 	j.fold = &folding{cols: map[string][]float32{}, rows: map[string][]float32{}}
 	j.seen = &imatrix.File{
 		Matrices: map[string]*imatrix.Matrix{}, Datasets: []string{filepath.Base(j.opt.Calibration.Text)},
 		Chunks: len(texts), ChunkSize: calibrationContext,
 	}
-	err = calibrate.Run(j.ctx, prog, w, texts, j.moments, func(done, total int64) { j.progress("calibrate", done, total) })
+	err = calibrate.Run(j.ctx, prog, j.sourceWeights(), texts, j.moments, func(done, total int64) { j.progress("calibrate", done, total) })
 	if err != nil {
 		return fmt.Errorf("calibration with %s: %w", j.opt.Calibration.Text, err)
 	}

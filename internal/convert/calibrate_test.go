@@ -46,14 +46,6 @@ func windows(t *testing.T, j *job, n, count int) (out [][]int32) {
 	return out
 }
 
-func (j *job) weightsOf() *sourceWeights {
-	w := &sourceWeights{src: j.src, index: map[string]int{}}
-	for i, t := range j.src.Tensors() {
-		w.index[t.Name] = i
-	}
-	return w
-}
-
 // llama-imatrix computed the file from the same windows. It multiplies F16 weights with activations rounded to F16.
 func TestMomentsAgreeWithLlamaCPP(t *testing.T) {
 	want, err := imatrix.Read("../imatrix/testdata/tiny.gguf")
@@ -63,7 +55,7 @@ func TestMomentsAgreeWithLlamaCPP(t *testing.T) {
 	require.NoError(t, err)
 	texts := windows(t, j, want.ChunkSize, want.Chunks)
 	seen := 0
-	err = calibrate.Run(context.Background(), prog, j.weightsOf(), texts, func(in *model.Input, s []float32, tokens int) error {
+	err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, func(in *model.Input, s []float32, tokens int) error {
 		for _, w := range in.Weights {
 			m := want.Matrices[w]
 			if m == nil {
@@ -109,7 +101,7 @@ func TestFoldingKeepsTheFunction(t *testing.T) {
 		require.NoError(t, err)
 		texts := windows(t, j, 32, 2)
 		var plain [][]float32
-		err = calibrate.Run(context.Background(), prog, j.weightsOf(), texts, func(in *model.Input, s []float32, _ int) error {
+		err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, func(in *model.Input, s []float32, _ int) error {
 			plain = append(plain, append([]float32{}, s...))
 			return nil
 		}, nil)
@@ -130,7 +122,7 @@ func TestFoldingKeepsTheFunction(t *testing.T) {
 		require.GreaterOrEqual(t, len(f.rows), 4*prog.Config.NLayers)
 		j.src = newFoldedSource(j.src, f)
 		at := 0
-		err = calibrate.Run(context.Background(), prog, &rescaledWeights{j.weightsOf(), f}, texts, func(in *model.Input, s []float32, _ int) error {
+		err = calibrate.Run(context.Background(), prog, &rescaledWeights{j.sourceWeights(), f}, texts, func(in *model.Input, s []float32, _ int) error {
 			n, d := in.Width, f.cols[in.Weights[0]]
 			for i := range n {
 				for k := range i + 1 {
@@ -198,11 +190,11 @@ func streamError(t *testing.T, arch, path string) float64 {
 		}, nil))
 		return x
 	}
-	want := last(j.weightsOf())
+	want := last(j.sourceWeights())
 	got := last(&fileWeights{t, r})
 	norm := func(name string) []float32 { // what the file's last norm is multiplied by
 		a, b := make([]float32, prog.Config.NEmbd), make([]float32, prog.Config.NEmbd)
-		require.NoError(t, j.weightsOf().Rows(name, 0, 1, a))
+		require.NoError(t, j.sourceWeights().Rows(name, 0, 1, a))
 		require.NoError(t, (&fileWeights{t, r}).Rows(name, 0, 1, b))
 		for i := range b {
 			b[i] /= a[i]

@@ -3,6 +3,7 @@ package convert
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 	"github.com/ellm-gpu/ellm-gpu/internal/imatrix"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/quant"
 	"github.com/ellm-gpu/ellm-gpu/internal/tokenizer"
 )
 
@@ -34,6 +36,9 @@ const (
 	MaxBPW     = 8.5
 )
 
+// DefaultRowExponent is the default of Tuning.RowExponent.
+const DefaultRowExponent = 0.5
+
 // Options are the choices of Compress.
 type Options struct {
 	Scheme Scheme  // empty: SchemeBPW
@@ -41,6 +46,35 @@ type Options struct {
 	Size   int64   // SchemeBPW: instead of BPW, bytes that the file shall have at most
 
 	Calibration Calibration
+	Tuning      Tuning
+}
+
+// Tuning switches ingredients of SchemeBPW off or changes them, to see what they are worth. The zero value is the best that is known.
+type Tuning struct {
+	NoColumns    bool          // equal steps for all columns, if there is no Calibration
+	NoCentroid   bool          // reconstruct at the middle of cells
+	NoRowClasses bool          // one code table for each matrix, rows in natural order
+	RowExponent  *float64      // a row's step goes with its mean magnitude to this power; nil: DefaultRowExponent
+	Offsets      quant.Offsets // nil: quant.DefaultOffsets
+	Kappa        float64       // the step in units of each matrix's rms and offset, whatever file size results; 0: by file size
+}
+
+// check completes t.
+func (t *Tuning) check(c *model.Config) error {
+	if t.RowExponent == nil {
+		x := DefaultRowExponent
+		t.RowExponent = &x
+	}
+	if t.Offsets == nil {
+		t.Offsets = quant.DefaultOffsets(c.NKVHeads < c.NHeads)
+	}
+	if x := *t.RowExponent; !(x >= 0 && x <= 1) {
+		return fmt.Errorf("a row exponent of %g, expected 0 to 1", x)
+	}
+	if !(t.Kappa >= 0 && t.Kappa <= 64) {
+		return fmt.Errorf("steps of %g, expected at most 64", t.Kappa)
+	}
+	return t.Offsets.Check()
 }
 
 // Report says what Compress did.
@@ -93,6 +127,10 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 		if err := j.calibrate(filepath.Dir(outPath)); err != nil {
 			return nil, err
 		}
+	} else if opt.Calibration.Imatrix == "" && j.opt.Scheme == SchemeBPW && !opt.Tuning.NoColumns {
+		if err := j.synthesize(); err != nil {
+			return nil, err
+		}
 	}
 	settings := map[string]any{}
 	if s := j.opt.Calibration.settings(); s != nil {
@@ -105,7 +143,7 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 		}
 	}()
 	// Where a few padding bytes weigh much the size is not what was expected; what is known then hits the target.
-	for try := 0; err == nil && try < 2 && j.opt.Scheme == SchemeBPW && math.Abs(j.miss(tables)) > j.tolerance()*j.target(); try++ {
+	for try := 0; err == nil && try < 2 && j.opt.Scheme == SchemeBPW && opt.Tuning.Kappa == 0 && math.Abs(j.miss(tables)) > j.tolerance()*j.target(); try++ {
 		j.bias += j.miss(tables)
 		j.w.Abort()
 		tables, err = j.write(outPath, settings)
@@ -159,7 +197,7 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 	if progress == nil {
 		j.progress = func(string, int64, int64) {}
 	}
-	if err := j.opt.Calibration.check(j.opt.Scheme); err != nil {
+	if err := errors.Join(j.opt.Calibration.check(j.opt.Scheme), j.opt.Tuning.check(cfg)); err != nil {
 		return nil, err
 	}
 	if j.opt.Calibration.Imatrix != "" {

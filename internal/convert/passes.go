@@ -180,7 +180,7 @@ func (p *plan) codes(p0, p1 int, s *scratch, final bool) ([]int32, error) {
 func (j *job) train() (*codec.Bins, error) {
 	bins := codec.NewBins()
 	count := j.counter("count")
-	paper := j.opt.Scheme == SchemePaperU8 || j.opt.Scheme == SchemePaperU4
+	single := j.opt.Scheme == SchemePaperU8 || j.opt.Scheme == SchemePaperU4 || j.opt.Tuning.NoRowClasses
 	for _, p := range j.plans {
 		if p.m == nil {
 			count(p.weights())
@@ -190,7 +190,7 @@ func (j *job) train() (*codec.Bins, error) {
 		if err := p.begin(); err != nil {
 			return nil, fmt.Errorf("tensor %s: %w", p.info.Name, err)
 		}
-		t := codec.NewTrainer(p.info.Cols, p.coding, paper)
+		t := codec.NewTrainer(p.info.Cols, p.coding, single)
 		err := j.each(p.groups(), func(g int, s *scratch) error {
 			p0, p1 := g*p.coding.RowsPerGroup, min(p.info.Rows, (g+1)*p.coding.RowsPerGroup)
 			codes, err := p.codes(p0, p1, s, false)

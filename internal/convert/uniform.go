@@ -41,8 +41,9 @@ func (m *uniformMatrix) measure() error {
 	}
 	n := float64(m.p.weights())
 	m.q.MeanAbs = sumAbs / n
-	c := quant.Context{Tied: m.tied(), GQA: m.config.NKVHeads < m.config.NHeads}
-	m.weight = math.Exp2(-quant.Offset(m.p.info.Name, c)) * math.Sqrt(sumSq/n)
+	m.q.Exponent = *m.opt.Tuning.RowExponent
+	c := quant.Context{Tied: m.tied(), Layers: m.config.NLayers}
+	m.weight = math.Exp2(-m.opt.Tuning.Offsets.Of(m.p.info.Name, c)) * math.Sqrt(sumSq/n)
 	m.rowsOf = m.p.sampleRows()
 	cols := m.p.info.Cols
 	m.sample = make([]float32, len(m.rowsOf)*cols)
@@ -88,7 +89,7 @@ func (m *uniformMatrix) rows(r0, r1 int, dst []int32, s *scratch, final bool) er
 func (m *uniformMatrix) quantize(r int, row []float32, out []int32, final bool) {
 	step := m.q.RowStep(&m.stats[r], len(row))
 	if final {
-		scale, noise := quant.Row(out, row, step)
+		scale, noise := quant.Row(out, row, step, !m.opt.Tuning.NoCentroid)
 		m.p.noise[r] = noise
 		m.setScale(r, scale)
 	} else if step == 0 {
@@ -180,6 +181,9 @@ func (j *job) fit(settings map[string]any) (tables []*huffman.Table, err error) 
 			ms = append(ms, m)
 		}
 	}
+	if j.opt.Tuning.Kappa != 0 {
+		return j.fixed(ms, settings)
+	}
 	// The bits left for matrices, and how many of them do not go into their entropy.
 	target := j.target() - j.bias - 8*float64(j.w.Size()+j.rawBytes())
 	for try := range guesses + fitTries {
@@ -207,6 +211,21 @@ func (j *job) fit(settings map[string]any) (tables []*huffman.Table, err error) 
 	}
 	settings["kappa"], settings["bits_per_weight"] = j.kappa, j.opt.BPW
 	return tables, nil
+}
+
+// fixed is fit for a κ that is given.
+func (j *job) fixed(ms []*uniformMatrix, settings map[string]any) ([]*huffman.Table, error) {
+	for _, m := range ms {
+		m.setStep(j.opt.Tuning.Kappa)
+	}
+	j.chooseAll(ms)
+	bins, err := j.train()
+	if err != nil {
+		return nil, err
+	}
+	_, tables, err := bins.Build()
+	settings["kappa"] = j.opt.Tuning.Kappa
+	return tables, err
 }
 
 // chooseAll chooses the coding of every matrix and returns the estimated bits of all levels.

@@ -4,7 +4,6 @@ package quant
 import (
 	"fmt"
 	"math"
-	"strings"
 )
 
 // RowStats are the sums of one row that the quantizers need.
@@ -25,13 +24,13 @@ func Measure(row []float32) (s RowStats, ok bool) {
 	return s, !math.IsNaN(s.SumAbs) && !math.IsInf(s.SumAbs, 0)
 }
 
-// Uniform is the data-free entropy-constrained quantizer of one matrix: an unclipped uniform grid, q = round(w/Δ_r), whose step
-// in row r is Δ_r = Step · sqrt(m_r/m), m being the mean magnitude of the matrix and m_r of the row. An equal step for all weights is
-// reverse water-filling (Cover and Thomas, Elements of Information Theory, 10.3.3); the square root lies half-way
-// between it and an equal number of bits for every row.
+// Uniform is the entropy-constrained quantizer of one matrix: an unclipped uniform grid, q = round(w/Δ_r), whose step
+// in row r is Δ_r = Step · (m_r/m)^Exponent, m being the mean magnitude of the matrix and m_r of the row. Exponent 0, an equal step for all
+// weights, is reverse water-filling (Cover and Thomas, Elements of Information Theory, 10.3.3); 1 is an equal number of bits for every row.
 type Uniform struct {
-	Step    float32 // Δ of a row of mean magnitude MeanAbs
-	MeanAbs float64 // of the whole matrix
+	Step     float32 // Δ of a row of mean magnitude MeanAbs
+	MeanAbs  float64 // of the whole matrix
+	Exponent float64
 }
 
 // maxCode bounds |q|: rows whose largest weight would exceed it get a wider step.
@@ -42,13 +41,13 @@ func (u *Uniform) RowStep(s *RowStats, n int) float32 {
 	if s.SumAbs == 0 || u.MeanAbs == 0 {
 		return 0
 	}
-	step := float64(u.Step) * math.Sqrt(s.SumAbs/float64(n)/u.MeanAbs)
+	step := float64(u.Step) * math.Pow(s.SumAbs/float64(n)/u.MeanAbs, u.Exponent)
 	return float32(max(step, float64(max(s.Max, -s.Min))/maxCode))
 }
 
-// Row quantizes one row with the given step (see RowStep). The row is to be reconstructed as scale·q, where scale is the step times the gain
-// ⟨w,q⟩/⟨q,q⟩·1/Δ that makes the error smallest, as the cells' centroids would. noise is the squared error then.
-func Row(dst []int32, row []float32, step float32) (scale float32, noise float64) {
+// Row quantizes one row with the given step (see RowStep). The row is to be reconstructed as scale·q, where scale is the step or, with centroid,
+// the factor ⟨w,q⟩/⟨q,q⟩ that makes the error smallest, as the cells' centroids would. noise is the squared error then.
+func Row(dst []int32, row []float32, step float32, centroid bool) (scale float32, noise float64) {
 	if step == 0 {
 		clear(dst)
 		return 0, 0
@@ -63,6 +62,9 @@ func Row(dst []int32, row []float32, step float32) (scale float32, noise float64
 	}
 	if qq == 0 {
 		return step, ww
+	}
+	if g := float64(step); !centroid {
+		return step, max(0, ww-2*g*wq+g*g*qq)
 	}
 	return float32(wq / qq), max(0, ww-wq*wq/qq)
 }
@@ -116,43 +118,6 @@ func (m *MinMax) Row(dst []int32, row []float32) (noise float64) {
 		noise += e * e
 	}
 	return noise
-}
-
-// offsets are the bits that matrices of a type get above the average, as step = κ·2^(−offset)·rms. They come from published measurements
-// of how much each type's error hurts, and were confirmed by KL divergence on Qwen2.5-Coder-1.5B.
-var offsets = map[string]float64{
-	"ffn_down":    0.38,
-	"ffn_up":      -0.09,
-	"ffn_gate":    -0.36,
-	"attn_q":      -0.47,
-	"attn_k":      -0.57,
-	"attn_v":      0.86,
-	"attn_output": 0.36,
-}
-
-// Context is what an offset depends on besides the tensor's name.
-type Context struct {
-	Tied bool // the input embedding is the output matrix, too
-	GQA  bool // several query heads share a key and value head
-}
-
-// Offset returns the bits per weight that the matrix of this GGUF name gets above the average.
-func Offset(name string, c Context) float64 {
-	switch {
-	case name == "output.weight":
-		return 1
-	case name == "token_embd.weight" && c.Tied:
-		return 0.5
-	case name == "token_embd.weight":
-		return -1
-	}
-	kind := strings.TrimSuffix(name, ".weight")
-	kind = kind[strings.LastIndexByte(kind, '.')+1:]
-	o := offsets[kind]
-	if c.GQA && (kind == "attn_k" || kind == "attn_v") {
-		o += 0.5
-	}
-	return o
 }
 
 // Sample returns up to n rows of a matrix of `rows`, spread over it without a period that the heads of an attention matrix could share.

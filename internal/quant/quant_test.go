@@ -41,7 +41,7 @@ func TestRowScaleIsOptimal(t *testing.T) {
 	for _, step := range []float32{0.05, 0.7, 2, 100} {
 		w := row(500)
 		q := make([]int32, len(w))
-		scale, noise := Row(q, w, step)
+		scale, noise := Row(q, w, step, true)
 		errorOf := func(s float64) (e float64) {
 			for i := range w {
 				d := float64(w[i]) - s*float64(q[i])
@@ -55,14 +55,14 @@ func TestRowScaleIsOptimal(t *testing.T) {
 		}
 	}
 	q := []int32{5}
-	scale, noise := Row(q, []float32{0}, 0)
+	scale, noise := Row(q, []float32{0}, 0, true)
 	require.Zero(t, scale)
 	require.Zero(t, noise)
 	require.Equal(t, []int32{0}, q)
 }
 
 func TestRowStep(t *testing.T) {
-	u := Uniform{Step: 0.1, MeanAbs: 1}
+	u := Uniform{Step: 0.1, MeanAbs: 1, Exponent: 0.5}
 	require.InEpsilon(t, 0.2, u.RowStep(&RowStats{SumAbs: 40, Min: -5, Max: 5}, 10), 1e-6)
 	require.Zero(t, u.RowStep(&RowStats{}, 10))
 	// A single huge weight widens the step so that codes stay within bounds.
@@ -111,11 +111,18 @@ func TestSample(t *testing.T) {
 	}
 }
 
-func TestOffset(t *testing.T) {
-	require.Equal(t, 1.0, Offset("output.weight", Context{}))
-	require.Equal(t, 0.5, Offset("token_embd.weight", Context{Tied: true}))
-	require.Equal(t, -1.0, Offset("token_embd.weight", Context{}))
-	require.Equal(t, 0.86, Offset("blk.12.attn_v.weight", Context{}))
-	require.InDelta(t, 1.36, Offset("blk.12.attn_v.weight", Context{GQA: true}), 1e-9)
-	require.Equal(t, 0.0, Offset("blk.0.something.weight", Context{GQA: true}))
+func TestOffsets(t *testing.T) {
+	o := Offsets{"output": 1, Tied: 0.5, "token_embd": -1, "attn_v": 0.75, First: 0.25, Last: -0.25}
+	require.NoError(t, o.Check())
+	require.Equal(t, 1.0, o.Of("output.weight", Context{Layers: 4}))
+	require.Equal(t, 0.5, o.Of("token_embd.weight", Context{Tied: true}))
+	require.Equal(t, -1.0, o.Of("token_embd.weight", Context{}))
+	require.Equal(t, 0.75, o.Of("blk.2.attn_v.weight", Context{Layers: 4}))
+	require.Equal(t, 1.0, o.Of("blk.0.attn_v.weight", Context{Layers: 4}))
+	require.Equal(t, 0.5, o.Of("blk.3.attn_v.weight", Context{Layers: 4}))
+	require.Equal(t, 0.25, o.Of("blk.0.something.weight", Context{Layers: 4}))
+	require.Zero(t, Offsets{}.Of("blk.2.attn_v.weight", Context{}))
+	require.ErrorContains(t, Offsets{"attn_x": 1}.Check(), "attn_x")
+	require.Error(t, Offsets{"attn_v": math.NaN()}.Check())
+	require.NoError(t, DefaultOffsets(true).Check())
 }

@@ -1,0 +1,76 @@
+package quant
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Offsets are the bits per weight that matrices get above the average (a negative number: below), by what their error does to the model's predictions: the
+// step is κ·2^(−offset)·rms. Keys are types of matrices as in GGUF names, and First and Last, which are added for the first and the last layer.
+type Offsets map[string]float64
+
+// Keys of Offsets beside types of matrices.
+const (
+	Tied  = "tied"  // an input embedding that is the output matrix, too
+	First = "first" // first layer
+	Last  = "last"  // last layer
+)
+
+// Context is what an offset depends on besides the tensor's name.
+type Context struct {
+	Tied   bool // there is no output matrix but the input embedding
+	Layers int
+}
+
+// unshared is by how much keys and values of a model matter less if no two query heads share them.
+const unshared = -0.5
+
+// DefaultOffsets returns what compress uses. gqa: several query heads share a key and value head.
+func DefaultOffsets(gqa bool) Offsets {
+	o := Offsets{
+		"token_embd": -1, Tied: 0.5, "output": 1,
+		"attn_q": -0.47, "attn_k": -0.07, "attn_v": 1.36, "attn_output": 0.36,
+		"ffn_gate": -0.36, "ffn_up": -0.09, "ffn_down": 0.38,
+		First: 0, Last: 0,
+	}
+	if !gqa {
+		o["attn_k"] += unshared
+		o["attn_v"] += unshared
+	}
+	return o
+}
+
+// Check returns an error if o has keys that mean nothing, or values that cannot be meant.
+func (o Offsets) Check() error {
+	known := DefaultOffsets(false)
+	for _, k := range slices.Sorted(maps.Keys(o)) {
+		if _, ok := known[k]; !ok {
+			return fmt.Errorf("offset of %q: known are %s", k, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+		if x := o[k]; !(x >= -8 && x <= 8) {
+			return fmt.Errorf("offset of %s: %g bits, expected −8 to 8", k, x)
+		}
+	}
+	return nil
+}
+
+// Of returns the offset of the matrix of this GGUF name.
+func (o Offsets) Of(name string, c Context) float64 {
+	kind, bits := strings.TrimSuffix(name, ".weight"), 0.0
+	if layer, rest, ok := strings.Cut(strings.TrimPrefix(kind, "blk."), "."); ok && strings.HasPrefix(kind, "blk.") {
+		kind = rest
+		switch layer {
+		case "0":
+			bits = o[First]
+		case strconv.Itoa(c.Layers - 1):
+			bits = o[Last]
+		}
+	}
+	if kind == "token_embd" && c.Tied {
+		kind = Tied
+	}
+	return bits + o[kind]
+}
