@@ -14,7 +14,7 @@ from report import markdown, plot
 
 FREE_TYPES = ["Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0"]
 CALIBRATED_TYPES = ["IQ2_M", "IQ3_XXS", "IQ3_M", "Q3_K_M", "Q4_K_M"]
-FRACTIONS = ["17/20*Q4_K_M", "4/5*Q8_0"]  # where the quality of the whole file is hoped for
+FRACTIONS = ["0.85*Q4_K_M", "0.8*Q8_0"]  # where the quality of the whole file is hoped for
 DEFAULT_SIZES = ["3.0bpw", "4.0bpw", "5.0bpw", "6.0bpw"]  # without llama.cpp
 SCHEMES = ["entrollm-u8", "entrollm-u4"]
 CTX = 512
@@ -198,7 +198,7 @@ class Comparison:
     def sizes(self, calibration):
         """What to compress to: (name, options of compress) for every entry of --sizes."""
         given = self.args.sizes
-        if not given:
+        if given is None:
             given = (CALIBRATED_TYPES if calibration else FREE_TYPES + FRACTIONS) if self.args.peer else DEFAULT_SIZES
         return [(s, self.size_options(s, calibration)) for s in given]
 

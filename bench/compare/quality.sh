@@ -8,7 +8,7 @@
 #   --chunks N                use the first N × 512 tokens of TEXT (10)
 #   --unseen FILE             compare on this text, too (--unseen-chunks: 6), which should be of another kind than those before
 #   --calibrate FILE          also calibrate with this text, llama.cpp with an imatrix of it (--calibrate-chunks: 28); it must not overlap TEXT
-#   --sizes '…'               what to compress to: bytes, bits per weight (4.5bpw), or llama.cpp's types (Q4_K_M, or a share of one: 17/20*Q4_K_M)
+#   --sizes '…'               what to compress to: bytes, bits per weight (4.5bpw), or llama.cpp's types (Q4_K_M, or a share of one: 0.85*Q4_K_M)
 #   --types '…'               which types llama.cpp makes
 #   --logits FILE, --unseen-logits FILE   the original's predictions, if saved already
 #   --again                   measure ours again

@@ -131,3 +131,62 @@ func TestOurRowsAlone(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, out, "is of another model or texts")
 }
+
+// fakePeer makes programs that behave like llama.cpp's as far as the scripts can see: llama-quantize writes a file of a size that depends on
+// the type, llama-perplexity prints the same divergence for all.
+func (w *workbench) fakePeer() string {
+	dir := filepath.Join(w.dir, "peer")
+	require.NoError(w, os.Mkdir(dir, 0o700))
+	const sizes = `case ${@: -2:1} in Q8_0) n=720000;; Q6_K) n=560000;; Q4_K_M) n=420000;; IQ4_XS) n=400000;; Q3_K_M) n=360000;; *) n=300000;; esac`
+	for name, script := range map[string]string{
+		"llama-quantize":   sizes + "\nhead -c $n /dev/zero > ${@: -3:1}",
+		"llama-imatrix":    "touch ${@: -1}",
+		"llama-perplexity": "cat <<'END'\nMean PPL(Q)                   :  15.548946 ±   0.949164\nMean PPL(base)                :  15.190327 ±   0.925061\nMean    KLD:   0.500000 ±   0.000537\n99.9%   KLD:   0.251936\nSame top p: 90.941 ± 0.569 %\nEND",
+	} {
+		require.NoError(w, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/bash\n"+script+"\n"), 0o700))
+	}
+	return dir
+}
+
+func TestNextToPeer(t *testing.T) {
+	w := newWorkbench(t)
+	out, err := w.compare("--sizes", "4bpw") // leaves the original's predictions, which a real llama-perplexity would make
+	require.NoError(t, err, out)
+	require.NoError(t, os.Remove(filepath.Join(w.dir, "quality_tiny-llama.json")))
+	calibration := filepath.Join(w.dir, "calibration.txt")
+	require.NoError(t, os.WriteFile(calibration, []byte(testmodel.HeldOut()[8000:]), 0o600))
+	out, err = w.compare("--peer", w.fakePeer(), "--types", "Q3_K_M Q4_K_M", "--sizes", "Q4_K_M 0.85*Q4_K_M", "--calibrate", calibration, "--calibrate-chunks", "2")
+	require.NoError(t, err, out)
+	b, err := os.ReadFile(filepath.Join(w.dir, "quality_tiny-llama.json"))
+	require.NoError(t, err)
+	var data struct {
+		Rows []struct {
+			row
+			Calibration *string
+			Command     string
+		}
+	}
+	require.NoError(t, json.Unmarshal(b, &data))
+	require.Len(t, data.Rows, 2*2+2*2+2)
+	for _, r := range data.Rows {
+		require.NotContains(t, r.Command, w.dir)
+		if r.Calibration != nil {
+			require.Equal(t, "calibration.txt, 2 × 512 tokens", *r.Calibration)
+			require.Regexp(t, "--imatrix|--calibrate", r.Command)
+		}
+		size := map[string]float64{"Q3_K_M": 360000, "Q4_K_M": 420000, "0.85*Q4_K_M": 357000}[r.Kind]
+		switch {
+		case r.Program == "llama.cpp":
+			require.EqualValues(t, size, r.Bytes)
+			require.Equal(t, 0.5, r.Texts["text"].KLD)
+			require.Equal(t, 90.941, r.Texts["text"].SameTop)
+		case size > 0:
+			require.LessOrEqual(t, float64(r.Bytes), size)
+			require.InEpsilon(t, size, r.Bytes, 0.02)
+		}
+	}
+	table, err := os.ReadFile(filepath.Join(w.dir, "quality_tiny-llama.md"))
+	require.NoError(t, err)
+	require.Regexp(t, `\| \*\*ellm-gpu\*\* size of Q4_K_M, calibrated \|.* × Q4_K_M \|`, string(table))
+	w.checkPlot()
+}
