@@ -66,6 +66,21 @@ class Results:
         os.replace(self.path + ".part", self.path)
 
 
+def parse_divergence(out, chunks):
+    """What llama-perplexity --kl-divergence prints, as our_divergence gives it."""
+
+    def value(pattern):
+        found = re.search(pattern, out)
+        if not found:
+            sys.exit(f"llama-perplexity printed nothing like {pattern}:\n{out[-2000:]}")
+        return [float(x) for x in found.groups()]
+
+    kld, error = value(r"Mean\s+KLD:\s+([-\d.]+)\s+±\s+([\d.]+)")
+    return {"chunks": chunks, "kld": kld, "kld_stderr": error, "kld_999": value(r"99\.9%\s+KLD:\s+([-\d.]+)")[0],
+            "same_top": value(r"Same top p:\s+([\d.]+)")[0], "perplexity": value(r"Mean PPL\(Q\)\s*:\s+([\d.]+)")[0],
+            "reference_perplexity": value(r"Mean PPL\(base\)\s*:\s+([\d.]+)")[0]}
+
+
 class Text:
     """A text, how many chunks of it are used, and the file of the original's predictions."""
 
@@ -157,18 +172,7 @@ class Comparison:
 
     def peer_divergence(self, path, text):
         done = run([f"{self.args.peer}/llama-perplexity", "-m", path, "--kl-divergence", "--kl-divergence-base", text.logits, "-t", threads()])
-        out = done.stdout + done.stderr
-
-        def value(pattern):
-            found = re.search(pattern, out)
-            if not found:
-                sys.exit(f"llama-perplexity printed nothing like {pattern}:\n{out[-2000:]}")
-            return [float(x) for x in found.groups()]
-
-        kld, error = value(r"Mean\s+KLD:\s+([-\d.]+)\s+±\s+([\d.]+)")
-        return {"chunks": text.chunks, "kld": kld, "kld_stderr": error, "kld_999": value(r"99\.9%\s+KLD:\s+([-\d.]+)")[0],
-                "same_top": value(r"Same top p:\s+([\d.]+)")[0], "perplexity": value(r"Mean PPL\(Q\)\s*:\s+([\d.]+)")[0],
-                "reference_perplexity": value(r"Mean PPL\(base\)\s*:\s+([\d.]+)")[0]}
+        return parse_divergence(done.stdout + done.stderr, text.chunks)
 
     def imatrix(self):
         path = f"{self.work}/imatrix.{self.args.calibrate_chunks}.gguf"
