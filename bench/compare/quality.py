@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import sys
 from fractions import Fraction
 
@@ -89,6 +90,14 @@ class Text:
         self.given = logits
         self.logits = logits or f"{work}/{name}.{chunks}.logits"
 
+    def check(self):
+        """llama-perplexity compares all chunks of the file, so there must be as many as we use."""
+        with open(self.logits, "rb") as f:
+            head = f.read(20)
+        n_ctx, _, chunks = struct.unpack("<3i", head[8:20]) if len(head) == 20 else (0, 0, 0)
+        if (n_ctx, chunks) != (CTX, self.chunks):
+            sys.exit(f"{self.logits}: holds {chunks} chunks of {n_ctx} tokens, expected {self.chunks} of {CTX} (give --chunks or --unseen-chunks {chunks})")
+
     def describe(self):
         return {"name": self.name, "file": os.path.basename(self.path), "sha256": digest(self.path), "chunks": self.chunks, "n_ctx": CTX}
 
@@ -112,7 +121,7 @@ class Comparison:
     def reference(self, text):
         """Saves the original's predictions: llama.cpp's, which favours its quants by its own rounding errors, or without it ours."""
         if os.path.exists(text.logits):
-            return
+            return text.check()
         if text.given:
             sys.exit(f"{text.given}: no such file of saved predictions")
         part = text.logits + ".part"

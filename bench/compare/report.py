@@ -32,13 +32,17 @@ def title(row):
     return f"**ellm-gpu** {'size' if not share else share + ' of the size'} of {kind}{how}"
 
 
+def perplexity(x):
+    return f"{x:.3f}" if x < 1e4 else f"{x:.2g}"
+
+
 def cells(data, row, text):
     t = row["texts"][text]
-    out = [f"{t['kld']:.5f} ± {t['kld_stderr']:.5f}", f"{t['kld_999']:.3f}", f"{t['same_top']:.1f}", f"{t['perplexity']:.3f}"]
+    out = [f"{t['kld']:.5f} ± {t['kld_stderr']:.5f}", f"{t['kld_999']:.3f}", f"{t['same_top']:.1f}", perplexity(t["perplexity"])]
     other = compared_with(data, row) if row["program"] == "ellm-gpu" else None
     if not other or row["kind"].startswith("entrollm"):
         return [*out, ""]
-    return [*out, f"{t['kld'] / other['texts'][text]['kld']:.2f} × {other['kind']}"]
+    return [*out, f"{t['kld'] / other['texts'][text]['kld']:.3f} × {other['kind']}"]
 
 
 def table(data, text, rows):
@@ -52,9 +56,9 @@ def markdown(data):
     lines = [f"# Quality per byte: {data['model']}", "", f"{data['weights']:,} weights. Measured on {data['machine']}."]
     for text in data["texts"]:
         complete = [r for r in data["rows"] if text["name"] in r["texts"]]
-        reference = {round(r["texts"][text["name"]]["reference_perplexity"], 3) for r in complete}
+        reference = {perplexity(r["texts"][text["name"]]["reference_perplexity"]) for r in complete}
         lines += ["", f"## {text['file']}, {text['chunks']} × {text['n_ctx']} tokens" + (" (unseen kind)" if text["name"] == "unseen" else ""), "",
-                  "The original's perplexity: " + " or ".join(f"{p:.3f}" for p in sorted(reference)) + ".", ""]
+                  "The original's perplexity: " + " or ".join(sorted(reference)) + ".", ""]
         for heading, of in [("Without data", lambda r: not r["calibration"]), ("Calibrated", lambda r: r["calibration"])]:
             rows = [r for r in complete if of(r)]
             if rows:
@@ -109,7 +113,8 @@ def curve(rows, x, y, colour, hollow, names):
     for a, b, kind in points:
         out.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4" fill="{"white" if hollow else colour}" stroke="{colour}" stroke-width="1.5"/>')
         if names:
-            out.append(label(a + 7, b - 6, kind, extra=f' fill="{colour}"'))
+            at = (a - 7, b + 14, kind, "end") if hollow else (a + 7, b - 6, kind)
+            out.append(label(*at, extra=f' fill="{colour}"'))
     return out
 
 
