@@ -23,7 +23,7 @@ func (p *program) benchCommand() *cli.Command {
 			&cli.IntFlag{Name: "n-gen", Aliases: []string{"n"}, Value: 128, Usage: "tokens of the decode test; 0 = leave it out"},
 			&cli.IntFlag{Name: "repetitions", Aliases: []string{"r"}, Value: 3, Usage: "repetitions of each test"},
 			&cli.StringFlag{Name: "report", Usage: "also write the results to `FILE` (JSON), with the machine they were measured on"},
-			jsonFlag(),
+			profileFlag(), jsonFlag(),
 		}, deviceFlags()...),
 		Action: p.bench,
 	}
@@ -96,6 +96,9 @@ func (p *program) bench(c *cli.Context) error {
 		return p.printJSON(results)
 	}
 	p.printBench(results)
+	if c := m.profile(); c != nil {
+		fmt.Fprintf(p.Out, "\n%s\n", profileTable(c))
+	}
 	return nil
 }
 

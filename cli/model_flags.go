@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/ellm-gpu/ellm-gpu/cpu"
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 )
@@ -17,6 +18,7 @@ func deviceFlags() []cli.Flag {
 		&cli.StringFlag{Name: "device", Aliases: []string{"d"}, Value: "auto", Usage: "`DEVICE` that computes: auto, cpu, emu (the GPU's kernels on the CPU), or the number of a GPU"},
 		&cli.StringFlag{Name: "plan", Value: string(engine.PlanAuto), Usage: "where weights live: auto, resident (decoded once), fused (decoded in every product), hybrid"},
 		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads; 0 = all cores"},
+		&cli.StringFlag{Name: "kv-type", Value: engine.KVF16, Usage: "type of the KV cache's values: f16, or q8_0 (about half the memory; GPU only)"},
 		&cli.StringFlag{Name: "memory", Aliases: []string{"memory-budget"}, Usage: "memory that the model may take, for example 2GiB; default: what is free"},
 	}
 }
@@ -25,17 +27,24 @@ func ctxFlag() cli.Flag {
 	return &cli.IntFlag{Name: "ctx", Aliases: []string{"c", "ctx-size"}, Usage: "`TOKENS` of prompt and answer together; 0 = the model's, at most 4096"}
 }
 
+func profileFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "profile", Usage: "show what took the time (the measuring costs some, too)"}
+}
+
 func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print JSON"}
 }
 
 // loadOptions reads deviceFlags and ctxFlag.
 func loadOptions(c *cli.Context) (engine.LoadOptions, error) {
-	opt := engine.LoadOptions{Plan: engine.Plan(c.String("plan")), NCtx: c.Int("ctx"), Threads: c.Int("threads")}
+	opt := engine.LoadOptions{Plan: engine.Plan(c.String("plan")), NCtx: c.Int("ctx"), Threads: c.Int("threads"), KVType: c.String("kv-type"), Profile: c.Bool("profile")}
 	switch opt.Plan {
 	case engine.PlanAuto, engine.PlanResident, engine.PlanFused, engine.PlanHybrid:
 	default:
 		return opt, usagef("--plan %s: expected auto, resident, fused or hybrid", opt.Plan)
+	}
+	if opt.KVType != engine.KVF16 && opt.KVType != engine.KVQ8 {
+		return opt, usagef("--kv-type %s: expected %s or %s", opt.KVType, engine.KVF16, engine.KVQ8)
 	}
 	if opt.NCtx < 0 || opt.NCtx > maxCtx {
 		return opt, usagef("--ctx %d: expected 0 to %d", opt.NCtx, maxCtx)
@@ -80,6 +89,10 @@ func (p *program) load(ctx context.Context, path, device string, opt engine.Load
 	if err != nil {
 		f.Close()
 		return nil, err
+	}
+	if _, isCPU := b.(*cpu.Backend); isCPU && opt.KVType == engine.KVQ8 {
+		f.Close()
+		return nil, usagef("--kv-type %s needs a GPU; the CPU's cache is of type %s", opt.KVType, engine.KVF16)
 	}
 	bar := p.newProgress("loading")
 	opt.Progress = bar.update

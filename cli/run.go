@@ -29,7 +29,7 @@ func (p *program) runCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "stop", Aliases: []string{"reverse-prompt", "r"}, Usage: "end before this text appears; may be repeated"},
 			&cli.BoolFlag{Name: "ignore-eos", Usage: "go on when the model ends its text"},
 			&cli.IntFlag{Name: "logprobs", Usage: "with --json: record this many best candidates of each step with their logits"},
-			ctxFlag(), jsonFlag(),
+			ctxFlag(), jsonFlag(), profileFlag(),
 		}, samplingFlags()...), deviceFlags()...),
 		Action: p.run,
 	}
@@ -160,6 +160,9 @@ func (p *program) answer(ctx context.Context, m *loaded, opt runOptions) error {
 		if res.StopReason == engine.StopContext {
 			p.notef("stopped: the context of %d tokens is full (use a larger --ctx)", m.NCtx())
 		}
+	}
+	if c := m.profile(); err == nil && c != nil {
+		p.notef("%s", profileTable(c))
 	}
 	if err == nil && res.StopReason == engine.StopCancelled {
 		err = context.Canceled

@@ -24,7 +24,10 @@ type Backend struct {
 	logits []float32
 }
 
-var _ engine.Backend = (*Backend)(nil)
+var (
+	_ engine.Backend  = (*Backend)(nil)
+	_ engine.Profiler = (*Backend)(nil)
+)
 
 // New returns a backend without a model. It takes over dev and closes it with Close.
 func New(dev driver.Device) *Backend { return &Backend{dev: dev} }
@@ -46,23 +49,30 @@ func (b *Backend) Load(ctx context.Context, f *format.Reader, prog *model.Progra
 		return err
 	}
 	b.lay = lay
-	return b.dev.Do(func() error { return b.load(ctx, f, prog, max(info.SMs, 1), opt.Progress) })
+	return b.dev.Do(func() error { return b.load(ctx, f, prog, info, opt) })
 }
 
-func (b *Backend) load(ctx context.Context, f *format.Reader, prog *model.Program, sms int, progress func(done, total int64)) error {
+func (b *Backend) load(ctx context.Context, f *format.Reader, prog *model.Program, info driver.Info, opt engine.LoadOptions) error {
+	sms := max(info.SMs, 1)
 	var err error
-	if b.l, err = newLauncher(b.dev, os.Getenv("ELLM_GPU_SYNC") == "1"); err != nil {
+	if b.l, err = newLauncher(b.dev); err != nil {
 		return err
 	}
+	b.l.sync = os.Getenv("ELLM_GPU_SYNC") == "1"
 	if b.arena, err = newArena(b.dev, b.lay.Total()); err != nil {
 		return err
 	}
 	weights, work := b.arena.split(b.lay.weightBytes)
 	ld := &loader{launcher: b.l, file: f, weights: weights, work: work, piece: loadPiece, sms: sms}
-	if err := ld.load(ctx, b.lay.weights, progress); err != nil {
+	if err := ld.load(ctx, b.lay.weights, opt.Progress); err != nil {
 		return err
 	}
-	b.pass, err = newPass(b.l, b.lay, f, prog, work, sms)
+	if b.pass, err = newPass(b.l, b.lay, f, prog, work, sms); err != nil {
+		return err
+	}
+	if opt.Profile { // of the forward pass, not of loading
+		b.l.profile, err = newProfile(b.dev, info)
+	}
 	return err
 }
 
@@ -114,21 +124,44 @@ func (b *Backend) Describe() string {
 	return s
 }
 
-// Profile returns the time of each kernel so far, the most expensive first. It is empty unless ELLM_GPU_SYNC=1 was set at Load.
-func (b *Backend) Profile() []KernelTime {
-	if b.l == nil {
+// Profile implements engine.Profiler.
+func (b *Backend) Profile() []engine.ProfileEntry {
+	if b.l == nil || b.l.profile == nil {
 		return nil
 	}
-	return b.l.profile()
+	return b.l.profile.list()
+}
+
+// ResetProfile implements engine.Profiler.
+func (b *Backend) ResetProfile() {
+	if b.l != nil && b.l.profile != nil {
+		clear(b.l.profile.entries[:])
+	}
 }
 
 // Close frees the model's memory and closes the device.
 func (b *Backend) Close() error {
 	var err error
+	if b.l != nil {
+		err = b.dev.Do(b.free)
+		b.l = nil
+	}
+	return errors.Join(err, b.dev.Close())
+}
+
+// free gives back what load took.
+func (b *Backend) free() error {
+	var errs []error
+	if b.l != nil && b.l.profile != nil {
+		errs = append(errs, b.l.profile.free())
+	}
+	if b.pass != nil {
+		errs = append(errs, b.pass.free())
+		b.pass = nil
+	}
 	if b.arena != nil {
-		err = b.dev.Do(b.arena.free)
+		errs = append(errs, b.arena.free())
 		b.arena = nil
 	}
-	b.pass = nil
-	return errors.Join(err, b.dev.Close())
+	return errors.Join(errs...)
 }

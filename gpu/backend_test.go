@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver/emu"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 )
 
@@ -17,6 +18,34 @@ type spy struct {
 	reserved int64
 	allocs   int
 	launched map[string]int
+	noGraphs bool // as a driver of CUDA 10
+	graphs   int  // captured
+	replays  int  // launches of graphs
+	syncs    int
+}
+
+func (s *spy) Capture(on driver.Stream, f func() error) (driver.Graph, error) {
+	if s.noGraphs {
+		return nil, &driver.Error{Op: "capture", Kind: driver.ErrNoGraphs}
+	}
+	g, err := s.Device.Capture(on, f)
+	s.graphs++
+	return &spiedGraph{g, s}, err
+}
+
+func (s *spy) Synchronize() error {
+	s.syncs++
+	return s.Device.Synchronize()
+}
+
+type spiedGraph struct {
+	driver.Graph
+	s *spy
+}
+
+func (g *spiedGraph) Launch(on driver.Stream) error {
+	g.s.replays++
+	return g.Graph.Launch(on)
 }
 
 func newSpy(d driver.Device) *spy { return &spy{Device: d, launched: map[string]int{}} }
@@ -150,18 +179,70 @@ func TestDescribeTellsWhatRan(t *testing.T) {
 	assert.Empty(t, b.Profile())
 }
 
-func TestSyncProfilesEveryKernel(t *testing.T) {
-	t.Setenv("ELLM_GPU_SYNC", "1")
+// The profile has every launch of the forward passes, in order of cost.
+func TestProfile(t *testing.T) {
 	m := newTinyModel(t, "llama")
-	b, s := loadTiny(t, m, engine.PlanFused)
+	s := newSpy(openEmu(t))
+	b := New(s)
+	require.NoError(t, b.Load(context.Background(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanFused, NCtx: 48, Profile: true}))
 	_, err := b.Forward(context.Background(), prompt(2), 0, 1)
+	require.NoError(t, err)
+	b.ResetProfile()
+	clear(s.launched)
+	_, err = b.Forward(context.Background(), prompt(1), 2, 1)
 	require.NoError(t, err)
 	p := b.Profile()
 	assert.Len(t, p, len(s.launched))
+	bytes := 0.0
 	for i, k := range p {
-		assert.Equal(t, int64(s.launched[k.Kernel]), k.Launches, k.Kernel)
-		assert.Positive(t, k.Total)
-		assert.True(t, i == 0 || k.Total <= p[i-1].Total, "sorted")
+		assert.Equal(t, int64(s.launched[k.Name]), k.Calls, k.Name)
+		assert.Positive(t, k.Time)
+		assert.True(t, i == 0 || k.Time <= p[i-1].Time, "sorted")
+		bytes += k.Bytes
+	}
+	want := 0.0
+	for _, w := range b.lay.weights {
+		if w.use&useProduct != 0 {
+			want += w.readBytes(w.form)
+		}
+	}
+	assert.InEpsilon(t, want, bytes, 1e-9, "every matrix is read once")
+	require.NoError(t, b.Close())
+}
+
+// With ELLM_GPU_SYNC=1 every launch is waited for, and nothing is captured.
+func TestSync(t *testing.T) {
+	t.Setenv("ELLM_GPU_SYNC", "1")
+	m := newTinyModel(t, "llama")
+	b, s := loadTiny(t, m, engine.PlanFused)
+	_, err := b.Forward(context.Background(), prompt(1), 0, 1)
+	require.NoError(t, err)
+	assert.Zero(t, s.graphs)
+	total := 0
+	for _, n := range s.launched {
+		total += n
+	}
+	assert.GreaterOrEqual(t, s.syncs, total)
+}
+
+// A token's launches are captured once; its number and position reach the graph through device memory. Without graphs, and whatever the
+// order in which streams run, the tokens are the same.
+func TestGraphGivesTheSameTokens(t *testing.T) {
+	const n = 10
+	m := newTinyModel(t, "llama")
+	plain, ps := loadTiny(t, m, engine.PlanFused)
+	ps.noGraphs = true
+	want := greedy(t, plain, prompt(5), n)
+	assert.Zero(t, ps.graphs)
+	for _, order := range []emu.Order{emu.AtOnce, emu.NewestFirst, emu.OldestFirst} {
+		s := newSpy(openEmuOrder(t, order))
+		b := New(s)
+		require.NoError(t, b.Load(context.Background(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanFused, NCtx: 48, MaxBatch: 12}))
+		assert.Equal(t, want, greedy(t, b, prompt(5), n), order)
+		assert.Equal(t, 1, s.graphs, "captured once")
+		assert.Equal(t, n, s.replays, "one graph launch per token")
+		assert.Equal(t, plain.l.count, b.l.count, "launches in the graph count")
+		require.NoError(t, b.Close())
 	}
 }
 

@@ -24,6 +24,12 @@ import (
 // (and the build tag cuda) it opens that instead: all tests then check the compiled kernels on the device.
 func openEmu(t testing.TB) driver.Device {
 	t.Helper()
+	return openEmuOrder(t, emu.AtOnce)
+}
+
+// openEmuOrder is openEmu with streams that run in an order.
+func openEmuOrder(t testing.TB, order emu.Order) driver.Device {
+	t.Helper()
 	if s := os.Getenv("ELLM_TEST_DEVICE"); s != "" {
 		n, err := strconv.Atoi(s)
 		require.NoError(t, err, "ELLM_TEST_DEVICE")
@@ -42,7 +48,7 @@ func openEmu(t testing.TB) driver.Device {
 		}
 		t.Skipf("SKIPPED: %v; `make emu` builds the emulator", err)
 	}
-	d, err := emu.Open(emu.Options{Path: path, Memory: 256 << 20, Poison: true})
+	d, err := emu.Open(emu.Options{Path: path, Memory: 256 << 20, Order: order, Poison: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { d.Close() })
 	return d
@@ -58,7 +64,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	dev := openEmu(t)
-	l, err := newLauncher(dev, false)
+	l, err := newLauncher(dev)
 	require.NoError(t, err)
 	l.where = t.Name()
 	a, err := newArena(dev, 64<<20)

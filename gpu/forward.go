@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 
@@ -33,8 +34,11 @@ type pass struct {
 	kvQ8      bool
 	kvBytes   int64 // of one cache
 	actions   []action
-	n         int       // tokens of the batch being run
-	logits    []float32 // where its logits go
+	graph     driver.Graph // the launches of a token; nil = not captured yet
+	noGraph   bool         // the driver cannot
+	launches  int64        // of the graph
+	n         int          // tokens of the batch being run
+	logits    []float32    // where its logits go
 
 	buffers  [model.NumBuffers]driver.DevicePtr // float32 [batch][width]; logits: [logitRows][width]
 	scaled   driver.DevicePtr                   // float32 [batch][cols]: inputs times column scales
@@ -80,10 +84,16 @@ func newPass(l *launcher, lay *layout, f *format.Reader, prog *model.Program, wo
 		return nil, err
 	}
 	freqs, err := rotationFreqs(f, prog)
-	if err != nil || len(freqs) == 0 {
-		return p, err
+	if err != nil {
+		return nil, err
 	}
-	return p, l.dev.CopyHtoD(p.freqs, bytesOf(freqs))
+	if len(freqs) > 0 {
+		if err := l.dev.CopyHtoD(p.freqs, bytesOf(freqs)); err != nil {
+			return nil, err
+		}
+	}
+	p.stream, err = l.dev.NewStream()
+	return p, err
 }
 
 // rotationFreqs returns radians per position of each rotated pair of dimensions: base^(−2i/rope_dim), scaled.
@@ -133,6 +143,11 @@ func (p *pass) run(ctx context.Context, tokens []int32, pos, rows int, logits []
 			return err
 		}
 	}
+	if p.profile != nil {
+		if err := p.profile.read(); err != nil {
+			return err
+		}
+	}
 	return p.dev.Synchronize()
 }
 
@@ -143,16 +158,54 @@ func (p *pass) runBatch(tokens []int32, pos, rows int, logits []float32) error {
 		ids[i] = int32(pos + i)
 	}
 	p.where, p.n, p.logits = "token ids", n, logits
+	if p.profile != nil {
+		p.profile.tokens = n
+	}
 	if err := p.dev.CopyHtoD(p.ids, bytesOf(append(ids, tokens...))); err != nil {
 		return err
 	}
-	if err := p.runActions(span{n - rows, rows}); err != nil {
+	run := p.runActions
+	if n == 1 && rows == 1 && p.profile == nil && !p.sync {
+		run = p.runGraph
+	}
+	if err := run(span{n - rows, rows}); err != nil {
 		return err
 	}
 	if rows > 0 && rows <= gemvBatch { // more have been copied piece by piece
 		return p.fetchLogits(logits[:rows*p.prog.Width(model.BufLogits)])
 	}
 	return nil
+}
+
+// runGraph executes the schedule for one token as one graph. Nothing in its launches' arguments depends on the token: its number and position
+// are in device memory.
+func (p *pass) runGraph(wanted span) error {
+	if p.graph == nil && !p.noGraph {
+		before := p.count
+		g, err := p.dev.Capture(p.stream, func() error { return p.runActions(wanted) })
+		switch {
+		case errors.Is(err, driver.ErrNoGraphs):
+			p.noGraph = true
+		case err != nil:
+			return err
+		}
+		p.graph, p.launches, p.count = g, p.count-before, before
+	}
+	if p.noGraph {
+		return p.runActions(wanted)
+	}
+	p.count += p.launches
+	p.where = "token"
+	return p.graph.Launch(p.stream)
+}
+
+// free gives back what is not in the arena.
+func (p *pass) free() error {
+	var errs []error
+	if p.graph != nil {
+		errs = append(errs, p.graph.Destroy())
+	}
+	return errors.Join(append(errs, p.stream.Destroy())...)
 }
 
 // runActions executes the schedule. wanted are the tokens whose logits are wanted.

@@ -79,7 +79,7 @@ func measure(t *testing.T, s spec) []measurement {
 	m := b.build(s)
 	f := b.open(m)
 	var all []measurement
-	l, err := newLauncher(dev, false)
+	l, err := newLauncher(dev)
 	require.NoError(t, err)
 	a, err := newArena(dev, int64(s.rows*s.cols)*3+64<<20)
 	require.NoError(t, err)

@@ -68,9 +68,16 @@ func (d *threaded) NewStream() (s driver.Stream, err error) {
 }
 
 func (d *threaded) NewEvent() (driver.Event, error) {
+	if d.inside {
+		return d.Device.NewEvent()
+	}
 	e := &threadedEvent{d: d}
 	err := d.call(func() (err error) { e.Event, err = d.Device.NewEvent(); return err })
 	return e, err
+}
+
+func (d *threaded) CopyHtoDOn(s driver.Stream, dst driver.DevicePtr, src []byte) error {
+	return d.call(func() error { return d.Device.CopyHtoDOn(s, dst, src) })
 }
 
 func (d *threaded) Synchronize() error { return d.call(d.Device.Synchronize) }

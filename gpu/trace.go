@@ -89,7 +89,7 @@ func newTracer(info driver.Info) *tracer {
 // prepare sets up the forward pass of a layout.
 func (t *tracer) prepare(f *format.Reader, prog *model.Program, lay *layout) error {
 	var err error
-	if t.l, err = newLauncher(t, false); err != nil {
+	if t.l, err = newLauncher(t); err != nil {
 		return err
 	}
 	for _, w := range lay.weights {
@@ -114,7 +114,7 @@ func (t *tracer) forward(n, past int) ([]Launch, error) {
 
 // product returns the launches of one product with w in a given form.
 func (t *tracer) product(w *weight, as form) ([]Launch, error) {
-	l, err := newLauncher(t, false)
+	l, err := newLauncher(t)
 	if err != nil {
 		return nil, err
 	}
@@ -190,8 +190,9 @@ func (k tracedKernel) Name() string { return string(k) }
 
 type tracedStream struct{}
 
-func (tracedStream) Synchronize() error { return nil }
-func (tracedStream) Destroy() error     { return nil }
+func (tracedStream) Synchronize() error      { return nil }
+func (tracedStream) Destroy() error          { return nil }
+func (tracedStream) Wait(driver.Event) error { return nil }
 
 type tracedEvent struct{}
 
@@ -209,11 +210,15 @@ func (t *tracer) Alloc(n int64) (driver.DevicePtr, error) {
 	t.next += driver.DevicePtr(blockSpan(n))
 	return p, nil
 }
-func (t *tracer) Reserve(n int64) (driver.DevicePtr, error)  { return t.Alloc(n) }
-func (t *tracer) Allow(driver.DevicePtr, int64) error        { return nil }
-func (t *tracer) Forbid(driver.DevicePtr) error              { return nil }
-func (t *tracer) Free(driver.DevicePtr) error                { return nil }
-func (t *tracer) CopyHtoD(driver.DevicePtr, []byte) error    { return nil }
+func (t *tracer) Reserve(n int64) (driver.DevicePtr, error)                { return t.Alloc(n) }
+func (t *tracer) Allow(driver.DevicePtr, int64) error                      { return nil }
+func (t *tracer) Forbid(driver.DevicePtr) error                            { return nil }
+func (t *tracer) Free(driver.DevicePtr) error                              { return nil }
+func (t *tracer) CopyHtoD(driver.DevicePtr, []byte) error                  { return nil }
+func (t *tracer) CopyHtoDOn(driver.Stream, driver.DevicePtr, []byte) error { return nil }
+func (t *tracer) Capture(driver.Stream, func() error) (driver.Graph, error) {
+	return nil, &driver.Error{Op: "forecast", Kind: driver.ErrNoGraphs}
+}
 func (t *tracer) CopyDtoH([]byte, driver.DevicePtr) error    { return nil }
 func (t *tracer) Memset(driver.DevicePtr, byte, int64) error { return nil }
 func (t *tracer) Kernel(name string, nargs int) (driver.Kernel, error) {

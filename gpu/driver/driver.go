@@ -18,6 +18,8 @@ var (
 	ErrOutOfMemory = errors.New("out of device memory")
 	// ErrKernelImage: no embedded kernel image runs on the device.
 	ErrKernelImage = errors.New("no kernel image for this device")
+	// ErrNoGraphs: the driver cannot capture launches (before CUDA 11).
+	ErrNoGraphs = errors.New("the driver has no graphs")
 )
 
 // DevicePtr is an address in device memory; 0 is none.
@@ -72,8 +74,11 @@ type LaunchConfig struct {
 // Kernel is a loaded kernel of one device.
 type Kernel interface{ Name() string }
 
-// Stream is a queue of work of one device: copies and launches of a stream run in order.
+// Stream is a queue of work of one device: what is queued on a stream runs in order. Work of the default stream runs after all that was
+// queued before, on any stream, and before all that is queued later.
 type Stream interface {
+	// Wait holds up what is queued later until what e recorded last has happened.
+	Wait(e Event) error
 	Synchronize() error
 	Destroy() error
 }
@@ -83,6 +88,12 @@ type Event interface {
 	Record(s Stream) error
 	// Since returns the time from start, an event of the same device, to this event; it waits for both.
 	Since(start Event) (time.Duration, error)
+	Destroy() error
+}
+
+// Graph is a sequence of launches that is queued at once.
+type Graph interface {
+	Launch(s Stream) error
 	Destroy() error
 }
 
@@ -104,6 +115,8 @@ type Device interface {
 	Free(p DevicePtr) error
 	// CopyHtoD copies src to the device. src may be reused when it returns.
 	CopyHtoD(dst DevicePtr, src []byte) error
+	// CopyHtoDOn is CopyHtoD on a stream.
+	CopyHtoDOn(s Stream, dst DevicePtr, src []byte) error
 	// CopyDtoH copies to dst, after all work of the default stream.
 	CopyDtoH(dst []byte, src DevicePtr) error
 	// Memset sets n bytes to b.
@@ -114,6 +127,9 @@ type Device interface {
 	Launch(k Kernel, c LaunchConfig, args ...uint64) error
 	NewStream() (Stream, error)
 	NewEvent() (Event, error)
+	// Capture notes the launches that f queues on s, instead of queuing them. f must do nothing else with the device. The arguments of
+	// launches are noted with them: what changes must be in device memory. The error unwraps to ErrNoGraphs if the driver cannot.
+	Capture(s Stream, f func() error) (Graph, error)
 	// Synchronize waits for all work and reports errors of kernels.
 	Synchronize() error
 	Close() error

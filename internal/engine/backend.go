@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
@@ -33,10 +34,27 @@ type LoadOptions struct {
 	MaxBatch     int    // most tokens of one Forward call; 0 = the backend's choice
 	Threads      int    // CPU threads; 0 = all
 	MemoryBudget int64  // bytes the backend may use; 0 = what is free
+	Profile      bool   // measure operations, for Profiler
 	// Announce, if set, receives the memory plan before anything is allocated.
 	Announce func(MemoryPlan)
 	// Progress, if set, is called during loading with bytes of coded weights done and in total.
 	Progress func(done, total int64)
+}
+
+// Profiler is a backend that tells what took its time, if Load was called with Profile.
+type Profiler interface {
+	// Profile returns what each operation took since the last ResetProfile, the most expensive first.
+	Profile() []ProfileEntry
+	ResetProfile()
+}
+
+// ProfileEntry is what an operation took, summed over its calls.
+type ProfileEntry struct {
+	Name      string        `json:"name"` // of a kernel or an operation
+	Calls     int64         `json:"calls"`
+	Time      time.Duration `json:"ns"`           // measured
+	Bytes     float64       `json:"bytes"`        // of weights and caches read; 0 = unknown
+	Predicted time.Duration `json:"predicted_ns"` // where the device is described; 0 = not predicted
 }
 
 // MemoryPlan is what a backend will allocate, known before it does.

@@ -273,6 +273,14 @@ type stream struct{ s cu.Stream }
 func (s *stream) Synchronize() error { return wrap(s.s.Synchronize(), "synchronize stream", "") }
 func (s *stream) Destroy() error     { return wrap(s.s.Destroy(), "destroy stream", "") }
 
+func (s *stream) Wait(e driver.Event) error {
+	ev, ok := e.(*event)
+	if !ok {
+		return &driver.Error{Op: "cuda: event", Msg: "of another device"}
+	}
+	return wrap(s.s.Wait(ev.e, 0), "wait for event", "")
+}
+
 // raw returns CUDA's stream; nil is the default stream.
 func raw(s driver.Stream) (cu.Stream, error) {
 	if s == nil {

@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,11 +26,56 @@ func TestWithFakeDriver(t *testing.T) {
 	dir := t.TempDir()
 	out, err := exec.Command(cc, "-shared", "-fPIC", "-O1", "-o", filepath.Join(dir, "libcuda.so.1"), "testdata/fake_libcuda.c").CombinedOutput()
 	require.NoError(t, err, string(out))
-	cmd := exec.Command(os.Args[0], "-test.run=^TestFake", "-test.v")
-	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+dir, "FAKE_LIBCUDA=1", "FAKE_DEVICES=2")
-	out, err = cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
-	assert.NotContains(t, string(out), "SKIP")
+	for _, version := range []string{"11080", jetPack} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestFake", "-test.v")
+		cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+dir, "FAKE_LIBCUDA=1", "FAKE_DEVICES=2", "FAKE_VERSION="+version)
+		out, err = cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		assert.NotContains(t, string(out), "SKIP")
+	}
+}
+
+const jetPack = "10020" // CUDA of JetPack 4.6
+
+// Launches are noted and repeated; the driver of CUDA 10.2 cannot.
+func TestFakeGraph(t *testing.T) {
+	d, err := openFake(t, map[string]string{"sm_53.cubin": "fine"})
+	require.NoError(t, err)
+	require.NoError(t, d.Do(func() error {
+		k, err := d.Kernel("copy_words", 3)
+		require.NoError(t, err)
+		p, err := d.Alloc(64)
+		require.NoError(t, err)
+		s, err := d.NewStream()
+		require.NoError(t, err)
+		step := func(i int) error { // copies word i to word i + 1
+			return d.Launch(k, driver.LaunchConfig{Grid: driver.D1(1), Block: driver.D1(256), Stream: s}, uint64(p)+4*uint64(i)+4, uint64(p)+4*uint64(i), 1)
+		}
+		g, err := d.Capture(s, func() error { return errors.Join(step(0), step(1)) })
+		if os.Getenv("FAKE_VERSION") == jetPack {
+			assert.ErrorIs(t, err, driver.ErrNoGraphs)
+			return nil
+		}
+		require.NoError(t, err)
+		for _, first := range []byte{7, 9} {
+			require.NoError(t, d.CopyHtoD(p, []byte{first, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}))
+			var got [12]byte
+			require.NoError(t, d.CopyDtoH(got[:], p))
+			assert.Zero(t, got[8], "nothing has run yet")
+			require.NoError(t, g.Launch(s))
+			require.NoError(t, d.CopyDtoH(got[:], p))
+			assert.Equal(t, [12]byte{first, 0, 0, 0, first, 0, 0, 0, first}, got)
+		}
+		e, err := d.NewEvent()
+		require.NoError(t, err)
+		require.NoError(t, e.Record(nil))
+		require.NoError(t, s.Wait(e))
+		_, err = d.Capture(s, func() error { return os.ErrInvalid })
+		assert.ErrorIs(t, err, os.ErrInvalid)
+		_, err = d.Capture(nil, func() error { return nil })
+		assert.Error(t, err, "the default stream cannot be captured")
+		return g.Destroy()
+	}))
 }
 
 func needFake(t *testing.T) {

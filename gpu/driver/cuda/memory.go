@@ -35,9 +35,16 @@ func (d *Device) Allow(driver.DevicePtr, int64) error { return nil }
 // Forbid implements driver.Device.
 func (d *Device) Forbid(driver.DevicePtr) error { return nil }
 
-// CopyHtoD implements driver.Device. It alternates between two page-locked buffers: one is filled from src (a file mapping,
+// CopyHtoD implements driver.Device.
+func (d *Device) CopyHtoD(dst driver.DevicePtr, src []byte) error { return d.CopyHtoDOn(nil, dst, src) }
+
+// CopyHtoDOn implements driver.Device. It alternates between two page-locked buffers: one is filled from src (a file mapping,
 // say) while the device reads the other.
-func (d *Device) CopyHtoD(dst driver.DevicePtr, src []byte) error {
+func (d *Device) CopyHtoDOn(stream driver.Stream, dst driver.DevicePtr, src []byte) error {
+	on, err := raw(stream)
+	if err != nil {
+		return err
+	}
 	for len(src) > 0 {
 		s := &d.staging[d.next]
 		d.next ^= 1
@@ -47,10 +54,10 @@ func (d *Device) CopyHtoD(dst driver.DevicePtr, src []byte) error {
 			}
 		}
 		n := copy(s.buf.bytes(stagingBytes), src)
-		if err := cu.MemcpyHtoDAsync(cu.DevicePtr(dst), s.buf.p, int64(n), cu.Stream{}); err != nil {
+		if err := cu.MemcpyHtoDAsync(cu.DevicePtr(dst), s.buf.p, int64(n), on); err != nil {
 			return wrap(err, "copy to device", at(dst, n))
 		}
-		if err := s.done.Record(cu.Stream{}); err != nil {
+		if err := s.done.Record(on); err != nil {
 			return wrap(err, "copy to device", at(dst, n))
 		}
 		s.used = true

@@ -1,10 +1,10 @@
 package emu
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 )
@@ -82,24 +82,49 @@ func (d *Device) view(op string, p driver.DevicePtr, n int64) ([]byte, error) {
 }
 
 // CopyHtoD implements driver.Device.
-func (d *Device) CopyHtoD(dst driver.DevicePtr, src []byte) error {
+func (d *Device) CopyHtoD(dst driver.DevicePtr, src []byte) error { return d.CopyHtoDOn(nil, dst, src) }
+
+// CopyHtoDOn implements driver.Device.
+func (d *Device) CopyHtoDOn(s driver.Stream, dst driver.DevicePtr, src []byte) error {
+	own, err := d.on(s)
+	if err != nil {
+		return err
+	}
 	v, err := d.view("copy to device", dst, int64(len(src)))
-	copy(v, src)
-	return err
+	if err != nil {
+		return err
+	}
+	if own != nil && d.order != AtOnce {
+		src = bytes.Clone(src) // the caller's may change before the copy runs
+	}
+	return d.submit(own, queued{run: func() error {
+		copy(v, src)
+		return nil
+	}})
 }
 
 // CopyDtoH implements driver.Device.
 func (d *Device) CopyDtoH(dst []byte, src driver.DevicePtr) error {
 	v, err := d.view("copy from device", src, int64(len(dst)))
-	copy(dst, v)
+	if err == nil {
+		err = d.flush()
+	}
+	if err == nil {
+		copy(dst, v)
+	}
 	return err
 }
 
 // Memset implements driver.Device.
 func (d *Device) Memset(dst driver.DevicePtr, b byte, n int64) error {
 	v, err := d.view("memset", dst, n)
-	fill(v, b)
-	return err
+	if err != nil {
+		return err
+	}
+	return d.submit(nil, queued{run: func() error {
+		fill(v, b)
+		return nil
+	}})
 }
 
 func fill(p []byte, b byte) {
@@ -132,7 +157,7 @@ func (d *Device) Kernel(name string, nargs int) (driver.Kernel, error) {
 	return &kernel{name, nargs}, nil
 }
 
-// Launch implements driver.Device. It returns when the kernel has ended.
+// Launch implements driver.Device. Errors of a kernel come when it runs.
 func (d *Device) Launch(k driver.Kernel, c driver.LaunchConfig, args ...uint64) error {
 	kn, ok := k.(*kernel)
 	if !ok || kn.nargs != len(args) {
@@ -145,32 +170,18 @@ func (d *Device) Launch(k driver.Kernel, c driver.LaunchConfig, args ...uint64) 
 		b.WriteByte(' ')
 		b.WriteString(strconv.FormatUint(a, 16))
 	}
-	_, err := d.command("launch", fmt.Sprintf("%s grid %v block %v", kn.name, c.Grid, c.Block), b.String())
-	return err
-}
-
-// stream and event: all work is done when its call returns, so a stream has no state and an event is a time.
-type stream struct{}
-
-func (stream) Synchronize() error { return nil }
-func (stream) Destroy() error     { return nil }
-
-// NewStream implements driver.Device.
-func (d *Device) NewStream() (driver.Stream, error) { return stream{}, nil }
-
-type event struct{ at time.Time }
-
-// NewEvent implements driver.Device.
-func (d *Device) NewEvent() (driver.Event, error) { return &event{}, nil }
-
-func (e *event) Record(driver.Stream) error { e.at = time.Now(); return nil }
-
-func (e *event) Since(start driver.Event) (time.Duration, error) {
-	s, ok := start.(*event)
-	if !ok || s.at.IsZero() || e.at.IsZero() {
-		return 0, &driver.Error{Op: "emulator: event", Msg: "not recorded"}
+	own, err := d.on(c.Stream)
+	if err != nil {
+		return err
 	}
-	return e.at.Sub(s.at), nil
+	detail, command := fmt.Sprintf("%s grid %v block %v", kn.name, c.Grid, c.Block), b.String()
+	run := func() error {
+		_, err := d.command("launch", detail, command)
+		return err
+	}
+	if g := d.capture; g != nil && g.on == own {
+		g.launches = append(g.launches, run)
+		return nil
+	}
+	return d.submit(own, queued{run: run})
 }
-
-func (e *event) Destroy() error { return nil }

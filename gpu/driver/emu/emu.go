@@ -31,7 +31,8 @@ type Options struct {
 	Path    string // the emulator program; empty: see Find
 	Memory  int64  // bytes of device memory; 0 = half of this machine's (pages are taken when touched)
 	Threads int    // 0 = all
-	Poison  bool   // fill new allocations with 0xff (NaN), so that reads before writes show
+	Order   Order
+	Poison  bool // fill new allocations with 0xff (NaN), so that reads before writes show
 }
 
 // Device is the emulator. It implements driver.Device.
@@ -45,6 +46,9 @@ type Device struct {
 	errTail *tail
 	threads int
 	poison  bool
+	order   Order
+	streams []*stream
+	capture *graph                    // what launches are noted in; nil = they run
 	kernels map[string]int            // name → number of arguments
 	allowed map[driver.DevicePtr]bool // blocks that kernels may touch
 	dead    error
@@ -92,7 +96,7 @@ func Open(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{mem: mem, space: newSpace(int64(len(mem.bytes))), threads: o.Threads, poison: o.Poison, errTail: &tail{},
+	d := &Device{mem: mem, space: newSpace(int64(len(mem.bytes))), threads: o.Threads, poison: o.Poison, order: o.Order, errTail: &tail{},
 		allowed: map[driver.DevicePtr]bool{}}
 	if err := d.start(path); err != nil {
 		mem.close()
@@ -199,8 +203,13 @@ func (d *Device) Info() (driver.Info, error) {
 		SMs: d.threads, MemTotal: d.space.size, MemFree: d.space.size - d.space.used, SharedPerBlock: 48 << 10}, nil
 }
 
-// Synchronize implements driver.Device. The emulator has nothing pending.
-func (d *Device) Synchronize() error { return d.dead }
+// Synchronize implements driver.Device.
+func (d *Device) Synchronize() error {
+	if d.dead != nil {
+		return d.dead
+	}
+	return d.flush()
+}
 
 // Close stops the emulator and frees its memory.
 func (d *Device) Close() error {

@@ -1,6 +1,7 @@
 package emu
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -203,6 +204,90 @@ func TestEvents(t *testing.T) {
 	dt, err := b.Since(a)
 	require.NoError(t, err)
 	assert.GreaterOrEqual(t, dt.Nanoseconds(), int64(0))
+}
+
+// What one stream makes and another reads is right in every order if an event says who waits for whom, and wrong in one if none does.
+func TestStreamsRunInAnyOrder(t *testing.T) {
+	for _, synchronized := range []bool{true, false} {
+		wrong := 0
+		for _, order := range []Order{AtOnce, NewestFirst, OldestFirst} {
+			d := open(t, Options{Memory: 1 << 20, Order: order})
+			a, err := d.Alloc(64)
+			require.NoError(t, err)
+			b, err := d.Alloc(64)
+			require.NoError(t, err)
+			require.NoError(t, d.Memset(a, 1, 64))
+			k, err := d.Kernel("copy_words", 3)
+			require.NoError(t, err)
+			var streams [2]driver.Stream
+			for i := range streams {
+				streams[i], err = d.NewStream()
+				require.NoError(t, err)
+			}
+			made, err := d.NewEvent()
+			require.NoError(t, err)
+			src := []byte{2, 3, 4, 5}
+			require.NoError(t, d.CopyHtoDOn(streams[0], a, src))
+			src[0] = 99 // too late
+			require.NoError(t, made.Record(streams[0]))
+			if synchronized {
+				require.NoError(t, streams[1].Wait(made))
+			}
+			require.NoError(t, d.Launch(k, driver.LaunchConfig{Grid: driver.D1(1), Block: driver.D1(256), Stream: streams[1]}, uint64(b), uint64(a), 1))
+			got := make([]byte, 4)
+			require.NoError(t, d.CopyDtoH(got, b))
+			if string(got) != "\x02\x03\x04\x05" {
+				wrong++
+			}
+		}
+		assert.Equal(t, !synchronized, wrong > 0)
+	}
+}
+
+func TestStreamsThatWaitForEachOther(t *testing.T) {
+	d := open(t, Options{Memory: 1 << 20, Order: OldestFirst})
+	a, err := d.NewStream()
+	require.NoError(t, err)
+	b, err := d.NewStream()
+	require.NoError(t, err)
+	e, err := d.NewEvent()
+	require.NoError(t, err)
+	require.NoError(t, a.Wait(e), "was never recorded: nothing to wait for")
+	require.NoError(t, d.Synchronize())
+	require.NoError(t, e.Record(b))
+	require.NoError(t, a.Wait(e))
+	require.NoError(t, d.Synchronize())
+	e.(*event).recorded++ // of a stream that never comes to it
+	require.NoError(t, a.Wait(e))
+	assert.ErrorContains(t, d.Synchronize(), "wait for each other")
+}
+
+func TestGraph(t *testing.T) {
+	d := open(t, Options{Memory: 1 << 20, Order: NewestFirst})
+	p, err := d.Alloc(12)
+	require.NoError(t, err)
+	require.NoError(t, d.Memset(p, 0, 12))
+	s, err := d.NewStream()
+	require.NoError(t, err)
+	k, err := d.Kernel("copy_words", 3)
+	require.NoError(t, err)
+	step := func(i uint64) error {
+		return d.Launch(k, driver.LaunchConfig{Grid: driver.D1(1), Block: driver.D1(256), Stream: s}, uint64(p)+4*i+4, uint64(p)+4*i, 1)
+	}
+	g, err := d.Capture(s, func() error { return errors.Join(step(0), step(1)) })
+	require.NoError(t, err)
+	for _, first := range []byte{7, 9} {
+		require.NoError(t, d.CopyHtoDOn(s, p, []byte{first}))
+		require.NoError(t, g.Launch(s))
+		got := make([]byte, 12)
+		require.NoError(t, d.CopyDtoH(got, p))
+		assert.Equal(t, []byte{first, 0, 0, 0, first, 0, 0, 0, first, 0, 0, 0}, got)
+	}
+	_, err = d.Capture(s, func() error { return d.CopyHtoDOn(s, p, []byte{1}) })
+	assert.ErrorContains(t, err, "only launches")
+	_, err = d.Capture(nil, func() error { return nil })
+	assert.Error(t, err)
+	require.NoError(t, g.Destroy())
 }
 
 // First fit: freed ranges are used again, and ranges never overlap or touch.

@@ -40,6 +40,52 @@ __attribute__((visibility("hidden"))) int cuInit(unsigned flags) {
     return 0;
 }
 
+static struct {
+    int (*begin)(void*, int);
+    int (*end)(void*, void**);
+    int (*instantiate)(void**, void*, unsigned long long); // CUDA 11.4
+    int (*instantiate_old)(void**, void*, void**, char*, size_t); // CUDA 11.0
+    int (*launch)(void*, void*);
+    int (*destroy)(void*);
+    int (*destroy_exec)(void*);
+    int available;
+} graphs;
+
+static void find_graphs(void* lib) {
+    enum { CUDA_11 = 11000 };
+    int version = 0;
+    int (*get_version)(int*) = (int (*)(int*))dlsym(lib, "cuDriverGetVersion");
+    if (get_version == NULL || get_version(&version) != 0 || version < CUDA_11) return;
+    graphs.begin = (int (*)(void*, int))dlsym(lib, "cuStreamBeginCapture_v2");
+    graphs.end = (int (*)(void*, void**))dlsym(lib, "cuStreamEndCapture");
+    graphs.instantiate = (int (*)(void**, void*, unsigned long long))dlsym(lib, "cuGraphInstantiateWithFlags");
+    graphs.instantiate_old = (int (*)(void**, void*, void**, char*, size_t))dlsym(lib, "cuGraphInstantiate_v2");
+    graphs.launch = (int (*)(void*, void*))dlsym(lib, "cuGraphLaunch");
+    graphs.destroy = (int (*)(void*))dlsym(lib, "cuGraphDestroy");
+    graphs.destroy_exec = (int (*)(void*))dlsym(lib, "cuGraphExecDestroy");
+    graphs.available = graphs.begin && graphs.end && (graphs.instantiate || graphs.instantiate_old) && graphs.launch && graphs.destroy && graphs.destroy_exec;
+}
+
+int ellm_has_graphs(void) { return graphs.available; }
+
+int ellm_begin_capture(void* stream) {
+    enum { THREAD_LOCAL = 1 };
+    return graphs.begin(stream, THREAD_LOCAL);
+}
+
+int ellm_end_capture(void* stream, void** exec) {
+    void* graph = NULL;
+    *exec = NULL;
+    int r = graphs.end(stream, &graph);
+    if (r != 0 || graph == NULL) return r != 0 ? r : NOT_FOUND;
+    r = graphs.instantiate ? graphs.instantiate(exec, graph, 0) : graphs.instantiate_old(exec, graph, NULL, NULL, 0);
+    graphs.destroy(graph);
+    return r;
+}
+
+int ellm_launch_graph(void* exec, void* stream) { return graphs.launch(exec, stream); }
+int ellm_destroy_graph(void* exec) { return graphs.destroy_exec(exec); }
+
 static int open_library(char* message, size_t size) {
     static void* library;
     if (library != NULL) return 0;
@@ -60,6 +106,7 @@ static int open_library(char* message, size_t size) {
     if (ellm_slot_##name == NULL) ellm_slot_##name = (void*)missing;
 #include "functions.h"
 #undef F
+    find_graphs(lib);
     library = lib;
     return 0;
 }

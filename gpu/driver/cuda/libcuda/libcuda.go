@@ -12,6 +12,7 @@ package libcuda
 // #cgo LDFLAGS: -Wl,--as-needed -ldl
 // #include "libcuda.h"
 import "C"
+import "unsafe"
 
 // Open loads the driver. It returns 0, −1 when there is no driver library, or the result of cuInit, with an explanation.
 func Open() (result int, msg string) {
@@ -22,3 +23,21 @@ func Open() (result int, msg string) {
 	}
 	return int(r), C.GoString(&buf[0])
 }
+
+// HasGraphs tells whether the driver can capture launches; only then may the functions below be called. Their results are CUDA's.
+func HasGraphs() bool { return C.ellm_has_graphs() != 0 }
+
+// BeginCapture makes a stream note what is queued on it.
+func BeginCapture(stream unsafe.Pointer) int { return int(C.ellm_begin_capture(stream)) }
+
+// EndCapture returns what was noted as an executable graph.
+func EndCapture(stream unsafe.Pointer) (exec unsafe.Pointer, result int) {
+	r := C.ellm_end_capture(stream, &exec)
+	return exec, int(r)
+}
+
+// LaunchGraph queues an executable graph.
+func LaunchGraph(exec, stream unsafe.Pointer) int { return int(C.ellm_launch_graph(exec, stream)) }
+
+// DestroyGraph frees an executable graph.
+func DestroyGraph(exec unsafe.Pointer) int { return int(C.ellm_destroy_graph(exec)) }

@@ -2,6 +2,7 @@
 // a queue until something synchronizes, as they may on a device: a buffer that is reused too early shows.
 //
 // FAKE_DEVICES   number of devices (default 1)
+// FAKE_VERSION   version of CUDA (default 11080)
 // An image is text: "result N" makes loading fail with N, anything else loads and holds the kernel copy_words.
 #include <stdint.h>
 #include <stdio.h>
@@ -85,8 +86,41 @@ int cuModuleGetFunction(void** f, void* m, const char* name) {
     *f = m;
     return strcmp(name, "copy_words") ? NOT_FOUND : 0;
 }
+// A graph is a list of launches of copy_words.
+typedef struct { ptr dst, src; size_t n; } copy;
+static struct { void* stream; int n; copy list[64]; } capture;
+
+int cuDriverGetVersion(int* v) { const char* s = getenv("FAKE_VERSION"); *v = s ? atoi(s) : 11080; return 0; }
+int cuStreamBeginCapture_v2(void* s, int mode) { capture.stream = s; capture.n = 0; return mode != 1; }
+int cuStreamEndCapture(void* s, void** graph) {
+    if (s != capture.stream) return 900;
+    *graph = malloc(sizeof capture);
+    memcpy(*graph, &capture, sizeof capture);
+    capture.stream = NULL;
+    return 0;
+}
+int cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long flags) {
+    *exec = malloc(sizeof capture);
+    memcpy(*exec, graph, sizeof capture);
+    return flags != 0;
+}
+int cuGraphDestroy(void* g) { free(g); return 0; }
+int cuGraphExecDestroy(void* g) { free(g); return 0; }
+int cuGraphLaunch(void* exec, void* s) {
+    (void)s;
+    flush();
+    const copy* c = (const copy*)((const char*)exec + ((const char*)capture.list - (const char*)&capture));
+    for (int i = 0; i < *(int*)((char*)exec + sizeof(void*)); i++) memcpy((void*)(uintptr_t)c[i].dst, (void*)(uintptr_t)c[i].src, 4 * c[i].n);
+    return 0;
+}
+int cuStreamWaitEvent(void* s, void* e, unsigned f) { (void)s, (void)e; return f != 0; }
 int cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** params, void** extra) {
-    (void)f, (void)stream, (void)extra;
+    (void)f, (void)extra;
+    if (capture.stream == stream && stream != NULL) {
+        copy c = {*(ptr*)params[0], *(ptr*)params[1], *(size_t*)params[2]};
+        capture.list[capture.n++] = c;
+        return 0;
+    }
     flush();
     if (gx * gy * gz == 0 || bx * by * bz != 256 || shared != 0) return LAUNCH_FAILED;
     memcpy((void*)(uintptr_t) * (ptr*)params[0], (void*)(uintptr_t) * (ptr*)params[1], 4 * *(size_t*)params[2]);
