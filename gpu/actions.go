@@ -153,6 +153,7 @@ func (a *attendAction) run(p *pass, s span) error {
 	} else if err := store(driver.D2(k.NHeads+2*k.NKVHeads, p.n), 0, a.dev, p.position(0)); err != nil || s.n == 0 {
 		return err
 	}
+	p.reads = 2 * float64(p.kvBytes) / float64(p.nCtx) * float64(p.pos+p.n)
 	perBlock := attentionQueries(k.HeadDim)
 	if s.n > gemvBatch {
 		grid := driver.Dim{X: k.NHeads, Y: 1, Z: ceilDiv(s.n, perBlock)}

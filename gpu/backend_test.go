@@ -198,6 +198,11 @@ func TestProfile(t *testing.T) {
 		assert.Equal(t, int64(s.launched[k.Name]), k.Calls, k.Name)
 		assert.Positive(t, k.Time)
 		assert.True(t, i == 0 || k.Time <= p[i-1].Time, "sorted")
+		if k.Name == "attention_f16" {
+			width := m.prog.Config.NKVHeads * m.prog.Config.HeadDim
+			assert.InEpsilon(t, m.prog.Config.NLayers*2*2*width*3, k.Bytes, 0.05, "keys and values of three positions") // up to the alignment of caches
+			continue
+		}
 		bytes += k.Bytes
 	}
 	want := 0.0

@@ -38,6 +38,7 @@ type pass struct {
 	noGraph   bool         // the driver cannot
 	launches  int64        // of the graph
 	n         int          // tokens of the batch being run
+	pos       int          // of its first token
 	logits    []float32    // where its logits go
 
 	buffers  [model.NumBuffers]driver.DevicePtr // float32 [batch][width]; logits: [logitRows][width]
@@ -157,7 +158,7 @@ func (p *pass) runBatch(tokens []int32, pos, rows int, logits []float32) error {
 	for i := range ids {
 		ids[i] = int32(pos + i)
 	}
-	p.where, p.n, p.logits = "token ids", n, logits
+	p.where, p.n, p.pos, p.logits = "token ids", n, pos, logits
 	if p.profile != nil {
 		p.profile.tokens = n
 	}
@@ -216,7 +217,7 @@ func (p *pass) runActions(wanted span) error {
 		if last {
 			s = wanted
 		}
-		p.where, p.with = where, nil
+		p.where, p.with, p.reads = where, nil, 0
 		if _, attends := a.(*attendAction); s.n == 0 && !attends { // caches are filled in any case
 			continue
 		}

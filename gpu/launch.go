@@ -16,6 +16,7 @@ type launcher struct {
 	stream  driver.Stream // that launches are queued on; nil = the default stream
 	where   string        // what the launches are for ("blk.3.attn_q.weight"), told by errors
 	with    []*weight     // the matrices that they work on
+	reads   float64       // bytes that they read besides
 	count   int64         // launches so far
 	sync    bool          // wait for every launch, so that an error names the right one (ELLM_GPU_SYNC=1)
 	profile *profile      // nil = launches are not timed

@@ -57,7 +57,7 @@ func (p *profile) measure(l *launcher, id kernelID, c driver.LaunchConfig, args 
 	p.open = append(p.open, id)
 	e := &p.entries[id]
 	e.Calls++
-	work := predict.Work{Kernel: kernelTable[id].name, Blocks: c.Grid.X * c.Grid.Y * max(c.Grid.Z, 1), Threads: c.Block.X, Shared: c.SharedBytes}
+	work := predict.Work{Kernel: kernelTable[id].name, Blocks: c.Grid.X * c.Grid.Y * max(c.Grid.Z, 1), Threads: c.Block.X, Shared: c.SharedBytes, Bytes: l.reads}
 	for _, w := range l.with {
 		products, bytes := w.work(work.Kernel, c.Grid, args, p.tokens)
 		work.Products += products

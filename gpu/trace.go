@@ -145,7 +145,7 @@ func (t *tracer) measure(l *Launch, grid driver.Dim, args []uint64) {
 		cfg := &t.pass.prog.Config
 		tokens, past := float64(args[3]), float64(t.past)+float64(t.tokens+1)/2
 		l.Products = 2 * tokens * float64(cfg.NHeads*cfg.HeadDim) * past
-		l.Bytes = 2 * float64(t.pass.kvBytes) / float64(t.pass.nCtx) * float64(t.past+t.tokens)
+		l.Bytes = t.l.reads
 		return
 	}
 	for _, w := range t.l.with {
