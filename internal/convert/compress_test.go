@@ -400,3 +400,18 @@ func TestDegenerate(t *testing.T) {
 		require.InEpsilon(t, 1e6, weights(t, r, "blk.0.ffn_up.weight")[17], 0.01)
 	}
 }
+
+// BenchmarkCompress reports weights per second.
+func BenchmarkCompress(b *testing.B) {
+	rng := rand.New(rand.NewPCG(11, 11))
+	s := &memSource{}
+	for i := range 2 {
+		s.add(rng, fmt.Sprintf("blk.%d.ffn_up.weight", i), "F32", 2048, 1536)
+	}
+	n := 2 * 2048 * 1536
+	for b.Loop() {
+		_, err := Compress(context.Background(), s, filepath.Join(b.TempDir(), "out.ellm"), Options{Tuning: Tuning{NoColumns: true}}, nil)
+		require.NoError(b, err)
+	}
+	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "weights/s")
+}

@@ -28,7 +28,12 @@ func Dequantize(t Type, src []byte, dst []float32) error {
 		}
 	case F16:
 		for i := range dst {
-			dst[i] = F16ToFloat(u16(src[2*i:]))
+			h := uint32(src[2*i]) | uint32(src[2*i+1])<<8
+			if e := h & 0x7c00; e-1 < 0x7bff { // a normal number, see F16ToFloat
+				dst[i] = math.Float32frombits(h&0x8000<<16 | (h&0x7fff<<13 + (127-15)<<23))
+			} else {
+				dst[i] = F16ToFloat(uint16(h))
+			}
 		}
 	case BF16:
 		for i := range dst {
@@ -135,7 +140,12 @@ func where(cond bool, n int) int {
 func resize[T any](s []T, n int) []T { return slices.Grow(s[:0], n)[:n] }
 
 // F16ToFloat converts the bits of a float16.
-func F16ToFloat(bits uint16) float32 { return float16.Frombits(bits).Float32() }
+func F16ToFloat(bits uint16) float32 {
+	if e := bits & 0x7c00; e == 0 || e == 0x7c00 { // zero, subnormal, infinity, NaN
+		return float16.Frombits(bits).Float32()
+	}
+	return math.Float32frombits(uint32(bits&0x8000)<<16 | (uint32(bits&0x7fff)<<13 + (127-15)<<23))
+}
 
 // FloatToF16 returns the bits of the nearest float16, ties to even.
 func FloatToF16(x float32) uint16 { return float16.Fromfloat32(x).Bits() }

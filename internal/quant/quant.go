@@ -15,12 +15,32 @@ type RowStats struct {
 // Measure returns the statistics of a row; ok is false if it contains a NaN or an infinity.
 func Measure(row []float32) (s RowStats, ok bool) {
 	s.Min, s.Max = float32(math.Inf(1)), float32(math.Inf(-1))
-	for _, w := range row {
-		x := float64(w)
-		s.SumAbs += math.Abs(x)
-		s.SumSq += x * x
+	// Two sums of each kind, so that additions need not wait for each other.
+	var abs0, abs1, sq0, sq1 float64
+	n := len(row) &^ 1
+	for i := 0; i < n; i += 2 {
+		v, w := row[i], row[i+1]
+		x, y := float64(v), float64(w)
+		abs0 += math.Abs(x)
+		abs1 += math.Abs(y)
+		sq0 += x * x
+		sq1 += y * y
+		if v > w {
+			v, w = w, v
+		}
+		if v < s.Min {
+			s.Min = v
+		}
+		if w > s.Max {
+			s.Max = w
+		}
+	}
+	for _, w := range row[n:] {
+		abs0 += math.Abs(float64(w))
+		sq0 += float64(w) * float64(w)
 		s.Min, s.Max = min(s.Min, w), max(s.Max, w)
 	}
+	s.SumAbs, s.SumSq = abs0+abs1, sq0+sq1
 	return s, !math.IsNaN(s.SumAbs) && !math.IsInf(s.SumAbs, 0)
 }
 
@@ -53,13 +73,24 @@ func Row(dst []int32, row []float32, step float32, centroid bool) (scale float32
 		return 0, 0
 	}
 	Round(dst, row, 1/step)
-	var wq, qq, ww float64
-	for i, q := range dst {
-		w, x := float64(row[i]), float64(q)
-		wq += w * x
-		qq += x * x
-		ww += w * w
+	var wq0, wq1, ww0, ww1 float64
+	var squares int64
+	n := len(dst) &^ 1
+	for i := 0; i < n; i += 2 {
+		v, w, p, q := float64(row[i]), float64(row[i+1]), dst[i], dst[i+1]
+		wq0 += v * float64(p)
+		wq1 += w * float64(q)
+		ww0 += v * v
+		ww1 += w * w
+		squares += int64(p)*int64(p) + int64(q)*int64(q)
 	}
+	for i, q := range dst[n:] {
+		w := float64(row[n+i])
+		wq0 += w * float64(q)
+		ww0 += w * w
+		squares += int64(q) * int64(q)
+	}
+	wq, ww, qq := wq0+wq1, ww0+ww1, float64(squares)
 	if qq == 0 {
 		return step, ww
 	}

@@ -126,3 +126,19 @@ func TestOffsets(t *testing.T) {
 	require.Error(t, Offsets{"attn_v": math.NaN()}.Check())
 	require.NoError(t, DefaultOffsets(true).Check())
 }
+
+func BenchmarkRow(b *testing.B) {
+	w, q := row(1536), make([]int32, 1536)
+	for name, f := range map[string]func(){
+		"measure": func() { Measure(w) },
+		"round":   func() { Round(q, w, 4) },
+		"row":     func() { Row(q, w, 0.25, true) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				f()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(w)), "ns/weight")
+		})
+	}
+}
