@@ -10,7 +10,7 @@ import (
 
 // How a model is run without any text.
 const (
-	syntheticTokens = 256
+	syntheticTokens = 128
 	// Tokenizers number their tokens roughly by frequency, and frequencies follow the law of Zipf and Mandelbrot: token i has the probability
 	// c/(i + zipfOffset).
 	zipfOffset        = 100
@@ -29,7 +29,7 @@ func (j *job) synthesize() error {
 	if err != nil {
 		return err
 	}
-	meanSq, err := calibrate.MeanSquares(j.ctx, prog, j.sourceWeights(), [][]int32{text}, func(done, total int64) { j.progress("look", done, total) })
+	meanSq, err := calibrate.MeanSquares(j.ctx, prog, j.sourceWeights(), [][]int32{text}, func(done, total int64) { j.progress("activations", done, total) })
 	if err != nil {
 		return fmt.Errorf("running the model over random tokens: %w", err)
 	}
