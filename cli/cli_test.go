@@ -189,6 +189,8 @@ func TestCompressRefusals(t *testing.T) {
 	require.NoError(t, os.WriteFile(empty, nil, 0o644))
 	junk := filepath.Join(t.TempDir(), "junk.bin")
 	require.NoError(t, os.WriteFile(junk, []byte("no model at all"), 0o644))
+	offsets := filepath.Join(t.TempDir(), "offsets.json")
+	require.NoError(t, os.WriteFile(offsets, []byte(`{"attn_x": 1}`), 0o644))
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -202,6 +204,10 @@ func TestCompressRefusals(t *testing.T) {
 		"output's directory":  {[]string{in, "-o", filepath.Join(dir, "no", "x.ellm")}, exitFailure, "no directory"},
 		"unknown extension":   {[]string{in, "-o", filepath.Join(dir, "x.bin")}, exitUsage, "*.ellm"},
 		"size of nothing":     {[]string{in, "-o", out, "--size", "0"}, exitUsage, "expected a number of bytes"},
+		"size of no unit":     {[]string{in, "-o", out, "--size", "3parsecs"}, exitUsage, "--size 3parsecs"},
+		"unknown offset":      {[]string{in, "-o", out, "--offsets", offsets}, exitFailure, "attn_x"},
+		"offsets missing":     {[]string{in, "-o", out, "--offsets", filepath.Join(dir, "none.json")}, exitFailure, "no such file"},
+		"row exponent":        {[]string{in, "-o", out, "--row-exponent", "3"}, exitFailure, "row exponent"},
 		"two schemes":         {[]string{in, "-o", out, "--lossless", "--bpw", "4"}, exitUsage, "exclude each other"},
 		"unknown scheme":      {[]string{in, "-o", out, "--scheme", "zip"}, exitUsage, "entrollm-u4"},
 		"bits out of range":   {[]string{in, "-o", out, "--bpw", "40"}, exitUsage, "--bpw 40"},

@@ -21,7 +21,7 @@ func (p *program) compressCommand() *cli.Command {
 		Flags: []cli.Flag{
 			outputFlag("the .ellm file to write"),
 			&cli.Float64Flag{Name: "bpw", Usage: fmt.Sprintf("bits per weight of the whole file, %g to %g (the default scheme, with %g)", convert.MinBPW, convert.MaxBPW, convert.DefaultBPW)},
-			&cli.Int64Flag{Name: "size", Usage: "instead of --bpw: the bytes that the file may have"},
+			&cli.StringFlag{Name: "size", Usage: "instead of --bpw: the bytes that the file may have, as 1100000000, 900M or 0.85GiB (powers of 1024)"},
 			&cli.StringFlag{Name: "scheme", Usage: "entrollm-u8, entrollm-u4 (the quantizers of arXiv 2505.02380), or bf16 (weights as 16-bit floats)"},
 			&cli.BoolFlag{Name: "lossless", Usage: "keep the weights of an already quantized or 16-bit file exactly"},
 			&cli.StringFlag{Name: "imatrix", Usage: "importance matrix written by llama-imatrix"},
@@ -97,7 +97,7 @@ func (p *program) compress(c *cli.Context) error {
 }
 
 func compressOptions(c *cli.Context) (convert.Options, error) {
-	opt := convert.Options{BPW: c.Float64("bpw"), Size: c.Int64("size"), Calibration: convert.Calibration{
+	opt := convert.Options{BPW: c.Float64("bpw"), Calibration: convert.Calibration{
 		Imatrix: c.String("imatrix"), Text: c.String("calibrate"), Tokens: c.Int("calibrate-tokens"),
 		Exponent: c.Float64("exponent"), Damping: c.Float64("damping"), NoFeedback: c.Bool("no-feedback"), Save: c.String("save-imatrix"),
 	}}
@@ -124,8 +124,10 @@ func compressOptions(c *cli.Context) (convert.Options, error) {
 		default:
 			return opt, usagef("--scheme %s: expected %s, %s or %s", opt.Scheme, convert.SchemePaperU8, convert.SchemePaperU4, convert.SchemeBF16)
 		}
-	case c.IsSet("size") && opt.Size <= 0:
-		return opt, usagef("--size %d: expected a number of bytes", opt.Size)
+	case c.IsSet("size"):
+		if opt.Size, err = parseBytes(c.String("size")); err != nil || opt.Size == 0 {
+			return opt, usagef("--size %s: expected a number of bytes, as 900M or 0.85GiB", c.String("size"))
+		}
 	case c.IsSet("bpw") && !(opt.BPW >= convert.MinBPW && opt.BPW <= convert.MaxBPW):
 		return opt, usagef("--bpw %g: expected %g to %g", opt.BPW, convert.MinBPW, convert.MaxBPW)
 	}
