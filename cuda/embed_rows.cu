@@ -1,5 +1,6 @@
 // Looks up embedding rows by token.
 #include "huffman.cuh"
+#include "packed.cuh"
 
 __device__ __forceinline__ float col_factor(const matrix* w, int32_t col) { return w->col_scale ? w->col_scale[col] : 1.0f; }
 
@@ -21,15 +22,16 @@ extern "C" __global__ void __launch_bounds__(256) embed_rows(const matrix* w, co
     if (row >= 0) {
         int64_t at = (int64_t)row * w->stride + c;
         switch (w->type) {
+        case TYPE_PACKED: v = packed_code(w, row, c); break;
         case TYPE_U8: v = load_code<TYPE_U8>(w->data, at); break;
         case TYPE_I16: v = load_code<TYPE_I16>(w->data, at); break;
         case TYPE_F32: v = load_code<TYPE_F32>(w->data, at); break;
         case TYPE_F16: v = load_code<TYPE_F16>(w->data, at); break;
         case TYPE_BF16: v = load_code<TYPE_BF16>(w->data, at); break;
         }
-        if (w->type == TYPE_U8 || w->type == TYPE_I16) {
+        if (w->type == TYPE_U8 || w->type == TYPE_I16 || w->type == TYPE_PACKED) {
             affine a = matrix_affine(w, row, c);
-            v = fmaf(a.s, v + w->data_zero, a.m);
+            v = fmaf(a.s, v + (w->type == TYPE_PACKED ? (float)w->packed_zero : w->data_zero), a.m);
         }
         v *= col_factor(w, c);
     }

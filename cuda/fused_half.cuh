@@ -83,11 +83,11 @@ template <int G, int S, bool BLOCK> struct half_front {
         col += 64;
         uint32_t product = half2_mul(levels, xv);
         if (has_min) {
-            uint32_t s = __ldg((const uint32_t*)scales + b);
+            uint32_t s = __ldg((const uint32_t*)scales + 4 * b);
             acc[which] = half2_fma(product, half2_same((uint16_t)s), acc[which]);
             acc_min = half2_fma(xv, half2_same((uint16_t)(s >> 16)), acc_min);
         } else {
-            acc[which] = half2_fma(product, half2_same(__ldg(scales + b)), acc[which]);
+            acc[which] = half2_fma(product, half2_same(__ldg(scales + 4 * b)), acc[which]);
         }
     }
 
@@ -196,22 +196,21 @@ template <int G, int S, bool BLOCK> struct half_front {
         int32_t rows = group_rows(w, group), n_steps = tile_steps(w, tile), lane = threadIdx.x % WARP, first_col = tile * w->steps_per_tile * 64 + 2 * lane;
         const uint4* x_tile = prepared_stepped(part.xp(), w->steps) + tile * ((w->steps_per_tile + 3) / 4) * WARP + lane;
         int32_t row_words = n_steps * w->max_len / 32 + 2; // a row takes at most
-        int32_t row_scales = w->blocks * (has_min ? 2 : 1);
         float unit = BLOCK ? (float)(1 << S) * w->block_unit : 1.0f, min_unit = w->min_unit;
-        if (BLOCK) scales = w->block_scale + (int64_t)group * w->rows_per_group * row_scales;
         open_chunk(w, group, tile, n_steps, rows);
         for (int32_t r = 0; r < rows; r++) {
             acc[0] = acc[1] = acc_min = 0;
             col = first_col;
+            if (BLOCK) {
+                int32_t stored = group * w->rows_per_group + r;
+                scales = w->block_scale + ((int64_t)(stored / 4) * w->block_stride * 4 + stored % 4) * (has_min ? 2 : 1);
+            }
             if (__all_sync(ALL_LANES, stream.has(row_words)) && low_ahead(n_steps))
                 fast_row(x_tile, n_steps);
             else
                 slow_row(x_tile, n_steps);
             float sum = half2_sum(acc[0]) + half2_sum(acc[1]);
-            if (BLOCK) {
-                sum = fmaf(sum, unit, half2_sum(acc_min) * min_unit);
-                scales += row_scales;
-            }
+            if (BLOCK) sum = fmaf(sum, unit, half2_sum(acc_min) * min_unit);
             sum = warp_sum(sum);
             if (lane == 0) sums[r] += sum;
         }

@@ -1,86 +1,8 @@
 // y = W·x from decoded planes and from raw matrices.
 #include "gemv_task.cuh"
 
-enum { PIECE = 16, PIECE_PAIRS = PIECE / 2 }; // codes that a lane loads at once
-
-// Codes are multiplied as (code − center), exact in half precision: a byte becomes the mantissa of 1024 + byte, from which 1024 + center is subtracted.
-__device__ __forceinline__ float code_center(const matrix* w) { return 128 + w->data_offset; }
-__device__ __forceinline__ uint32_t center_term(float center) { return half2_same(float_to_half(-1024 - center)); }
-
-__device__ __forceinline__ void bytes_to_half2(uint32_t bytes, uint32_t term, uint32_t* h) {
-    h[0] = half2_add(__byte_perm(bytes, 0x64646464u, 0x4140), term);
-    h[1] = half2_add(__byte_perm(bytes, 0x64646464u, 0x4342), term);
-}
-
-// acc += Σ (code − center)·x over 16 columns.
-__device__ __forceinline__ uint32_t piece_product(uint4 codes, uint4 x_lo, uint4 x_hi, uint32_t term, uint32_t acc) {
-    uint32_t c[4] = {codes.x, codes.y, codes.z, codes.w}, x[8] = {x_lo.x, x_lo.y, x_lo.z, x_lo.w, x_hi.x, x_hi.y, x_hi.z, x_hi.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        uint32_t h[2];
-        bytes_to_half2(c[i], term, h);
-        acc = half2_fma(h[0], x[2 * i], acc);
-        acc = half2_fma(h[1], x[2 * i + 1], acc);
-    }
-    return acc;
-}
-
 // All kernels of this file, besides what gemv_task.cuh says: ⌈rows / 8⌉ or fewer blocks per task (a warp per row), no dynamic shared memory.
-// data must be 16-byte aligned; stride·(element size) a multiple of 16 for u8.
-
-// TYPE_U8, SCALE_TENSOR or SCALE_ROW. stride a multiple of 64, codes beyond cols arbitrary. Reads xp, not x (x may be 0).
-extern "C" __global__ void __launch_bounds__(256) gemv_u8(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    gemv_part part(tasks, x, xp, xp_stride, first_token);
-    int32_t block;
-    const gemv_task* task = part.find(&block);
-    const matrix* w = task->w;
-    xp = part.xp();
-    int32_t lane = threadIdx.x % WARP, steps = w->steps, pieces = steps * (64 / PIECE);
-    const uint4* x_gl = prepared_natural(xp);
-    float unit = prepared_unit(xp), sum_x = prepared_sum(xp), center = code_center(w);
-    uint32_t term = center_term(center);
-    for (int32_t row = block * 8 + threadIdx.x / WARP; row < w->rows; row += task->blocks * 8) {
-        const uint4* codes = (const uint4*)((const uint8_t*)w->data + (int64_t)row * w->stride);
-        float sum = 0;
-#pragma unroll 2
-        for (int32_t p = lane; p < pieces; p += WARP) sum += half2_sum(piece_product(codes[p], x_gl[2 * p], x_gl[2 * p + 1], term, 0));
-        sum = warp_sum(sum);
-        affine a = matrix_affine(w, row, 0);
-        if (lane == 0) part.write(w, row, a.s * fmaf(center + w->data_zero, sum_x, unit * sum) + a.m * sum_x);
-    }
-    prepare_after(after, first_token);
-}
-
-// TYPE_U8, SCALE_BLOCK with block ≥ 16. Reads xp.
-extern "C" __global__ void __launch_bounds__(256) gemv_u8_block(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    gemv_part part(tasks, x, xp, xp_stride, first_token);
-    int32_t block;
-    const gemv_task* task = part.find(&block);
-    const matrix* w = task->w;
-    xp = part.xp();
-    int32_t lane = threadIdx.x % WARP, pieces = w->cols / PIECE, shift = w->block_shift - 4; // cols is a multiple of the block
-    const uint4* x_gl = prepared_natural(xp);
-    const float* sums = prepared_sums(xp, w->steps);
-    uint32_t term = center_term(code_center(w));
-    float zero = code_center(w) + w->data_zero, block_unit = w->block_unit, min_unit = w->min_unit;
-    bool has_min = w->has_min;
-    for (int32_t row = block * 8 + threadIdx.x / WARP; row < w->rows; row += task->blocks * 8) {
-        const uint4* codes = (const uint4*)((const uint8_t*)w->data + (int64_t)row * w->stride);
-        const uint16_t* scales = w->block_scale + (int64_t)row * w->blocks * (has_min ? 2 : 1);
-        float sum = 0, sum_min = 0;
-#pragma unroll 2
-        for (int32_t p = lane; p < pieces; p += WARP) {
-            float part = half2_sum(piece_product(codes[p], x_gl[2 * p], x_gl[2 * p + 1], term, 0)), sum_x = sums[p];
-            int32_t b = p >> shift;
-            uint32_t s = has_min ? ((const uint32_t*)scales)[b] : scales[b];
-            sum = fmaf(half_to_float((uint16_t)s), fmaf(zero, sum_x, part), sum);
-            if (has_min) sum_min = fmaf(half_to_float((uint16_t)(s >> 16)), sum_x, sum_min);
-        }
-        sum = warp_sum(fmaf(block_unit, sum, min_unit * sum_min));
-        if (lane == 0) part.write(w, row, prepared_unit(xp) * sum);
-    }
-    prepare_after(after, first_token);
-}
+// data must be 16-byte aligned.
 
 // One row in float32, all types: Σ (s·q + m)·x.
 template <int TYPE> __device__ __forceinline__ float row_product(const matrix* w, int32_t row, const float* x) {

@@ -79,10 +79,6 @@ struct outlier_range {
     uint32_t begin, end;
 };
 
-__device__ __forceinline__ uint32_t outlier_row(uint32_t o) { return o & 0x7f; }
-__device__ __forceinline__ int32_t outlier_col(uint32_t o) { return (int32_t)(o >> 7 & 0x1ffff); }
-__device__ __forceinline__ int32_t outlier_delta(uint32_t o) { return (int32_t)o >> 24; }
-
 // The outliers of a row of a group: the entries are sorted by row.
 __device__ __forceinline__ outlier_range row_outliers(const matrix* w, int32_t group, uint32_t row) {
     outlier_range r = {0, 0};

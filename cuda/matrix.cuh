@@ -10,7 +10,7 @@ struct code_table {
 };
 
 // Values of matrix::type: how `data` stores a weight.
-enum { TYPE_U8 = 0, TYPE_I16 = 1, TYPE_F32 = 2, TYPE_F16 = 3, TYPE_BF16 = 4 };
+enum { TYPE_U8 = 0, TYPE_I16 = 1, TYPE_F32 = 2, TYPE_F16 = 3, TYPE_BF16 = 4, TYPE_PACKED = 5 };
 // Values of matrix::float_kind.
 enum { NOT_FLOAT = 0, FLOAT_BF16 = 1, FLOAT_F16 = 2 };
 // Values of matrix::scale_kind.
@@ -32,10 +32,13 @@ struct matrix {
     const code_table* tables; // all tables of the file
     const int32_t* values;    // [levels] codes of levels, instead of zero + level
     // Resident or raw form.
-    const void* data; // [rows][stride] of `type`; rows in stored order
+    const void* data; // [rows][stride] of `type`, or packed codes (packed.cuh); rows in stored order
+    // What packed codes leave out: entries as in `outliers` (row: stored row mod 128; any order), to be added to the levels.
+    const uint32_t* remainder_start; // [⌈rows/4⌉ + 1], first entry of every four rows; 0 = none
+    const uint32_t* remainders;
     // Scales.
     const uint16_t* row_scale;   // float16 [rows], SCALE_ROW
-    const uint16_t* block_scale; // float16 [rows][blocks] or, with has_min, [rows][blocks][2] = scale, min: see block_scales
+    const uint16_t* block_scale; // float16 [⌈rows/4⌉][block_stride][4 rows] or, with has_min, [4 rows][2] = scale, min; zeros beyond rows and cols
     const float* col_scale;      // [cols]; only embed_rows_* reads it, products take x already multiplied (mul_cols)
 
     int32_t rows, cols;
@@ -53,11 +56,18 @@ struct matrix {
     int32_t float_kind; // FLOAT_*
     int32_t scale_kind; // SCALE_*
     int32_t blocks;     // cols / block, SCALE_BLOCK
+    int32_t block_stride; // ⌈64·steps / block⌉
     int32_t block_shift; // log2(block), ≥ 1
     int32_t has_min;    // block_scale holds pairs
     // gemv_fused_* (all but _f32): q = ((a + table_bias) << s) + lo + code_offset, with a + table_bias in −31 … 32, best around 0.
     int32_t table_bias;
     int32_t code_offset; // must be 0 for gemv_fused_block_*
+    // Packed form.
+    int32_t packed_bits;   // 3, 4, 5, 6 or 8
+    int32_t packed_zero;   // q = code + packed_zero
+    int32_t packed_center; // about the commonest code: products multiply code − center, exact in half precision
+    int32_t packed_first;  // level that the code 0 stands for; levels outside the codes' range are clipped, with remainders
+    int32_t row_lanes;     // lanes that share a row: 4, 8, 16 or 32
 
     float scale;      // SCALE_TENSOR, SCALE_ROW
     float min;        // SCALE_TENSOR
@@ -68,6 +78,11 @@ struct matrix {
 };
 
 __device__ __forceinline__ int32_t matrix_row(const matrix* w, int32_t stored) { return w->row_order ? (int32_t)w->row_order[stored] : stored; }
+
+// An entry of `outliers` or `remainders` (docs/format.md, 6.5).
+__device__ __forceinline__ uint32_t outlier_row(uint32_t o) { return o & 0x7f; }
+__device__ __forceinline__ int32_t outlier_col(uint32_t o) { return (int32_t)(o >> 7 & 0x1ffff); }
+__device__ __forceinline__ int32_t outlier_delta(uint32_t o) { return (int32_t)o >> 24; }
 
 // w = s·q + m for the codes of a block of columns (of a whole row where scales are not per block).
 struct affine {
@@ -81,7 +96,7 @@ __device__ __forceinline__ affine matrix_affine(const matrix* w, int32_t stored,
     } else if (w->scale_kind == SCALE_ROW) {
         a.s = w->scale * half_to_float(w->row_scale[stored]);
     } else if (w->scale_kind == SCALE_BLOCK) {
-        int64_t b = (int64_t)stored * w->blocks + (col >> w->block_shift);
+        int64_t b = ((int64_t)(stored / 4) * w->block_stride + (col >> w->block_shift)) * 4 + stored % 4;
         if (w->has_min) {
             a.s = w->block_unit * half_to_float(w->block_scale[2 * b]);
             a.m = w->min_unit * half_to_float(w->block_scale[2 * b + 1]);

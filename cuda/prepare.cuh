@@ -51,7 +51,7 @@ __device__ __forceinline__ void round_vector(const prepare_task* p, int32_t toke
     const float* v = (p->y ? p->y : p->x) + (int64_t)token * cols;
     uint8_t* xp = p->xp + slot * p->xp_stride;
     vector_unit u(largest);
-    uint32_t* natural = (uint32_t*)prepared_natural(xp);
+    uint32_t* pieces = (uint32_t*)prepared_piece(xp, 0);
     float* sums = (float*)prepared_sums(xp, steps);
     uint32_t* stepped = (uint32_t*)prepared_stepped(xp, steps);
     float sum = 0;
@@ -61,17 +61,17 @@ __device__ __forceinline__ void round_vector(const prepare_task* p, int32_t toke
         uint32_t h = half2_pack(a, b);
         float sum_16 = half2_sum(h);
         sum += sum_16;
-        natural[pair] = h;
+        pieces[prepared_pair(pair)] = h;
 #pragma unroll
         for (int bit = 4; bit; bit >>= 1) sum_16 += __shfl_xor_sync(ALL_LANES, sum_16, bit);
         if (pair % 8 == 0) sums[pair / 8] = sum_16;
     }
     sum = block_reduce_256<false>(sum, scratch);
-    // The barrier of the reduction makes all of `natural` visible.
+    // The barrier of the reduction makes all of `pieces` visible.
     int32_t quads = (per_tile + 3) / 4;
     for (int32_t i = threadIdx.x; i < tiles * quads * 128; i += 256) {
         int32_t in_tile = i / 128 % quads * 4 + i % 4, step = i / 128 / quads * per_tile + in_tile, lane = i / 4 % 32;
-        stepped[i] = in_tile < per_tile && step < steps ? natural[step * 32 + lane] : 0;
+        stepped[i] = in_tile < per_tile && step < steps ? pieces[prepared_pair(step * 32 + lane)] : 0;
     }
     if (threadIdx.x == 0) {
         ((float*)xp)[0] = u.unit;

@@ -27,6 +27,12 @@ __device__ __forceinline__ uint16_t float_to_half(float f) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
     return h;
 }
+// The sum of both halves, rounded to half precision, then widened.
+__device__ __forceinline__ float half2_total(uint32_t h) {
+    float f;
+    asm("{ .reg .f16 a, b; mov.b32 {a, b}, %1; add.f16 a, a, b; cvt.f32.f16 %0, a; }" : "=f"(f) : "r"(h));
+    return f;
+}
 // A half2 of one half, twice.
 __device__ __forceinline__ uint32_t half2_same(uint16_t h) {
     uint32_t r;
@@ -62,6 +68,7 @@ inline void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos
 }
 inline float half_to_float(uint16_t h) { return emu::half_to_float(h); }
 inline uint16_t float_to_half(float f) { return emu::double_to_half(f); }
+inline float half2_total(uint32_t h) { return half_to_float(emu::half_fma((uint16_t)h, 0x3c00, h >> 16)); }
 inline uint32_t half2_same(uint16_t h) { return h | (uint32_t)h << 16; }
 
 #endif
@@ -70,5 +77,5 @@ inline uint32_t half2_same(uint16_t h) { return h | (uint32_t)h << 16; }
 __device__ __forceinline__ uint32_t half2_mul(uint32_t a, uint32_t b) { return half2_fma(a, b, 0x80008000u); }
 __device__ __forceinline__ uint32_t half2_add(uint32_t a, uint32_t b) { return half2_fma(a, 0x3c003c00u, b); }
 __device__ __forceinline__ uint32_t half2_pack(float lo, float hi) { return float_to_half(lo) | (uint32_t)float_to_half(hi) << 16; }
-// The sum of both halves in float32.
+// The exact sum of both halves in float32, at twice the conversions.
 __device__ __forceinline__ float half2_sum(uint32_t h) { return half_to_float((uint16_t)h) + half_to_float((uint16_t)(h >> 16)); }

@@ -2,7 +2,7 @@
 #include "prepare.cuh"
 
 // grid tokens, block 256
-// p            in device memory; xp of a token has 64 + 144·steps + 512·tiles·⌈steps_per_tile/4⌉ bytes (layout: prepared.cuh)
+// p            in device memory; xp of a token has 64 + 2048·⌈steps/16⌉ + 16·steps + 512·tiles·⌈steps_per_tile/4⌉ bytes (layout: prepared.cuh)
 // first_token  row of x, up and y that the first block works on. Its vector goes to the first of xp
 // vectors      1: write xp, 0: only y
 extern "C" __global__ void __launch_bounds__(256) x_prepare(const prepare_task* p, int32_t first_token, int32_t vectors) {

@@ -70,13 +70,21 @@ func (a *arena) put(b []byte) (driver.DevicePtr, error) {
 }
 
 // reset gives all blocks back.
-func (a *arena) reset() error {
-	for _, p := range a.blocks {
-		if err := a.dev.Forbid(p); err != nil {
+func (a *arena) reset() error { return a.rewind(0) }
+
+// rewind gives all blocks back that were taken since `used` bytes were in use.
+func (a *arena) rewind(used int64) error {
+	for len(a.blocks) > 0 {
+		last := a.blocks[len(a.blocks)-1]
+		if last < a.base+driver.DevicePtr(used) {
+			break
+		}
+		if err := a.dev.Forbid(last); err != nil {
 			return err
 		}
+		a.blocks = a.blocks[:len(a.blocks)-1]
 	}
-	a.blocks, a.used = a.blocks[:0], 0
+	a.used = used
 	return nil
 }
 

@@ -85,7 +85,7 @@ func (l *layout) chooseDecoded(info driver.Info, spare int64) (decoded, of int, 
 			return 0, 0, err
 		}
 		ws = append(ws, w)
-		choices = append(choices, predict.Choice{Extra: w.span(formPlane) - w.span(formCoded), Saved: saved})
+		choices = append(choices, predict.Choice{Extra: w.span(w.residentForm()) - w.span(formCoded), Saved: saved})
 	}
 	for i, yes := range predict.ChooseDecoded(choices, spare) {
 		ws[i].decoded = yes
@@ -102,7 +102,7 @@ func (t *tracer) saved(m *predict.Model, w *weight) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	plane, err := t.product(w, formPlane)
+	plane, err := t.product(w, w.residentForm())
 	if err != nil {
 		return 0, err
 	}
@@ -116,11 +116,14 @@ func (t *tracer) saved(m *predict.Model, w *weight) (float64, error) {
 	return saved, nil
 }
 
-// span returns the bytes of the arena that w takes in a form.
+// span returns the bytes of the arena that w takes in a form, its descriptor aside.
 func (w *weight) span(f form) int64 {
 	n := int64(0)
 	for _, p := range w.parts(f) {
 		n += blockSpan(p.size)
+	}
+	if f == formPacked && w.packed.clipped { // load keeps the coded form if more is clipped than there is room for
+		n = max(n, w.span(formCoded))
 	}
 	return n
 }

@@ -28,7 +28,8 @@ type spec struct {
 	exact        bool // scales are powers of two
 	rowOrder     bool
 	colScale     bool
-	outliers     int // entries per group
+	outliers     int  // entries per group
+	narrow       bool // levels far from the middle are rare
 }
 
 // randomMatrix is a coded matrix together with what it must decode to.
@@ -51,8 +52,12 @@ func newBuilder(t *testing.T, seed uint64) *builder {
 }
 
 // bell returns a level around the middle of the alphabet, sometimes far from it.
-func (b *builder) bell(levels int) int {
-	x := int(math.Round(b.rng.NormFloat64()*float64(levels)/6 + float64(levels-1)/2))
+func (b *builder) bell(s spec) int {
+	levels, width := s.levels, 6.0
+	if s.narrow {
+		width = 12
+	}
+	x := int(math.Round(b.rng.NormFloat64()*float64(levels)/width + float64(levels-1)/2))
 	return max(0, min(levels-1, x))
 }
 
@@ -69,7 +74,7 @@ func (b *builder) build(s spec) *randomMatrix {
 	stride := c.Steps() * format.StepCols
 	levels := make([]uint8, s.rows*stride)
 	for i := range levels {
-		levels[i] = uint8(b.bell(s.levels))
+		levels[i] = uint8(b.bell(s))
 	}
 	low := make([]uint16, s.rows*stride)
 	for i := range low {

@@ -124,15 +124,22 @@ func writeModel(t *testing.T, cfg *model.Config, tables []*huffman.Table, coded 
 	return f
 }
 
-// loadOne loads a single tensor in the given form.
-func (r *rig) loadOne(f *format.Reader, name string, as form, u use) *weight {
+// loadOne loads a single tensor in the given form; formPacked means the one that plan resident takes.
+func (r *rig) loadOne(f *format.Reader, name string, as form, u use, change ...func(*weight)) *weight {
 	r.t.Helper()
 	tensor, found := f.Tensor(name)
 	require.True(r.t, found)
 	w := &weight{Tensor: tensor, use: u, form: as}
 	r.ok(w.describe(f.Tables()))
+	if as == formPacked {
+		w.form = w.residentForm()
+	}
+	for _, f := range change {
+		f(w)
+	}
 	work, err := newArena(r.launcher.dev, 64<<20)
 	r.ok(err)
+	defer func() { r.ok(work.free()) }()
 	ld := &loader{launcher: r.launcher, file: f, weights: r.arena, work: work, piece: r.piece, sms: 2}
 	r.ok(ld.loadTables(f.Tables()))
 	r.ok(ld.loadWeight(w))
@@ -154,7 +161,7 @@ func (r *rig) multiplier(w *weight, x []float32, bias driver.DevicePtr, n int) *
 	if w.Coded != nil {
 		p.preparedStride = blockSpan(preparedBytes(w.Coded))
 		p.prepared = room[uint8](r, max(n, gemvBatch)*int(p.preparedStride))
-		p.planeBytes = w.planeBytes(2 * w.Coded.Coding.RowsPerGroup) // several pieces
+		p.planeBytes = w.planeBytes(max(2*w.Coded.Coding.RowsPerGroup, quadRows)) // several pieces
 		p.plane = room[uint8](r, int(p.planeBytes))
 		p.scaled = room[float32](r, n*w.Cols)
 	}

@@ -15,6 +15,7 @@ const (
 	typeF32     = 2
 	typeF16     = 3
 	typeBf16    = 4
+	typePacked  = 5
 	notFloat    = 0
 	floatBf16   = 1
 	floatF16    = 2
@@ -32,48 +33,56 @@ type codeTableDesc struct {
 
 // matrixDesc is struct matrix of cuda/matrix.cuh, in its memory layout when written little endian.
 type matrixDesc struct {
-	RowOrder     driver.DevicePtr
-	RowPosition  driver.DevicePtr
-	GroupTable   driver.DevicePtr
-	ChunkOffset  driver.DevicePtr
-	MainWords    driver.DevicePtr
-	LaneTail     driver.DevicePtr
-	Stream       driver.DevicePtr
-	Low          driver.DevicePtr
-	OutlierStart driver.DevicePtr
-	Outliers     driver.DevicePtr
-	Tables       driver.DevicePtr
-	Values       driver.DevicePtr
-	Data         driver.DevicePtr
-	RowScale     driver.DevicePtr
-	BlockScale   driver.DevicePtr
-	ColScale     driver.DevicePtr
-	Rows         int32
-	Cols         int32
-	Stride       int32
-	Type         int32
-	Steps        int32
-	Tiles        int32
-	StepsPerTile int32
-	RowsPerGroup int32
-	Groups       int32
-	Levels       int32
-	MaxLen       int32
-	LowBits      int32
-	Zero         int32
-	FloatKind    int32
-	ScaleKind    int32
-	Blocks       int32
-	BlockShift   int32
-	HasMin       int32
-	TableBias    int32
-	CodeOffset   int32
-	Scale        float32
-	Min          float32
-	DataZero     float32
-	BlockUnit    float32
-	MinUnit      float32
-	DataOffset   float32
+	RowOrder       driver.DevicePtr
+	RowPosition    driver.DevicePtr
+	GroupTable     driver.DevicePtr
+	ChunkOffset    driver.DevicePtr
+	MainWords      driver.DevicePtr
+	LaneTail       driver.DevicePtr
+	Stream         driver.DevicePtr
+	Low            driver.DevicePtr
+	OutlierStart   driver.DevicePtr
+	Outliers       driver.DevicePtr
+	Tables         driver.DevicePtr
+	Values         driver.DevicePtr
+	Data           driver.DevicePtr
+	RemainderStart driver.DevicePtr
+	Remainders     driver.DevicePtr
+	RowScale       driver.DevicePtr
+	BlockScale     driver.DevicePtr
+	ColScale       driver.DevicePtr
+	Rows           int32
+	Cols           int32
+	Stride         int32
+	Type           int32
+	Steps          int32
+	Tiles          int32
+	StepsPerTile   int32
+	RowsPerGroup   int32
+	Groups         int32
+	Levels         int32
+	MaxLen         int32
+	LowBits        int32
+	Zero           int32
+	FloatKind      int32
+	ScaleKind      int32
+	Blocks         int32
+	BlockStride    int32
+	BlockShift     int32
+	HasMin         int32
+	TableBias      int32
+	CodeOffset     int32
+	PackedBits     int32
+	PackedZero     int32
+	PackedCenter   int32
+	PackedFirst    int32
+	RowLanes       int32
+	Scale          float32
+	Min            float32
+	DataZero       float32
+	BlockUnit      float32
+	MinUnit        float32
+	DataOffset     float32
 }
 
 // affineDesc is struct affine of cuda/matrix.cuh, in its memory layout when written little endian.
@@ -167,11 +176,30 @@ const (
 	kernelGemvFusedLow2
 	kernelGemvFusedLow3
 	kernelGemvFusedLow4
-	kernelGemvU8
-	kernelGemvU8Block
+	kernelGemvPacked3
+	kernelGemvPacked3Block16
+	kernelGemvPacked3Block16Min
+	kernelGemvPacked4
+	kernelGemvPacked4Block32
+	kernelGemvPacked4Block32Min
+	kernelGemvPacked5
+	kernelGemvPacked5Block32
+	kernelGemvPacked5Block32Min
+	kernelGemvPacked6
+	kernelGemvPacked6Block16
+	kernelGemvPacked8
+	kernelGemvPacked8Block16
+	kernelGemvPacked8Block16Min
+	kernelGemvPacked8Block32
+	kernelGemvPacked8Block32Min
+	kernelPackCodes
+	kernelPackCount
+	kernelPackStarts
 	kernelRopeStoreF16
 	kernelRopeStoreQ8
 	kernelTopk
+	kernelUnpackCodesI16
+	kernelUnpackCodesU8
 	kernelXPrepare
 	numKernels
 )
@@ -184,7 +212,7 @@ var kernelTable = [numKernels]struct {
 	{"add", 3},
 	{"attention_f16", 7},
 	{"attention_q8", 7},
-	{"block_scales", 12},
+	{"block_scales", 13},
 	{"copy_words", 3},
 	{"decode_chunks_float", 4},
 	{"decode_chunks_i16", 4},
@@ -214,11 +242,30 @@ var kernelTable = [numKernels]struct {
 	{"gemv_fused_low2", 6},
 	{"gemv_fused_low3", 6},
 	{"gemv_fused_low4", 6},
-	{"gemv_u8", 6},
-	{"gemv_u8_block", 6},
+	{"gemv_packed3", 6},
+	{"gemv_packed3_block16", 6},
+	{"gemv_packed3_block16_min", 6},
+	{"gemv_packed4", 6},
+	{"gemv_packed4_block32", 6},
+	{"gemv_packed4_block32_min", 6},
+	{"gemv_packed5", 6},
+	{"gemv_packed5_block32", 6},
+	{"gemv_packed5_block32_min", 6},
+	{"gemv_packed6", 6},
+	{"gemv_packed6_block16", 6},
+	{"gemv_packed8", 6},
+	{"gemv_packed8_block16", 6},
+	{"gemv_packed8_block16_min", 6},
+	{"gemv_packed8_block32", 6},
+	{"gemv_packed8_block32_min", 6},
+	{"pack_codes", 8},
+	{"pack_count", 5},
+	{"pack_starts", 3},
 	{"rope_store_f16", 2},
 	{"rope_store_q8", 2},
 	{"topk", 5},
+	{"unpack_codes_i16", 4},
+	{"unpack_codes_u8", 4},
 	{"x_prepare", 3},
 }
 
@@ -238,8 +285,8 @@ func (l *launcher) attentionQ8(grid driver.Dim, shared int, a driver.DevicePtr, 
 }
 
 // blockScales launches block_scales (cuda/block_scales.cu) in blocks of 256 threads.
-func (l *launcher) blockScales(grid driver.Dim, shared int, d driver.DevicePtr, dMin driver.DevicePtr, sub driver.DevicePtr, subMin driver.DevicePtr, rows int32, blocks int32, perSuper int32, subBits int32, subBias int32, invUnit float32, invMinUnit float32, out driver.DevicePtr) error {
-	return l.launch(kernelBlockScales, grid, 256, shared, uint64(d), uint64(dMin), uint64(sub), uint64(subMin), uint64(uint32(rows)), uint64(uint32(blocks)), uint64(uint32(perSuper)), uint64(uint32(subBits)), uint64(uint32(subBias)), uint64(math.Float32bits(invUnit)), uint64(math.Float32bits(invMinUnit)), uint64(out))
+func (l *launcher) blockScales(grid driver.Dim, shared int, d driver.DevicePtr, dMin driver.DevicePtr, sub driver.DevicePtr, subMin driver.DevicePtr, rows int32, blocks int32, stride int32, perSuper int32, subBits int32, subBias int32, invUnit float32, invMinUnit float32, out driver.DevicePtr) error {
+	return l.launch(kernelBlockScales, grid, 256, shared, uint64(d), uint64(dMin), uint64(sub), uint64(subMin), uint64(uint32(rows)), uint64(uint32(blocks)), uint64(uint32(stride)), uint64(uint32(perSuper)), uint64(uint32(subBits)), uint64(uint32(subBias)), uint64(math.Float32bits(invUnit)), uint64(math.Float32bits(invMinUnit)), uint64(out))
 }
 
 // copyWords launches copy_words (cuda/elementwise.cu) in blocks of 256 threads.
@@ -387,14 +434,99 @@ func (l *launcher) gemvFusedLow4(grid driver.Dim, shared int, tasks driver.Devic
 	return l.launch(kernelGemvFusedLow4, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
-// gemvU8 launches gemv_u8 (cuda/gemv_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemvU8(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
-	return l.launch(kernelGemvU8, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+// gemvPacked3 launches gemv_packed3 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked3(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked3, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
-// gemvU8Block launches gemv_u8_block (cuda/gemv_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemvU8Block(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
-	return l.launch(kernelGemvU8Block, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+// gemvPacked3Block16 launches gemv_packed3_block16 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked3Block16(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked3Block16, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked3Block16Min launches gemv_packed3_block16_min (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked3Block16Min(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked3Block16Min, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked4 launches gemv_packed4 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked4(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked4, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked4Block32 launches gemv_packed4_block32 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked4Block32(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked4Block32, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked4Block32Min launches gemv_packed4_block32_min (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked4Block32Min(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked4Block32Min, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked5 launches gemv_packed5 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked5(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked5, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked5Block32 launches gemv_packed5_block32 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked5Block32(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked5Block32, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked5Block32Min launches gemv_packed5_block32_min (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked5Block32Min(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked5Block32Min, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked6 launches gemv_packed6 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked6(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked6, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked6Block16 launches gemv_packed6_block16 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked6Block16(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked6Block16, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked8 launches gemv_packed8 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked8(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked8, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked8Block16 launches gemv_packed8_block16 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked8Block16(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked8Block16, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked8Block16Min launches gemv_packed8_block16_min (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked8Block16Min(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked8Block16Min, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked8Block32 launches gemv_packed8_block32 (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked8Block32(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked8Block32, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvPacked8Block32Min launches gemv_packed8_block32_min (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPacked8Block32Min(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPacked8Block32Min, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// packCodes launches pack_codes (cuda/pack.cu) in blocks of 256 threads.
+func (l *launcher) packCodes(grid driver.Dim, shared int, w driver.DevicePtr, firstQuad int32, nQuads int32, plane driver.DevicePtr, planes driver.DevicePtr, starts driver.DevicePtr, remainders driver.DevicePtr, room uint32) error {
+	return l.launch(kernelPackCodes, grid, 256, shared, uint64(w), uint64(uint32(firstQuad)), uint64(uint32(nQuads)), uint64(plane), uint64(planes), uint64(starts), uint64(remainders), uint64(room))
+}
+
+// packCount launches pack_count (cuda/pack.cu) in blocks of 256 threads.
+func (l *launcher) packCount(grid driver.Dim, shared int, w driver.DevicePtr, firstQuad int32, nQuads int32, plane driver.DevicePtr, starts driver.DevicePtr) error {
+	return l.launch(kernelPackCount, grid, 256, shared, uint64(w), uint64(uint32(firstQuad)), uint64(uint32(nQuads)), uint64(plane), uint64(starts))
+}
+
+// packStarts launches pack_starts (cuda/pack.cu) in blocks of 256 threads.
+func (l *launcher) packStarts(grid driver.Dim, shared int, firstQuad int32, nQuads int32, starts driver.DevicePtr) error {
+	return l.launch(kernelPackStarts, grid, 256, shared, uint64(uint32(firstQuad)), uint64(uint32(nQuads)), uint64(starts))
 }
 
 // ropeStoreF16 launches rope_store_f16 (cuda/rope_store.cu) in blocks of 256 threads.
@@ -410,6 +542,16 @@ func (l *launcher) ropeStoreQ8(grid driver.Dim, shared int, a driver.DevicePtr, 
 // topk launches topk (cuda/topk.cu) in blocks of 256 threads.
 func (l *launcher) topk(grid driver.Dim, shared int, x driver.DevicePtr, n int32, k int32, values driver.DevicePtr, index driver.DevicePtr) error {
 	return l.launch(kernelTopk, grid, 256, shared, uint64(x), uint64(uint32(n)), uint64(uint32(k)), uint64(values), uint64(index))
+}
+
+// unpackCodesI16 launches unpack_codes_i16 (cuda/pack.cu) in blocks of 256 threads.
+func (l *launcher) unpackCodesI16(grid driver.Dim, shared int, w driver.DevicePtr, firstQuad int32, nQuads int32, plane driver.DevicePtr) error {
+	return l.launch(kernelUnpackCodesI16, grid, 256, shared, uint64(w), uint64(uint32(firstQuad)), uint64(uint32(nQuads)), uint64(plane))
+}
+
+// unpackCodesU8 launches unpack_codes_u8 (cuda/pack.cu) in blocks of 256 threads.
+func (l *launcher) unpackCodesU8(grid driver.Dim, shared int, w driver.DevicePtr, firstQuad int32, nQuads int32, plane driver.DevicePtr) error {
+	return l.launch(kernelUnpackCodesU8, grid, 256, shared, uint64(w), uint64(uint32(firstQuad)), uint64(uint32(nQuads)), uint64(plane))
 }
 
 // xPrepare launches x_prepare (cuda/x_prepare.cu) in blocks of 256 threads.

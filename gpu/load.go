@@ -77,24 +77,24 @@ func (l *loader) loadWeight(w *weight) error {
 		return err
 	}
 	defer l.file.Release(w.Tensor)
-	for _, p := range w.parts(w.form) {
-		if err := place(l.weights, p); err != nil {
+	empty := l.weights.used
+	if err := l.placeParts(w); err != nil || w.form == formVector {
+		return err
+	}
+	if w.form == formPlane || w.form == formPacked {
+		if err := l.decodePlane(w); err != nil {
 			return err
 		}
 	}
-	if w.form == formVector {
-		return nil
-	}
-	desc, err := structBytes(&w.desc)
-	if err != nil {
+	if fits, err := l.remaindersFit(w); err != nil {
 		return err
-	}
-	if w.descDev, err = l.weights.take(int64(len(desc))); err != nil {
-		return err
-	}
-	w.desc.Tables = l.tables
-	if w.form == formPlane {
-		if err := l.decodePlane(w); err != nil {
+	} else if !fits {
+		// The estimate was wrong. The coded form takes no more memory than was planned for.
+		w.form = formCoded
+		if err := l.weights.rewind(empty); err != nil {
+			return err
+		}
+		if err := l.placeParts(w); err != nil {
 			return err
 		}
 	}
@@ -107,6 +107,25 @@ func (l *loader) loadWeight(w *weight) error {
 		w.product = l.chooseProduct(w, l.sms)
 	}
 	return l.putDesc(w)
+}
+
+// placeParts takes and fills the parts of w, and room for its descriptor.
+func (l *loader) placeParts(w *weight) error {
+	for _, p := range w.parts(w.form) {
+		if err := place(l.weights, p); err != nil {
+			return err
+		}
+	}
+	if w.form == formVector {
+		return nil
+	}
+	desc, err := structBytes(&w.desc)
+	if err != nil {
+		return err
+	}
+	w.desc.Tables = l.tables
+	w.descDev, err = l.weights.take(int64(len(desc)))
+	return err
 }
 
 // place takes a part's block and fills it if the host has its contents.
@@ -123,14 +142,18 @@ func place(a *arena, p part) error {
 }
 
 func (l *loader) putDesc(w *weight) error {
-	b, err := structBytes(&w.desc)
+	d := w.desc
+	if w.form == formPacked {
+		d.Type = typePacked
+	}
+	b, err := structBytes(&d)
 	if err != nil {
 		return err
 	}
 	return l.dev.CopyHtoD(w.descDev, b)
 }
 
-// decodePlane decodes w into its plane, as many groups at a time as fit the pieces. The descriptor's stream pointers are moved so that
+// decodePlane decodes w into its plane, or into packed codes, as many groups at a time as fit the pieces. The descriptor's stream pointers are moved so that
 // the file's offsets, counted from the beginning of the tensor, hit the piece.
 func (l *loader) decodePlane(w *weight) error {
 	for _, p := range w.directoryParts() {
@@ -149,8 +172,17 @@ func (l *loader) decodePlane(w *weight) error {
 			return err
 		}
 	}
+	unit, most := 1, c.Groups()
+	var stage driver.DevicePtr
+	if w.form == formPacked {
+		unit, most = w.stageGroups(l.piece)
+		if stage, err = l.work.take(w.stageBytes(l.piece)); err != nil {
+			return err
+		}
+		w.desc.Type, w.desc.DataZero = typeU8, w.packedBase()
+	}
 	for g := 0; g < c.Groups(); {
-		end, err := pieceEnd(c, g, l.piece)
+		end, err := pieceEnd(c, g, min(g+most, c.Groups()), unit, l.piece)
 		if err != nil {
 			return err
 		}
@@ -168,8 +200,12 @@ func (l *loader) decodePlane(w *weight) error {
 		if err := l.putDesc(w); err != nil {
 			return err
 		}
-		plane := w.desc.Data + driver.DevicePtr(w.planeBytes(g*c.Coding.RowsPerGroup))
-		if err := l.decode(w, g, end-g, l.sms, plane); err != nil {
+		if w.form == formPacked {
+			err = l.decodePacked(w, g, end-g, stage)
+		} else {
+			err = l.decode(w, g, end-g, l.sms, w.desc.Data+driver.DevicePtr(w.planeBytes(g*c.Coding.RowsPerGroup)))
+		}
+		if err != nil {
 			return err
 		}
 		g = end
@@ -181,11 +217,12 @@ func (l *loader) decodePlane(w *weight) error {
 	return l.work.reset()
 }
 
-// pieceEnd returns the end of the longest run of groups from g on whose streams, and low bits, take at most `most` bytes each.
-func pieceEnd(c *format.Coded, g int, most int64) (int, error) {
+// pieceEnd returns the end, at most `last`, of the longest run of groups from g on whose streams, and low bits, take at most `most` bytes each. The
+// run is a multiple of `unit` groups or ends with the last group.
+func pieceEnd(c *format.Coded, g, last, unit int, most int64) (int, error) {
 	first, firstLow := int64(c.ChunkOffset[g*c.Tiles()]), int64(c.LowOffset(g, 0))
 	end := g
-	for end < c.Groups() {
+	for end < last {
 		words := int64(c.ChunkOffset[(end+1)*c.Tiles()]) - first + int64(c.MaxGuardWords())
 		lowWords := int64(0)
 		if c.Low != nil {
@@ -196,8 +233,11 @@ func pieceEnd(c *format.Coded, g int, most int64) (int, error) {
 		}
 		end++
 	}
+	if end < c.Groups() {
+		end = g + (end-g)/unit*unit
+	}
 	if end == g {
-		return 0, fmt.Errorf("group %d takes more than %d bytes; compress the model again", g, most)
+		return 0, fmt.Errorf("group %d and those next to it take more than %d bytes; compress the model again", g, most)
 	}
 	return end, nil
 }
@@ -207,7 +247,7 @@ func (w *weight) scaleRows(most int64) int {
 	if w.Coded.Scale.Kind != format.ScaleBlock {
 		return w.Rows
 	}
-	fit := int(most / max(w.blockScaleRowBytes(), 1))
+	fit := int(most / max(w.blockScaleBytes(1), 1))
 	return min(w.Rows, max(fit/32*32, 32))
 }
 
@@ -251,9 +291,9 @@ func (l *loader) expandScales(w *weight) error {
 			}
 		}
 		const threads = 256
-		grid := driver.D1(min(ceilDiv(n*int(d.Blocks), threads), blocksPerSM*l.sms))
-		out := d.BlockScale + driver.DevicePtr(int64(r)*w.blockScaleRowBytes())
-		if err := l.blockScales(grid, 0, src[0], src[1], src[2], src[3], int32(n), d.Blocks, int32(c.Scale.Super/c.Scale.Block),
+		grid := driver.D1(min(ceilDiv(ceilDiv(n, quadRows)*quadRows*int(d.BlockStride), threads), blocksPerSM*l.sms))
+		out := d.BlockScale + driver.DevicePtr(w.blockScaleBytes(r))
+		if err := l.blockScales(grid, 0, src[0], src[1], src[2], src[3], int32(n), d.Blocks, d.BlockStride, int32(c.Scale.Super/c.Scale.Block),
 			int32(c.Scale.SubBits), int32(c.Scale.SubBias), 1/d.BlockUnit, 1/d.MinUnit, out); err != nil {
 			return err
 		}

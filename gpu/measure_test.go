@@ -84,15 +84,17 @@ func measure(t *testing.T, s spec) []measurement {
 	a, err := newArena(dev, int64(s.rows*s.cols)*3+64<<20)
 	require.NoError(t, err)
 	r := &rig{t, l, a, loadPiece}
-	for _, as := range []form{formCoded, formPlane} {
+	for _, as := range []form{formCoded, formPacked} {
 		w := r.loadOne(f, "w", as, useProduct)
+		as = w.form
 		w.product = l.chooseProduct(w, sms)
+		r.ok((&loader{launcher: l}).putDesc(w)) // lanes for that many multiprocessors
 		traced, err := newTracer(info).product(w, as)
 		require.NoError(t, err)
 		work := traced[len(traced)-1].Work
 		us := r.timeProduct(w)
 		bytes := w.readBytes(as)
-		one := measurement{Device: info.Name, Rows: s.rows, Cols: s.cols, Form: [...]string{formCoded: "coded", formPlane: "decoded"}[as], Kernel: work.Kernel,
+		one := measurement{Device: info.Name, Rows: s.rows, Cols: s.cols, Form: w.formName(as), Kernel: work.Kernel,
 			Bits: 8 * bytes / float64(s.rows*s.cols), Microsecs: us, GBps: bytes / us / 1e3, GWeights: float64(s.rows*s.cols) / us / 1e3}
 		if d, exact, err := predict.Nearest(info.Name, info.CCMajor, info.CCMinor, info.SMs, info.ClockMHz); err == nil && exact {
 			model, err := predict.NewModel(d)

@@ -8,8 +8,11 @@ import (
 func (p *pass) multiplyBatch(st *step, s span, x, dst driver.DevicePtr) error {
 	w, n := st.weight, s.n
 	p.with = []*weight{w}
-	if w.form != formCoded {
+	if w.form != formCoded && w.form != formPacked {
 		return w.product.gemm(gemmGrid(w.Rows, n), 0, w.descDev, 0, 0, int32(w.Rows), x, int32(n), st.vector, dst)
+	}
+	if w.form == formPacked {
+		return p.multiplyPacked(st, n, x, dst)
 	}
 	rowsPerGroup := w.Coded.Coding.RowsPerGroup
 	step := max(1, int(p.planeBytes/w.planeBytes(rowsPerGroup)))
@@ -20,6 +23,22 @@ func (p *pass) multiplyBatch(st *step, s span, x, dst driver.DevicePtr) error {
 		}
 		first := g * rowsPerGroup
 		rows := min(groups*rowsPerGroup, w.Rows-first)
+		if err := w.product.gemm(gemmGrid(rows, n), 0, w.descDev, p.plane, int32(first), int32(rows), x, int32(n), st.vector, dst); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// multiplyPacked multiplies many tokens. Packed codes are taken apart once for all of them, as many rows at a time as fit the scratch plane.
+func (p *pass) multiplyPacked(st *step, n int, x, dst driver.DevicePtr) error {
+	w := st.weight
+	step := max(1, int(p.planeBytes/w.planeBytes(quadRows))) * quadRows
+	for first := 0; first < w.Rows; first += step {
+		rows := min(step, w.Rows-first)
+		if err := p.unpack(w, first, rows, p.sms, p.plane); err != nil {
+			return err
+		}
 		if err := w.product.gemm(gemmGrid(rows, n), 0, w.descDev, p.plane, int32(first), int32(rows), x, int32(n), st.vector, dst); err != nil {
 			return err
 		}

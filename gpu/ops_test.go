@@ -57,7 +57,7 @@ func TestEmbedRows(t *testing.T) {
 			f := b.open(m)
 			r := newRig(t)
 			ids := []int32{0, int32(s.rows - 1), int32(s.rows / 2), int32(s.rows), -1} // the last two do not exist
-			for _, as := range []form{formCoded, formPlane} {
+			for _, as := range []form{formCoded, formPlane, formPacked} {
 				w := r.loadOne(f, "w", as, useEmbed)
 				p := &pass{launcher: r.launcher, n: 0, ids: up(r, ids)}
 				y := room[float32](r, len(ids)*s.cols)
@@ -87,8 +87,8 @@ func TestBlockScales(t *testing.T) {
 		if c.DMin != nil {
 			perValue = 2
 		}
-		blocks := s.cols / s.scale.Block
-		got := down[uint16](r, w.desc.BlockScale, s.rows*blocks*perValue)
+		blocks, stride := s.cols/s.scale.Block, int(w.desc.BlockStride)
+		got := down[uint16](r, w.desc.BlockScale, (s.rows+3)/4*4*stride*perValue)
 		for i := range s.rows * blocks {
 			d := float16.Frombits(c.D[i*s.scale.Block/s.scale.Super]).Float32()
 			sub := 1
@@ -100,7 +100,9 @@ func TestBlockScales(t *testing.T) {
 			}
 			scaled := d * float32(sub) / w.desc.BlockUnit
 			require.LessOrEqual(t, math.Abs(float64(scaled)), 1.0, "%s: block %d", name, i)
-			require.Equal(t, toHalf(scaled), float16.Frombits(got[perValue*i]).Float32(), "%s: block %d", name, i)
+			row, block := i/blocks, i%blocks
+			at := (row/4*stride+block)*4 + row%4
+			require.Equal(t, toHalf(scaled), float16.Frombits(got[perValue*at]).Float32(), "%s: block %d", name, i)
 		}
 	}
 }

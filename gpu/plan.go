@@ -180,6 +180,14 @@ func (w *weight) formUnder(plan engine.Plan) form {
 	case plan == engine.PlanFused || w.use&useProduct == 0 || plan == engine.PlanHybrid && !w.decoded:
 		return formCoded
 	}
+	return w.residentForm()
+}
+
+// residentForm returns the form that w has once decoded.
+func (w *weight) residentForm() form {
+	if w.packed.bits > 0 {
+		return formPacked
+	}
 	return formPlane
 }
 
@@ -195,9 +203,7 @@ func (l *layout) size(f *format.Reader, prog *model.Program, plan engine.Plan) e
 	l.fwd = forwardSizes{}
 	for _, w := range l.weights {
 		form := w.formUnder(plan)
-		for _, p := range w.parts(form) {
-			l.weightBytes += blockSpan(p.size)
-		}
+		l.weightBytes += w.span(form)
 		if form == formVector {
 			continue
 		}
@@ -231,12 +237,15 @@ func (w *weight) loadBytes(f form) int64 {
 	for _, p := range w.subScaleParts(0, w.scaleRows(loadPiece)) {
 		scales += blockSpan(p.size)
 	}
-	if f == formPlane {
+	if f == formPlane || f == formPacked {
 		for _, p := range w.directoryParts() {
 			coded += blockSpan(p.size)
 		}
 		for _, p := range w.streamParts() {
 			coded += blockSpan(min(p.size, loadPiece))
+		}
+		if f == formPacked {
+			coded += blockSpan(w.stageBytes(loadPiece))
 		}
 	}
 	return max(scales, coded)
@@ -251,15 +260,15 @@ func (s *forwardSizes) grow(w *weight, f form, batch int) {
 	if w.Coded.ColScale != nil {
 		s.scaled = max(s.scaled, int64(batch)*int64(w.Cols)*4)
 	}
-	if f == formCoded {
-		s.plane = max(s.plane, min(w.planeBytes(w.Rows), max(planeScratch, w.planeBytes(w.Coded.Coding.RowsPerGroup))))
+	if f == formCoded || f == formPacked {
+		s.plane = max(s.plane, min(w.planeBytes(w.Rows), max(planeScratch, w.planeBytes(max(w.Coded.Coding.RowsPerGroup, quadRows)))))
 	}
 }
 
 // preparedBytes returns the size of a vector after x_prepare (cuda/prepared.cuh).
 func preparedBytes(c *format.Coded) int64 {
-	const header, perStep, perFourSteps = 64, 144, 512
-	return header + perStep*int64(c.Steps()) + perFourSteps*int64(c.Tiles())*int64(ceilDiv(c.StepsPerTile(), 4))
+	const header, perSixteenSteps, perStep, perFourSteps = 64, 2048, 16, 512
+	return header + perSixteenSteps*int64(ceilDiv(c.Steps(), 16)) + perStep*int64(c.Steps()) + perFourSteps*int64(c.Tiles())*int64(ceilDiv(c.StepsPerTile(), 4))
 }
 
 func (l *layout) sizeForward(prog *model.Program) {

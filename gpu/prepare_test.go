@@ -88,10 +88,11 @@ func (c prepareCase) check(r *rig) {
 // checkPrepared compares a prepared vector with v; sums may differ by sumDelta.
 func checkPrepared(r *rig, xp driver.DevicePtr, v []float32, c *format.Coded, sumDelta float64, msg string) {
 	unit := down[float32](r, xp, 2)
-	halves := down[uint16](r, xp+64, 64*c.Steps())
+	halves := down[uint16](r, xp+64, ceilDiv(c.Steps(), 16)*1024)
 	got, sum := make([]float32, len(v)), 0.0
-	for i, h := range halves {
-		f := float16.Frombits(h).Float32()
+	for i := range 64 * c.Steps() {
+		block, piece, at := i/1024, i/32%32, i%32 // cuda/prepared.cuh
+		f := float16.Frombits(halves[block*1024+at/8*256+piece*8+at%8]).Float32()
 		require.Less(r.t, math.Abs(float64(f)), 4.01, msg)
 		if i >= len(v) {
 			require.Zero(r.t, f, "padding: %s", msg)

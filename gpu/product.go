@@ -20,8 +20,6 @@ const (
 type (
 	gemvFunc func(grid driver.Dim, shared int, tasks, x, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error
 	gemmFunc func(grid driver.Dim, shared int, w, data driver.DevicePtr, firstRow, nRows int32, x driver.DevicePtr, nTokens int32, bias, y driver.DevicePtr) error
-	// decodeFunc decodes groups to a plane, or adds their outliers to it.
-	decodeFunc func(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup, nGroups int32, plane driver.DevicePtr) error
 )
 
 // product is how a matrix is multiplied.
@@ -44,12 +42,15 @@ func (l *launcher) chooseProduct(w *weight, sms int) product {
 		p.gemvShared = tableShared(w.desc.MaxLen) + 4*warps*w.Coded.Coding.RowsPerGroup
 		return p
 	}
+	if w.form == formPacked {
+		lanes := w.rowLanes(sms)
+		w.desc.RowLanes = int32(lanes)
+		p.gemv, p.prepared = w.packed.gemv(l), true
+		p.gemvGrid = min(ceilDiv(ceilDiv(w.Rows, quadRows)*lanes, 32*gemvWarps), blocksPerSM*sms)
+		return p
+	}
 	p.gemvGrid = min(ceilDiv(w.Rows, gemvWarps), blocksPerSM*sms)
 	switch d := &w.desc; {
-	case d.Type == typeU8 && (d.ScaleKind == scaleTensor || d.ScaleKind == scaleRow):
-		p.gemv, p.prepared = l.gemvU8, true
-	case d.Type == typeU8 && d.ScaleKind == scaleBlock && d.BlockShift >= 4:
-		p.gemv, p.prepared = l.gemvU8Block, true
 	case d.Type == typeF16 && d.Stride%8 == 0 && d.Cols%4 == 0:
 		p.gemv = l.gemvF16
 	case d.Type == typeBf16 && d.Stride%8 == 0 && d.Cols%4 == 0:
@@ -109,20 +110,30 @@ func (l *launcher) gemmFor(typ int32) gemmFunc {
 
 // decode writes groups [first, first+n) of a coded matrix to plane.
 func (l *launcher) decode(w *weight, first, n, sms int, plane driver.DevicePtr) error {
-	chunks, outliers := decodeFunc(l.decodeChunksU8), decodeFunc(l.decodeOutliersU8)
-	switch w.desc.Type {
-	case typeI16:
-		chunks, outliers = l.decodeChunksI16, l.decodeOutliersI16
-	case typeF16, typeBf16:
-		chunks, outliers = l.decodeChunksFloat, l.decodeOutliersFloat
-	}
-	const warps, outlierThreads = 8, 128
-	grid := driver.D1(min(ceilDiv(n*w.Coded.Tiles(), warps), blocksPerSM*sms))
-	if err := chunks(grid, tableShared(w.desc.MaxLen), w.descDev, int32(first), int32(n), plane); err != nil {
+	if err := l.decodeChunks(w, first, n, sms, plane); err != nil || len(w.Coded.Outliers) == 0 {
 		return err
 	}
-	if len(w.Coded.Outliers) == 0 {
-		return nil
+	outliers := l.decodeOutliersU8
+	switch w.desc.Type {
+	case typeI16:
+		outliers = l.decodeOutliersI16
+	case typeF16, typeBf16:
+		outliers = l.decodeOutliersFloat
 	}
+	const outlierThreads = 128
 	return outliers(driver.D1(ceilDiv(n, outlierThreads)), 0, w.descDev, int32(first), int32(n), plane)
+}
+
+// decodeChunks is decode without outliers.
+func (l *launcher) decodeChunks(w *weight, first, n, sms int, plane driver.DevicePtr) error {
+	chunks := l.decodeChunksU8
+	switch w.desc.Type {
+	case typeI16:
+		chunks = l.decodeChunksI16
+	case typeF16, typeBf16:
+		chunks = l.decodeChunksFloat
+	}
+	const warps = 8
+	grid := driver.D1(min(ceilDiv(n*w.Coded.Tiles(), warps), blocksPerSM*sms))
+	return chunks(grid, tableShared(w.desc.MaxLen), w.descDev, int32(first), int32(n), plane)
 }

@@ -20,6 +20,8 @@ var (
 	q6k         = format.Scale{Kind: format.ScaleBlock, Block: 16, Super: 256, SubBits: 8}
 	q8          = format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 32}
 	gptq        = format.Scale{Kind: format.ScaleBlock, Block: 128, Super: 128, SubBits: 4}
+	q4_0        = format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 32}
+	q2k         = format.Scale{Kind: format.ScaleBlock, Block: 16, Super: 256, SubBits: 4}
 	q3k         = format.Scale{Kind: format.ScaleBlock, Block: 16, Super: 256, SubBits: 6, SubBias: -32}
 )
 
@@ -40,6 +42,16 @@ var specs = map[string]spec{
 	"row, outliers, low":      {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, lowBits: 2, zero: -18, scale: rowScale, outliers: 6, rowOrder: true},
 	"row, 16-bit plane":       {rows: 33, cols: 320, rowsPerGroup: 8, levels: 32, lowBits: 5, zero: -512, scale: rowScale},
 	"row, column scales":      {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, zero: -4, scale: rowScale, colScale: true},
+	"row, clipped":            {rows: 31, cols: 1184, rowsPerGroup: 5, levels: 32, zero: -16, scale: rowScale, narrow: true, outliers: 3},
+	"row, clipped, low":       {rows: 131, cols: 330, rowsPerGroup: 8, levels: 32, lowBits: 1, zero: -32, scale: rowScale, narrow: true, outliers: 3, rowOrder: true},
+	"block, clipped":          {rows: 35, cols: 704, rowsPerGroup: 6, levels: 32, zero: -14, scale: q4_0, narrow: true},
+	"row, 3 bits":             {rows: 6, cols: 1100, rowsPerGroup: 4, levels: 8, zero: -4, scale: rowScale},
+	"row, 6 bits":             {rows: 34, cols: 1090, rowsPerGroup: 4, levels: 16, lowBits: 2, zero: -32, scale: rowScale},
+	"Q2_K":                    {rows: 33, cols: 512, rowsPerGroup: 16, levels: 4, scale: q2k, dMin: true, subMin: true},
+	"Q5_K":                    {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, lowBits: 1, scale: q4k, dMin: true, subMin: true},
+	"Q5_0":                    {rows: 33, cols: 96, rowsPerGroup: 16, levels: 32, zero: -16, scale: q8},
+	"blocks of 64":            {rows: 9, cols: 640, rowsPerGroup: 4, levels: 16, zero: -8, scale: format.Scale{Kind: format.ScaleBlock, Block: 64, Super: 64}},
+	"blocks of 8":             {rows: 9, cols: 88, rowsPerGroup: 4, levels: 16, zero: -8, scale: format.Scale{Kind: format.ScaleBlock, Block: 8, Super: 8}},
 	"values":                  {rows: 33, cols: 320, rowsPerGroup: 8, levels: 16, values: true, scale: q8},
 	"Q4_K":                    {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, scale: q4k, dMin: true, subMin: true},
 	"Q4_1":                    {rows: 31, cols: 576, rowsPerGroup: 16, levels: 16, scale: q8, dMin: true},
@@ -63,12 +75,15 @@ func TestDecodeBitForBit(t *testing.T) {
 			b := newBuilder(t, 1)
 			m := b.build(s)
 			r := newRig(t)
-			w := r.loadOne(b.open(m), "w", formPlane, useProduct)
-			stride := int(w.desc.Stride)
-			code := planeReader(r, w, stride)
-			for i, row := range m.codes {
-				for j, want := range row {
-					require.Equal(t, want, code(i*stride+j), "row %d, column %d", i, j)
+			f := b.open(m)
+			for _, as := range []form{formPlane, formPacked} {
+				w := r.loadOne(f, "w", as, useProduct)
+				stride := int(w.desc.Stride)
+				code := planeReader(r, w, stride)
+				for i, row := range m.codes {
+					for j, want := range row {
+						require.Equal(t, want, code(i*stride+j), "form %d, row %d, column %d", w.form, i, j)
+					}
 				}
 			}
 		})
@@ -77,7 +92,7 @@ func TestDecodeBitForBit(t *testing.T) {
 
 // Large tensors are decoded, and their scales expanded, in pieces; so are small ones when the pieces are tiny.
 func TestLoadInPieces(t *testing.T) {
-	for _, name := range []string{"row, 3 tiles, low", "row, outliers, low", "Q6_K", "Q4_K", "Q3_K, column scales", "bf16"} {
+	for _, name := range []string{"row, 3 tiles, low", "row, outliers, low", "Q6_K", "Q4_K", "Q3_K, column scales", "bf16", "row, clipped, low", "row, clipped"} {
 		t.Run(name, func(t *testing.T) {
 			s := specs[name]
 			s.rows = 140
@@ -87,34 +102,69 @@ func TestLoadInPieces(t *testing.T) {
 			f := b.open(m)
 			whole, pieces := newRig(t), newRig(t)
 			pieces.piece = 4 * int64(max(len(m.coded.Stream), len(m.coded.Low))) / 3
-			a, c := whole.loadOne(f, "w", formPlane, useProduct), pieces.loadOne(f, "w", formPlane, useProduct)
-			end, err := pieceEnd(m.coded, 0, pieces.piece)
+			groups := m.coded.Groups()
+			end, err := pieceEnd(m.coded, 0, groups, 4, pieces.piece)
 			require.NoError(t, err)
-			require.Less(t, end, m.coded.Groups(), "the test needs several pieces")
-			n := int(a.planeBytes(s.rows))
-			assert.Equal(t, down[uint8](whole, a.desc.Data, n), down[uint8](pieces, c.desc.Data, n))
-			if s.scale.Kind == format.ScaleBlock {
-				n := s.rows * int(a.blockScaleRowBytes())
-				assert.Equal(t, down[uint8](whole, a.desc.BlockScale, n), down[uint8](pieces, c.desc.BlockScale, n))
+			require.Less(t, end, groups, "the test needs several pieces")
+			for _, as := range []form{formPlane, formPacked} {
+				a, c := whole.loadOne(f, "w", as, useProduct), pieces.loadOne(f, "w", as, useProduct)
+				pa, pc := a.parts(a.form), c.parts(c.form)
+				for i := range pa {
+					n := int(pa[i].size)
+					if pa[i].dst == &a.desc.Remainders {
+						n = wordBytes * int(down[uint32](whole, a.desc.RemainderStart, ceilDiv(s.rows, quadRows)+1)[ceilDiv(s.rows, quadRows)])
+					}
+					assert.Equal(t, down[uint8](whole, *pa[i].dst, n), down[uint8](pieces, *pc[i].dst, n), "form %d, part %d", a.form, i)
+				}
 			}
-			_, err = pieceEnd(m.coded, 0, 64)
+			_, err = pieceEnd(m.coded, 0, groups, 1, 64)
 			assert.ErrorContains(t, err, "group 0")
 		})
 	}
 }
 
-// planeReader downloads a plane and returns a function that gives the code at an index.
+// The width is that of most codes; a matrix of which more has to be clipped than the code tables promise stays coded.
+func TestPackedWidth(t *testing.T) {
+	for name, want := range map[string]int32{"row, symmetric": 4, "tensor, 32 levels": 5, "row, clipped": 4, "row, clipped, low": 5, "block, clipped": 4, "row, 3 bits": 3,
+		"Q6_K": 6, "Q4_K": 4, "Q8_0": 8, "Q2_K": 3, "Q5_0": 5, "values": 8, "row, 16-bit plane": 0, "blocks of 8": 0, "bf16": 0} {
+		b := newBuilder(t, 8)
+		m := b.build(specs[name])
+		w := &weight{Tensor: &format.Tensor{Name: "w", Rows: m.coded.Rows, Cols: m.coded.Cols, Coded: m.coded}}
+		require.NoError(t, w.describe(b.tables))
+		assert.Equal(t, want, w.desc.PackedBits, name)
+		assert.Equal(t, specs[name].narrow, w.packed.clipped, name)
+	}
+}
+
+func TestWrongEstimateKeepsMatrixCoded(t *testing.T) {
+	b := newBuilder(t, 12)
+	m := b.build(specs["row, clipped"])
+	r, coded := newRig(t), newRig(t)
+	f := b.open(m)
+	coded.loadOne(f, "w", formCoded, useProduct)
+	w := r.loadOne(f, "w", formPacked, useProduct, func(w *weight) { w.packed.room = 2 })
+	assert.Equal(t, formCoded, w.form)
+	assert.Equal(t, coded.used, r.used)
+	multiplyAndCompare(t, r, b.rng, w, m.values, 1, false, "coded again")
+	multiplyAndCompare(t, r, b.rng, w, m.values, 9, false, "coded again")
+}
+
+// planeReader downloads a plane, or packed codes taken apart, and returns a function that gives the code at an index.
 func planeReader(r *rig, w *weight, stride int) func(i int) int32 {
-	n := w.Rows * stride
+	n, data := w.Rows*stride, w.desc.Data
+	if w.form == formPacked {
+		data = room[uint8](r, int(w.planeBytes(w.Rows)))
+		r.ok(r.unpack(w, 0, w.Rows, 2, data))
+	}
 	switch w.desc.Type {
 	case typeU8:
-		p := down[uint8](r, w.desc.Data, n)
+		p := down[uint8](r, data, n)
 		return func(i int) int32 { return int32(p[i]) + int32(w.desc.DataZero) }
 	case typeI16:
-		p := down[uint16](r, w.desc.Data, n)
+		p := down[uint16](r, data, n)
 		return func(i int) int32 { return int32(int16(p[i])) + int32(w.desc.DataZero) }
 	}
-	p := down[uint16](r, w.desc.Data, n)
+	p := down[uint16](r, data, n)
 	return func(i int) int32 { return int32(p[i]) }
 }
 
@@ -155,7 +205,7 @@ func checkProducts(t *testing.T, s spec, exact bool, tokens ...int) {
 	m := b.build(s)
 	f := b.open(m)
 	r := newRig(t)
-	for _, as := range []form{formCoded, formPlane} {
+	for _, as := range []form{formCoded, formPlane, formPacked} {
 		w := r.loadOne(f, "w", as, useProduct)
 		for _, n := range tokens {
 			if n > 64 && s.cols > 600 || n > 3 && s.cols > 10000 {

@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ type Share struct {
 type TensorForm struct {
 	Name       string
 	Rows, Cols int
-	Form       string // "vector", "raw", "coded" or "decoded"
+	Form       string // "vector", "raw", "coded", "decoded" or "5 bits": decoded and packed
 	Bytes      int64
 }
 
@@ -50,7 +51,7 @@ func ForecastRun(info driver.Info, f *format.Reader, prog *model.Program, opt en
 	}
 	fc := &Forecast{Plan: lay.MemoryPlan}
 	for _, w := range lay.weights {
-		t := TensorForm{Name: w.Name, Rows: w.Rows, Cols: w.Cols, Form: [...]string{"vector", "raw", "coded", "decoded"}[w.form]}
+		t := TensorForm{Name: w.Name, Rows: w.Rows, Cols: w.Cols, Form: w.formName(w.form)}
 		for _, p := range w.parts(w.form) {
 			t.Bytes += p.size
 		}
@@ -69,6 +70,14 @@ func ForecastRun(info driver.Info, f *format.Reader, prog *model.Program, opt en
 	}
 	fc.Decode, err = tr.forward(1, m)
 	return fc, err
+}
+
+// formName names a form of w.
+func (w *weight) formName(f form) string {
+	if f == formPacked {
+		return fmt.Sprintf("%d bits", w.packed.bits)
+	}
+	return [...]string{formVector: "vector", formRaw: "raw", formCoded: "coded", formPlane: "decoded"}[f]
 }
 
 // tracer is a device that executes nothing and notes what is launched. Its memory is addresses only.
@@ -165,6 +174,10 @@ func (w *weight) work(kernel string, grid driver.Dim, args []uint64, tokens int)
 	case strings.HasPrefix(kernel, "gemm_"):
 		rows := float64(min(grid.X*gemmTokens, w.Rows))
 		return rows * float64(w.Cols) * float64(min(grid.Y*gemmTokens, tokens)), float64(w.planeBytes(1)) * rows * float64(grid.Y)
+	case strings.HasPrefix(kernel, "unpack_codes_") && len(args) > 2: // arguments: matrix, first quad, quads
+		rows := min(int(args[2])*quadRows, w.Rows)
+		share := float64(rows) / float64(w.Rows)
+		return all * share, w.readBytes(formPacked)*share + float64(w.planeBytes(rows))
 	case strings.HasPrefix(kernel, "decode_chunks_") && len(args) > 2: // arguments: matrix, first group, groups
 		rows := min(int(args[2])*w.Coded.Coding.RowsPerGroup, w.Rows)
 		share := float64(rows) / float64(w.Rows)

@@ -100,7 +100,7 @@ func TestHybridOnTheEmulator(t *testing.T) {
 	for _, w := range b.lay.weights {
 		forms[w.form]++
 	}
-	assert.Positive(t, forms[formPlane])
+	assert.Positive(t, forms[formPacked])
 	assert.Positive(t, forms[formCoded])
 	assert.Equal(t, want, greedy(t, b, prompt(9), 8))
 	require.NoError(t, b.Close())

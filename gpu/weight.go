@@ -22,7 +22,8 @@ const (
 	formVector form = iota // float32 values
 	formRaw                // the file's floats
 	formCoded              // the file's streams, decoded by whoever reads them
-	formPlane              // fixed-width codes, decoded at load
+	formPlane              // fixed-width codes or floats, decoded at load
+	formPacked             // codes of few bits, decoded and packed at load
 )
 
 // use tells what the program does with a tensor.
@@ -43,6 +44,7 @@ type weight struct {
 	vector  driver.DevicePtr // formVector
 	desc    matrixDesc       // other forms; kernels read the copy at descDev
 	descDev driver.DevicePtr
+	packed  packing // how formPacked would be
 	product product // if use has useProduct
 }
 
@@ -88,6 +90,8 @@ func (w *weight) parts(f form) []part {
 		ps = append(w.streamParts(), w.directoryParts()...)
 	case formPlane:
 		ps = append(ps, part{dst: &w.desc.Data, size: w.planeBytes(w.Rows)})
+	case formPacked:
+		ps = w.packedParts()
 	}
 	return append(ps, w.scaleParts()...)
 }
@@ -131,7 +135,7 @@ func (w *weight) scaleParts() []part {
 	case format.ScaleRow:
 		ps = append(ps, hostPart(&d.RowScale, c.RowScale))
 	case format.ScaleBlock:
-		ps = append(ps, part{dst: &d.BlockScale, size: int64(c.Rows) * w.blockScaleRowBytes()})
+		ps = append(ps, part{dst: &d.BlockScale, size: w.blockScaleBytes(c.Rows)})
 	}
 	if c.ColScale != nil {
 		ps = append(ps, hostPart(&d.ColScale, c.ColScale))
@@ -139,9 +143,10 @@ func (w *weight) scaleParts() []part {
 	return ps
 }
 
-// blockScaleRowBytes returns the bytes of a row's effective block scales: a float16, or a pair with the minimum, per block.
-func (w *weight) blockScaleRowBytes() int64 {
-	n := 2 * int64(w.Cols/w.Coded.Scale.Block)
+// blockScaleBytes returns the bytes of some rows' effective block scales: a float16, or a pair with the minimum, per block of a row. They
+// come in fours of rows.
+func (w *weight) blockScaleBytes(rows int) int64 {
+	n := 2 * int64(w.desc.BlockStride) * quadRows * int64(ceilDiv(rows, quadRows))
 	if w.Coded.DMin != nil {
 		n *= 2
 	}
@@ -203,11 +208,15 @@ func (w *weight) describe(tables []*huffman.Table) error {
 	d.RowsPerGroup, d.Groups = int32(c.Coding.RowsPerGroup), int32(c.Groups())
 	d.Levels, d.LowBits, d.Zero = int32(c.Coding.Levels), int32(c.Coding.LowBits), c.Coding.Zero
 	d.Stride = d.Steps * format.StepCols
+	var seen [256]bool
 	for g, t := range c.GroupTable {
 		if int(t) >= len(tables) {
 			return fmt.Errorf("tensor %s: group_table[%d] is %d, but the file has %d tables", w.Name, g, t, len(tables))
 		}
-		d.MaxLen = max(d.MaxLen, int32(longestCode(tables[t])))
+		if !seen[t] {
+			d.MaxLen = max(d.MaxLen, int32(longestCode(tables[t])))
+		}
+		seen[t] = true
 	}
 	if err := w.describeScale(); err != nil {
 		return err
@@ -215,6 +224,7 @@ func (w *weight) describe(tables []*huffman.Table) error {
 	if err := w.describePlane(); err != nil {
 		return err
 	}
+	w.describePacked(tables)
 	w.describeFusedTable()
 	return nil
 }
@@ -244,6 +254,7 @@ func (w *weight) describeScale() error {
 			return fmt.Errorf("tensor %s: blocks of %d columns; the GPU kernels need a power of two (use --device cpu)", w.Name, c.Scale.Block)
 		}
 		d.BlockShift = int32(bits.TrailingZeros(uint(c.Scale.Block)))
+		d.BlockStride = int32(ceilDiv(c.Steps()*format.StepCols, c.Scale.Block))
 		d.BlockUnit, d.MinUnit = halfUnit(c.D, subBound(c.SubScale, c.Scale.SubBits, c.Scale.SubBias)), 1
 		if c.DMin != nil {
 			d.HasMin, d.MinUnit = 1, halfUnit(c.DMin, subBound(c.SubMin, c.Scale.SubBits, 0))
