@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/klauspost/compress/huff0"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
+	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
+	"github.com/ellm-gpu/ellm-gpu/internal/codec"
+)
+
+// TestSample checks that both codings hold the same integers, and that products of decoded chunks run through all of them.
+func TestSample(t *testing.T) {
+	const rows, cols = 40, 192
+	s, err := newSample(3.5, rows, cols)
+	require.NoError(t, err)
+	require.InDelta(t, 3.5, s.entropy, 0.1)
+	require.InDelta(t, s.entropy, s.huffRate, 0.3)
+	want, err := codec.Decode(s.coded, s.tables)
+	require.NoError(t, err)
+	scratch, _, err := huff0.ReadTable(s.table, nil)
+	require.NoError(t, err)
+	at := 0
+	for i, b := range s.blocks {
+		out, err := scratch.Decoder().Decompress4X(make([]byte, 0, s.lengths[i]), b)
+		require.NoError(t, err)
+		for _, v := range out {
+			require.Equal(t, want[at], float32(int(v)-128), at)
+			at++
+		}
+	}
+	require.Equal(t, rows*cols, at)
+	for isa := decode.Generic; isa <= decode.Best(); isa++ {
+		f, err := s.decoder(isa)
+		require.NoError(t, err)
+		require.NoError(t, f())
+		f, err = s.fused(isa, dot.Generic)
+		require.NoError(t, err)
+		require.NoError(t, f())
+	}
+}
+
+// BenchmarkCoding decodes the same integers with huff0 and with this project's decoders.
+func BenchmarkCoding(b *testing.B) {
+	for _, bits := range []float64{3, 4, 5} {
+		s, err := newSample(bits, sampleRows, sampleCols)
+		require.NoError(b, err)
+		run := func(name string, f func() error, err error) {
+			require.NoError(b, err)
+			b.Run(fmt.Sprintf("%s/bits=%g", name, bits), func(b *testing.B) {
+				for b.Loop() {
+					require.NoError(b, f())
+				}
+				b.ReportMetric(float64(s.weights)*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
+				b.ReportMetric(s.rate, "bits")
+				b.ReportMetric(s.huffRate, "huff0bits")
+			})
+		}
+		f, err := s.huff0()
+		run("huff0", f, err)
+		for isa := decode.Generic; isa <= decode.Best(); isa++ {
+			f, err = s.decoder(isa)
+			run("decode/"+isa.String(), f, err)
+			f, err = s.fused(isa, dot.ISA(isa))
+			run("fused/"+isa.String(), f, err)
+		}
+	}
+}

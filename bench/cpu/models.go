@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// test is one measurement of both programs: of prefill (nPrompt tokens) or of decoding (nGen tokens).
+type test struct {
+	plan          string
+	nPrompt, nGen int
+}
+
+func (t test) name() string {
+	if t.nGen > 0 {
+		return fmt.Sprintf("tg%d, %s", t.nGen, t.plan)
+	}
+	return fmt.Sprintf("pp%d, %s", t.nPrompt, t.plan)
+}
+
+func (t test) args() []string {
+	return []string{"-p", strconv.Itoa(t.nPrompt), "-n", strconv.Itoa(t.nGen), "-r", "1"}
+}
+
+// measured is one run of a program: tokens per second and the most memory it had.
+type measured struct {
+	rate  float64
+	bytes float64
+}
+
+// firstPrompt has about 20 tokens.
+const firstPrompt = "Explain in two sentences why bell-shaped numbers can be stored in fewer bits than uniform ones."
+
+// benchModels measures whole models against the peer.
+func benchModels(o *options, r *report) error {
+	for _, m := range o.models {
+		for _, t := range []test{{"resident", 0, 128}, {"resident", 512, 0}, {"fused", 0, 32}, {"fused", 512, 0}} {
+			if err := benchTest(o, r, m, t); err != nil {
+				return err
+			}
+		}
+		if err := benchFirstToken(o, r, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func benchTest(o *options, r *report, m model, t test) error {
+	var ours, peer, memory, peerMemory []float64
+	for range o.rounds {
+		got, err := runOurs(o, m, t)
+		if err != nil {
+			return err
+		}
+		ours, memory = append(ours, got.rate), append(memory, got.bytes/1e6)
+		if m.peer == "" {
+			continue
+		}
+		if got, err = runPeer(o, m, t); err != nil {
+			return err
+		}
+		peer, peerMemory = append(peer, got.rate), append(peerMemory, got.bytes/1e6)
+	}
+	name := filepath.Base(m.ours)
+	x := row{What: name + ": " + t.name(), Unit: "tokens/s", Ours: ours, Peer: peer, PeerName: filepath.Base(m.peer)}
+	if t.nGen > 0 {
+		weights, err := weightBytes(o, m, t.plan)
+		if err != nil {
+			return err
+		}
+		x.Limit, x.LimitName = r.read[1]/weights, fmt.Sprintf("reading %.0f MB", weights/1e6)
+	}
+	r.add(x)
+	if t.nGen > 0 {
+		r.add(row{What: name + ": memory, " + t.plan, Unit: "MB resident", Ours: memory, Peer: peerMemory, PeerName: filepath.Base(m.peer), Lower: true})
+	}
+	return nil
+}
+
+// runOurs runs the program's own benchmark.
+func runOurs(o *options, m model, t test) (measured, error) {
+	return runBench(exec.Command(o.program, append([]string{"bench", m.ours, "--device", "cpu", "--plan", t.plan, "--json"}, t.args()...)...))
+}
+
+// runPeer runs llama-bench, which knows one plan.
+func runPeer(o *options, m model, t test) (measured, error) {
+	args := append([]string{"-m", m.peer, "-t", strconv.Itoa(runtime.GOMAXPROCS(0)), "-o", "json"}, t.args()...)
+	return runBench(exec.Command(filepath.Join(o.peer, "llama-bench"), args...))
+}
+
+// runBench runs a program that prints llama-bench's JSON.
+func runBench(c *exec.Cmd) (measured, error) {
+	var out, log bytes.Buffer
+	c.Stdout, c.Stderr = &out, &log
+	if err := c.Run(); err != nil {
+		return measured{}, fmt.Errorf("%s: %w\n%s", c, err, tail(log.Bytes()))
+	}
+	var results []struct {
+		AvgTS float64 `json:"avg_ts"`
+	}
+	if err := json.Unmarshal(out.Bytes(), &results); err != nil {
+		return measured{}, fmt.Errorf("%s: %w", c, err)
+	}
+	if len(results) != 1 || results[0].AvgTS <= 0 {
+		return measured{}, fmt.Errorf("%s: printed %q, expected one result with a rate", c, tail(out.Bytes()))
+	}
+	return measured{results[0].AvgTS, peakBytes(c.ProcessState)}, nil
+}
+
+// peakBytes returns the most memory that a finished process had, mapped files included, as far as they were read.
+func peakBytes(s *os.ProcessState) float64 {
+	u, ok := s.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return 0
+	}
+	n := float64(u.Maxrss)
+	if runtime.GOOS != "darwin" {
+		n *= 1024
+	}
+	return n
+}
+
+func tail(b []byte) []byte { return b[max(0, len(b)-2000):] }
+
+// weightBytes returns what a token reads: all weights as the plan keeps them. (An embedding table of its own is counted as well.)
+func weightBytes(o *options, m model, plan string) (float64, error) {
+	c := exec.Command(o.program, "plan", m.ours, "--device", "cpu", "--plan", plan, "--json")
+	out, err := c.Output()
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", c, err)
+	}
+	var plans []struct {
+		Plan    string  `json:"plan"`
+		Weights float64 `json:"weights"`
+	}
+	if err := json.Unmarshal(out, &plans); err != nil {
+		return 0, fmt.Errorf("%s: %w", c, err)
+	}
+	for _, p := range plans {
+		if p.Plan == plan && p.Weights > 0 {
+			return p.Weights, nil
+		}
+	}
+	return 0, fmt.Errorf("%s: no plan %q in %s", c, plan, out)
+}
+
+// benchFirstToken measures the time from the start of the process to the first token of an answer.
+func benchFirstToken(o *options, r *report, m model) error {
+	var times []float64
+	for range o.rounds {
+		c := exec.Command(o.program, "run", m.ours, "--device", "cpu", "--temp", "0", "-n", "1", "-p", firstPrompt)
+		var log bytes.Buffer
+		c.Stderr = &log
+		start := time.Now()
+		out, err := c.Output()
+		if err != nil {
+			return fmt.Errorf("%s: %w\n%s", c, err, tail(log.Bytes()))
+		}
+		if len(bytes.TrimSpace(out)) == 0 {
+			return fmt.Errorf("%s: printed nothing, expected a token", c)
+		}
+		times = append(times, time.Since(start).Seconds())
+	}
+	r.add(row{What: filepath.Base(m.ours) + ": first token, from process start, 20-token prompt", Unit: "s", Ours: times, Lower: true})
+	return nil
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMedian(t *testing.T) {
+	require.Equal(t, 2.0, median([]float64{9, 1, 2}))
+	require.Equal(t, 1.5, median([]float64{1, 2}))
+	require.True(t, math.IsNaN(median(nil)))
+	require.Equal(t, 3.0, medianRatio([]float64{2, 30, 9}, []float64{1, 10, 3}))
+}
+
+func TestRatesTakesTurns(t *testing.T) {
+	var order []int
+	var works []work
+	for i := range 2 {
+		works = append(works, work{1000, func() error {
+			order = append(order, i)
+			time.Sleep(time.Millisecond)
+			return nil
+		}})
+	}
+	got, err := rates(works, 3, time.Microsecond)
+	require.NoError(t, err)
+	require.Equal(t, []int{0, 1, 0, 1, 0, 1, 0, 1}, order, "a round to warm up and three more")
+	for _, r := range got {
+		require.Len(t, r, 3)
+		require.Less(t, r[0], 1e6, "1000 in at least a millisecond")
+	}
+	_, err = rates([]work{{1, func() error { return os.ErrInvalid }}}, 1, time.Microsecond)
+	require.ErrorIs(t, err, os.ErrInvalid)
+}
+
+func TestPrint(t *testing.T) {
+	r := report{Machine: machine{Processor: "abacus", Cores: 2}, Date: "today"}
+	r.add(row{What: "a", Unit: "G/s", Ours: []float64{8, 6}, Peer: []float64{2, 2}, PeerName: "b", Limit: 14, LimitName: "c"})
+	r.add(row{What: "d", Unit: "MB", Ours: []float64{1234.5}, Lower: true})
+	var out bytes.Buffer
+	r.print(&out)
+	require.Contains(t, out.String(), "| a | G/s | 7 | 2 (b) | 3.50 | 14 (c) | 50 % |\n")
+	require.Contains(t, out.String(), "| d | MB (less is better) | 1234 |  |  |  |  |\n")
+}
+
+func TestParse(t *testing.T) {
+	o, err := parse([]string{"-model", "a,b", "-peer", "dir", "-peer-model", "c,d"})
+	require.NoError(t, err)
+	require.Equal(t, []model{{"a", "c"}, {"b", "d"}}, o.models)
+	o, err = parse([]string{"-model", "a", "-peer-model", "c"})
+	require.NoError(t, err)
+	require.Equal(t, []model{{ours: "a"}}, o.models, "without a peer its files are not used")
+	_, err = parse([]string{"-model", "a,b", "-peer", "dir", "-peer-model", "c"})
+	require.ErrorContains(t, err, "-peer-model")
+	_, err = parse([]string{"-rounds", "0"})
+	require.ErrorContains(t, err, "positive")
+}
+
+// TestModels runs scripts in place of the programs.
+func TestModels(t *testing.T) {
+	if _, err := exec.LookPath("sh"); err != nil {
+		t.Skip("no shell")
+	}
+	dir := t.TempDir()
+	script := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755))
+		return path
+	}
+	script("llama-bench", `echo '[{"avg_ts": 20}]'`)
+	program := script("ellm", `case $1 in
+bench) echo '[{"avg_ts": 30}]';;
+plan) echo '[{"plan": "resident", "weights": 1e9}, {"plan": "fused", "weights": 5e8}]';;
+run) echo Hi;;
+esac`)
+	o := &options{program: program, peer: dir, rounds: 2, models: []model{{ours: "m.ellm", peer: "m.gguf"}}}
+	r := report{read: [2]float64{2e10, 4e10}}
+	require.NoError(t, benchModels(o, &r))
+	require.Len(t, r.Rows, 7)
+	first := r.Rows[0]
+	require.Equal(t, "m.ellm: tg128, resident", first.What)
+	require.Equal(t, 1.5, medianRatio(first.Ours, first.Peer))
+	require.Equal(t, 40.0, first.Limit)
+	require.Greater(t, r.Rows[1].Ours[0], 0.1, "MB of a process")
+	o.program = script("broken", "echo nonsense")
+	require.Error(t, benchModels(o, &r))
+	o.program = script("failing", "echo why >&2; exit 3")
+	require.ErrorContains(t, benchModels(o, &r), "why")
+}
