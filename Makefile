@@ -90,8 +90,10 @@ $(DEMO_ELLM): $(MODEL) | build
 $(DEMO_GGUF):
 	@bench/get-model $@
 
-bench: build $(DEMO_ELLM) ## speed of the demo model on the CPU
-	bin/ellm-gpu bench $(DEMO_ELLM) --device cpu
+# The peer's programs are used if PEER has them; BENCH holds further options of bench/cpu, for example BENCH='-only coding'.
+bench: build $(DEMO_ELLM) ## CPU speed in one table, against huff0, llama.cpp (PEER=dir) and the machine's limits; MODEL=file.gguf
+	$(SIMD) $(GO) run ./bench/cpu -program bin/ellm-gpu -model $(DEMO_ELLM) $(if $(wildcard $(PEER)/llama-bench),-peer $(PEER) -peer-model $(MODEL)) \
+		-json bench/results/cpu_$(basename $(notdir $(MODEL))).json $(BENCH)
 
 bench-compare: build ## same tokens and perplexity as llama.cpp: PEER=dir with its binaries, TEXT=file, MODEL=file.gguf
 	bench/compare/llama_cpp.sh $(PEER) $(MODEL) $(TEXT)
