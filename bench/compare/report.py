@@ -120,7 +120,7 @@ def curve(rows, x, y, colour, hollow, names):
 
 def plot(data):
     rows = [r for r in data["rows"] if "text" in r["texts"] and r["texts"]["text"]["kld"] > 0]
-    drawn = [r for r in rows if not r["kind"].startswith("entrollm")]
+    drawn = [r for r in rows if not r["kind"].startswith("entrollm")] or rows  # the far-off ones would squeeze the others
     x = Axis([r["bytes"] / 1e6 for r in drawn], LEFT, WIDTH - RIGHT)
     y = Axis([r["texts"]["text"]["kld"] for r in drawn], HEIGHT - BOTTOM, TOP)
     text = next(t for t in data["texts"] if t["name"] == "text")
