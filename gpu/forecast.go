@@ -62,6 +62,11 @@ func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) 
 	for _, l := range f.Decode {
 		c := m.Time(l.Work)
 		seconds += c.Seconds
+		if l.Prepares { // one block's work, which takes about as long as a kernel without any
+			tail := predict.Cost{Seconds: d.KernelUS * 1e-6, Bound: "one block"}
+			seconds += tail.Seconds
+			kind("x_prepare", "").add(Launch{Work: predict.Work{Kernel: "x_prepare"}}, tail, 1)
+		}
 		if len(l.Parts) == 0 {
 			kind(l.Kernel, "").add(l, c, 1)
 		}

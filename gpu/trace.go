@@ -18,6 +18,8 @@ type Launch struct {
 	predict.Work
 	For   string  // the tensor or step
 	Parts []Share // the matrices that it works on
+	// Prepares tells that its last block prepares the input of the next product.
+	Prepares bool
 }
 
 // Share is a matrix's part in a launch.
@@ -143,6 +145,9 @@ func (t *tracer) product(w *weight, as form) ([]Launch, error) {
 // Launch implements driver.Device.
 func (t *tracer) Launch(k driver.Kernel, c driver.LaunchConfig, args ...uint64) error {
 	l := Launch{For: t.l.where, Work: predict.Work{Kernel: k.Name(), Blocks: c.Grid.X * c.Grid.Y * max(c.Grid.Z, 1), Threads: c.Block.X, Shared: c.SharedBytes}}
+	if strings.HasPrefix(l.Kernel, "gemv_") || strings.HasPrefix(l.Kernel, "attention_") {
+		l.Prepares = args[len(args)-1] != 0
+	}
 	t.measure(&l, c.Grid, args)
 	t.launches = append(t.launches, l)
 	return nil
