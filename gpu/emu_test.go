@@ -162,7 +162,11 @@ func (r *rig) multiplier(w *weight, x []float32, bias driver.DevicePtr, n int) *
 		p.preparedStride = blockSpan(preparedBytes(w.Coded))
 		p.prepared = room[uint8](r, max(n, gemvBatch)*int(p.preparedStride))
 		p.planeBytes = w.planeBytes(max(2*w.Coded.Coding.RowsPerGroup, quadRows)) // several pieces
-		p.plane = room[uint8](r, int(p.planeBytes))
+		var err error
+		p.ring, err = newPlaneRing(r.launcher.dev, [2]driver.DevicePtr{room[uint8](r, int(p.planeBytes)), room[uint8](r, int(p.planeBytes))})
+		r.ok(err)
+		r.stream, err = r.launcher.dev.NewStream()
+		r.ok(err)
 		p.scaled = room[float32](r, n*w.Cols)
 	}
 	tasks := room[uint8](r, int(blockSpan(counterBytes(&prog.Config))+taskBytes(prog)))

@@ -46,7 +46,7 @@ type pass struct {
 	prepared driver.DevicePtr                   // [batch] vectors from x_prepare
 	preparedStride,
 	planeBytes int64
-	plane driver.DevicePtr // decoded piece of a coded matrix
+	ring  *planeRing       // decoded pieces of coded matrices; nil = none is coded
 	ids   driver.DevicePtr // int32 [2][batch]: positions, tokens
 	freqs driver.DevicePtr // float32 [rope_dim/2]
 }
@@ -63,7 +63,8 @@ func newPass(l *launcher, lay *layout, f *format.Reader, prog *model.Program, wo
 		size int64
 	}
 	var tasks, partial driver.DevicePtr
-	blocks := []block{{&p.scaled, s.scaled}, {&p.plane, s.plane}, {&p.ids, s.ids}, {&p.freqs, s.freqs}, {&p.prepared, s.prepared}, {&tasks, s.tasks}, {&partial, s.partial}}
+	var planes [2]driver.DevicePtr
+	blocks := []block{{&p.scaled, s.scaled}, {&planes[0], s.plane}, {&planes[1], s.plane}, {&p.ids, s.ids}, {&p.freqs, s.freqs}, {&p.prepared, s.prepared}, {&tasks, s.tasks}, {&partial, s.partial}}
 	for i := range p.buffers {
 		blocks = append(blocks, block{&p.buffers[i], s.buffers[i]})
 	}
@@ -93,7 +94,10 @@ func newPass(l *launcher, lay *layout, f *format.Reader, prog *model.Program, wo
 			return nil, err
 		}
 	}
-	p.stream, err = l.dev.NewStream()
+	if p.stream, err = l.dev.NewStream(); err != nil || s.plane == 0 {
+		return p, err
+	}
+	p.ring, err = newPlaneRing(l.dev, planes)
 	return p, err
 }
 
@@ -205,6 +209,9 @@ func (p *pass) free() error {
 	var errs []error
 	if p.graph != nil {
 		errs = append(errs, p.graph.Destroy())
+	}
+	if p.ring != nil {
+		errs = append(errs, p.ring.free())
 	}
 	return errors.Join(append(errs, p.stream.Destroy())...)
 }

@@ -18,16 +18,21 @@ func (p *pass) multiplyBatch(st *step, s span, x, dst driver.DevicePtr) error {
 	step := max(1, int(p.planeBytes/w.planeBytes(rowsPerGroup)))
 	for g := 0; g < w.Coded.Groups(); g += step {
 		groups := min(step, w.Coded.Groups()-g)
-		if err := p.decode(w, g, groups, p.sms, p.plane); err != nil {
-			return err
-		}
 		first := g * rowsPerGroup
 		rows := min(groups*rowsPerGroup, w.Rows-first)
-		if err := w.product.gemm(gemmGrid(rows, n), 0, w.descDev, p.plane, int32(first), int32(rows), x, int32(n), st.vector, dst); err != nil {
+		err := p.ring.use(p.launcher, func(plane driver.DevicePtr) error { return p.decode(w, g, groups, p.sms, plane) },
+			func(plane driver.DevicePtr) error { return p.multiplyPlane(st, plane, first, rows, n, x, dst) })
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// multiplyPlane multiplies n tokens by some rows of a matrix, decoded at plane.
+func (p *pass) multiplyPlane(st *step, plane driver.DevicePtr, first, rows, n int, x, dst driver.DevicePtr) error {
+	w := st.weight
+	return w.product.gemm(gemmGrid(rows, n), 0, w.descDev, plane, int32(first), int32(rows), x, int32(n), st.vector, dst)
 }
 
 // multiplyPacked multiplies many tokens. Packed codes are taken apart once for all of them, as many rows at a time as fit the scratch plane.
@@ -36,10 +41,9 @@ func (p *pass) multiplyPacked(st *step, n int, x, dst driver.DevicePtr) error {
 	step := max(1, int(p.planeBytes/w.planeBytes(quadRows))) * quadRows
 	for first := 0; first < w.Rows; first += step {
 		rows := min(step, w.Rows-first)
-		if err := p.unpack(w, first, rows, p.sms, p.plane); err != nil {
-			return err
-		}
-		if err := w.product.gemm(gemmGrid(rows, n), 0, w.descDev, p.plane, int32(first), int32(rows), x, int32(n), st.vector, dst); err != nil {
+		err := p.ring.use(p.launcher, func(plane driver.DevicePtr) error { return p.unpack(w, first, rows, p.sms, plane) },
+			func(plane driver.DevicePtr) error { return p.multiplyPlane(st, plane, first, rows, n, x, dst) })
+		if err != nil {
 			return err
 		}
 	}

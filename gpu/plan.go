@@ -19,7 +19,7 @@ const (
 	logitBytes = 16 << 20
 	gemmTokens = 64
 	// planeScratch bounds the decoded piece of a coded matrix during prefill, unless one group needs more.
-	planeScratch = 16 << 20
+	planeScratch = 8 << 20
 	// loadPiece bounds each of the pieces of streams and of sub-scales that load has on the device at a time.
 	loadPiece = 16 << 20
 	// kvBlock is how many values of an 8-bit cache share a scale.
@@ -53,7 +53,7 @@ type forwardSizes struct {
 	tasks          int64 // descriptions of what launches do
 	partial        int64 // results of attention's splits; 0 = there is one
 	scaled         int64 // inputs times column scales; 0 = no tensor has any
-	plane          int64 // decoded piece of a matrix; 0 = none is coded
+	plane          int64 // decoded piece of a matrix, for which there are two planes; 0 = none is coded
 	ids            int64 // positions and tokens
 	freqs          int64 // rotation frequencies; 0 = no rotation
 }
@@ -313,7 +313,7 @@ func (s *forwardSizes) total() int64 {
 	for _, b := range s.buffers {
 		n += blockSpan(b)
 	}
-	for _, b := range []int64{s.prepared, s.scaled, s.plane, s.ids, s.freqs, s.tasks, s.partial} {
+	for _, b := range []int64{s.prepared, s.scaled, s.plane, s.plane, s.ids, s.freqs, s.tasks, s.partial} {
 		n += blockSpan(b)
 	}
 	return n
