@@ -156,8 +156,8 @@ func (b *Backend) decodeMatrix(m *matrix) error {
 	}
 	p := newPacking(m, m.form, b.k, b.dot)
 	b.each(groups, func() func(g int) {
-		buf := make([]byte, m.unitRows*m.stride())
-		return func(g int) { p.group(g, buf) }
+		s := p.scratch()
+		return func(g int) { p.group(g, s) }
 	})
 	m.packed, m.unitRows = p.finish(), plainUnit
 	return nil

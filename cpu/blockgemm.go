@@ -42,7 +42,7 @@ func (w *worker) unpackTile(p *product, c *codes, rows *dot.Rows) {
 	}
 	stride := rows.Steps * format.StepCols
 	for r := range c.n {
-		w.isa.Unpack(rows.Width, w.plain[r*stride:], rows.Nibble[r*rows.NibbleStride:], rows.Bits[min(len(rows.Bits), r*rows.BitsStride):], rows.Steps)
+		w.isa.UnpackRow(rows, r, w.plain[r*stride:])
 	}
 	rows.Nibble, rows.NibbleStride = w.plain, stride
 }

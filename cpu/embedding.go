@@ -1,7 +1,6 @@
 package cpu
 
 import (
-	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
 	"github.com/ellm-gpu/ellm-gpu/format"
 )
 
@@ -27,8 +26,10 @@ func (w *worker) rowCodes(m *matrix, u, pos int, codes []int32) {
 	bytes, base := w.bytes, m.base
 	list, shift := []uint32(nil), m.sparseShift
 	if p := m.packed; p != nil {
-		nb, bb := m.steps()*dot.NibbleBytes(p.width), m.steps()*dot.BitBytes(p.width)
-		w.isa.Unpack(p.width, bytes, p.nibble[pos*nb:], p.bits[pos*bb:], m.steps())
+		for k := range m.coded.Tiles() {
+			row := p.tile(m, pos, 1, k)
+			w.isa.UnpackRow(&row, 0, bytes[k*m.coded.StepsPerTile()*format.StepCols:])
+		}
 		base += p.low
 		list, shift = p.sparse[p.start[u]:p.start[u+1]], p.shift
 	} else {

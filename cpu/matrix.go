@@ -40,7 +40,7 @@ type matrix struct {
 	sparseShift uint      // of the file's outliers
 	width       int       // bits of decoded bytes
 
-	form   width   // of the resident codes
+	form   form    // of the resident codes
 	packed *packed // these, or nil
 	floats *floats // how floating-point products see it, or nil
 }

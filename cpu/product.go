@@ -120,14 +120,11 @@ func (w *worker) codesOf(m *matrix, u int) codes {
 // tileRows returns tile k of a unit, decoding it if the matrix is not resident.
 func (w *worker) tileRows(p *product, c *codes, u, k int) dot.Rows {
 	steps, first := p.q.tileSteps(k), k*p.q.tile
-	r := dot.Rows{Count: c.n, Steps: steps}
-	if pk := c.packed; pk != nil {
-		r.Width = pk.width
-		nb, bb := dot.NibbleBytes(r.Width), dot.BitBytes(r.Width)
-		r.NibbleStride, r.BitsStride = p.q.steps*nb, p.q.steps*bb
-		r.Nibble = pk.nibble[c.first*r.NibbleStride+first*nb:]
-		r.Bits = pk.bits[c.first*r.BitsStride+first*bb:]
+	var r dot.Rows
+	if c.packed != nil {
+		r = c.packed.tile(p.m, c.first, c.n, k)
 	} else {
+		r = dot.Rows{Count: c.n, Steps: steps}
 		r.Width, r.NibbleStride, r.Nibble = 8, steps*format.StepCols, w.bytes
 		p.m.decodeTile(u, k, w.bytes, r.NibbleStride)
 		if p.q.block > 0 {
@@ -206,11 +203,11 @@ func (w *worker) gemmTile(p *product, c *codes, rows *dot.Rows, k int, acc []flo
 // there is memory for whole tiles of them.
 func (w *worker) gemmBytes(p *product, c *codes, rows *dot.Rows, k int) (bytes []byte, width int, base int64, left []uint32) {
 	stride := rows.Steps * format.StepCols
-	bytes, width = w.bytes, rows.Width
+	bytes, width = w.bytes, rows.CodeBits()
 	if c.packed != nil {
 		bytes = w.plain
 		for r := range c.n {
-			w.isa.Unpack(width, bytes[r*stride:], rows.Nibble[r*rows.NibbleStride:], rows.Bits[min(len(rows.Bits), r*rows.BitsStride):], rows.Steps)
+			w.isa.UnpackRow(rows, r, bytes[r*stride:])
 		}
 	} else {
 		width = p.m.width

@@ -238,4 +238,15 @@ func checkProduct(t *testing.T, name string, mc machine, c *format.Coded, tables
 	same(fused, 1, "fused, token by token")
 	same(resident, 5, "resident")
 	same(resident, 1, "resident, token by token")
+	if resident.floats != nil || resident.block > 0 {
+		return
+	}
+	for _, f := range fused.forms(mc.dot) {
+		resident, err := newMatrix(tensor, tables, mc.decode)
+		require.NoError(t, err)
+		resident.form = f
+		require.NoError(t, b.decodeMatrix(resident))
+		same(resident, 1, fmt.Sprintf("%+v", f))
+		same(resident, tokens, fmt.Sprintf("%+v, batch", f))
+	}
 }

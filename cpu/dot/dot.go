@@ -10,6 +10,13 @@
 //
 // Codes are unsigned, 4, 5, 6 or 8 bits wide. Of a row's step the low 4 bits take 32 bytes: byte i holds column i in its low nibble and
 // column 32 + i in its high one; each further bit is a little-endian mask of 64 bits. Codes of 8 bits are plain bytes.
+//
+// # Escapes
+//
+// Quantized weights are bell-shaped: few codes lie outside of a narrow window. Rows may keep these apart: where a plane has its largest
+// number, the code is the row's next escape. Numbers n of planes of 5 or 6 bits stand for the codes Low + n and their escapes, a byte each, for
+// themselves. Numbers n of planes of 4 bits stand for 16 + n; escapes are nibbles e, the low one of a byte first, that stand for 8 + e (e < 8) and 23 + e, and
+// start at a new byte in every step.
 package dot
 
 // StepCols is the number of columns of a step.
@@ -64,6 +71,11 @@ type Rows struct {
 	Nibble, Bits []byte // row r's steps start at r·NibbleStride and r·BitsStride
 	NibbleStride int
 	BitsStride   int
+	Escapes      Escapes
+	Escape       []byte   // escapes of all rows, and escapeSlack bytes
+	Start        []uint32 // row r's begin at Escape[Start[r·StartStride]]
+	StartStride  int
+	Low          int       // EscapeBytes only
 	Scale        []float32 // Blocks only: row r's block scales start at r·ScaleStride
 	ScaleStride  int
 	Count        int
@@ -81,7 +93,7 @@ func (i ISA) Quantize(dst []int8, x []float32) (scale float32, sum int64) {
 
 // Dot writes Σ u·hi and Σ u·lo of every row to out[2r] and out[2r+1]: the product is 256·out[2r] + out[2r+1].
 func (i ISA) Dot(out []int32, w *Rows, x []int8) {
-	if i != Generic && w.Count > 0 && w.Steps > 0 {
+	if i != Generic && w.Count > 0 && w.Steps > 0 && (w.Escapes == NoEscapes || i == AVX512) {
 		i.dotASM(out, w, x)
 		return
 	}

@@ -154,6 +154,51 @@ func pack512w6(a *byte)
 //go:noescape
 func unpack512w6(a *byte)
 
+// dot512w4n multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
+//
+//go:noescape
+func dot512w4n(a *byte)
+
+// pack512w4n turns a row of codes of one byte each into planes and escapes.
+//
+//go:noescape
+func pack512w4n(a *byte)
+
+// unpack512w4n turns a row of planes and escapes into codes of one byte each.
+//
+//go:noescape
+func unpack512w4n(a *byte)
+
+// dot512w5b multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
+//
+//go:noescape
+func dot512w5b(a *byte)
+
+// pack512w5b turns a row of codes of one byte each into planes and escapes.
+//
+//go:noescape
+func pack512w5b(a *byte)
+
+// unpack512w5b turns a row of planes and escapes into codes of one byte each.
+//
+//go:noescape
+func unpack512w5b(a *byte)
+
+// dot512w6b multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
+//
+//go:noescape
+func dot512w6b(a *byte)
+
+// pack512w6b turns a row of codes of one byte each into planes and escapes.
+//
+//go:noescape
+func pack512w6b(a *byte)
+
+// unpack512w6b turns a row of planes and escapes into codes of one byte each.
+//
+//go:noescape
+func unpack512w6b(a *byte)
+
 // absMax512 finds the largest magnitude among steps · 64 values.
 //
 //go:noescape

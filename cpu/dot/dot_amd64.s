@@ -2418,6 +2418,785 @@ step:
 	VZEROUPPER
 	RET
 
+DATA escapeTable<>+0(SB)/1, $0x08
+DATA escapeTable<>+1(SB)/1, $0x09
+DATA escapeTable<>+2(SB)/1, $0x0a
+DATA escapeTable<>+3(SB)/1, $0x0b
+DATA escapeTable<>+4(SB)/1, $0x0c
+DATA escapeTable<>+5(SB)/1, $0x0d
+DATA escapeTable<>+6(SB)/1, $0x0e
+DATA escapeTable<>+7(SB)/1, $0x0f
+DATA escapeTable<>+8(SB)/1, $0x1f
+DATA escapeTable<>+9(SB)/1, $0x20
+DATA escapeTable<>+10(SB)/1, $0x21
+DATA escapeTable<>+11(SB)/1, $0x22
+DATA escapeTable<>+12(SB)/1, $0x23
+DATA escapeTable<>+13(SB)/1, $0x24
+DATA escapeTable<>+14(SB)/1, $0x25
+DATA escapeTable<>+15(SB)/1, $0x26
+GLOBL escapeTable<>(SB), RODATA|NOPTR, $16
+
+// func dot512w4n(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, POPCNT
+TEXT ·dot512w4n(SB), NOSPLIT, $0-8
+	MOVQ            a+0(FP), AX
+	MOVQ            (AX), CX
+	MOVQ            56(AX), DX
+	MOVQ            8(AX), BX
+	MOVQ            $0x0f0f0f0f0f0f0f0f, SI
+	VPBROADCASTQ    SI, Z1
+	MOVQ            $0x0004000400040004, SI
+	VPXORD          Z0, Z0, Z0
+	MOVL            $0x000000f0, DI
+	KMOVW           DI, K1
+	VPBROADCASTQ    SI, K1, Z0
+	MOVQ            $0x1010101010101010, SI
+	VPBROADCASTQ    SI, Z4
+	MOVQ            $0x1f1f1f1f1f1f1f1f, SI
+	VPBROADCASTQ    SI, Z2
+	VBROADCASTI32X4 escapeTable<>+0(SB), Z3
+	MOVQ            88(AX), R10
+
+row:
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	MOVQ   BX, SI
+	MOVL   (R10), R9
+	ADDQ   80(AX), R9
+	ADDQ   96(AX), R10
+	MOVQ   40(AX), DI
+	MOVQ   48(AX), R8
+	SUBQ   $0x04, R8
+	JL     rest
+
+four:
+	VBROADCASTI64X4 (SI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z4, Z1, Z9
+	VPCMPEQB        Z2, Z9, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VPMOVZXBW       (R9), Z10
+	VPSLLW          $0x04, Z10, Z11
+	VPTERNLOGD      $0xa8, Z1, Z11, Z10
+	VPSHUFB         Z10, Z3, Z10
+	VPEXPANDB       Z10, K1, Z9
+	INCQ            R11
+	SHRQ            $0x01, R11
+	ADDQ            R11, R9
+	VPDPBUSD        (DI), Z9, Z5
+	VPDPBUSD        64(DI), Z9, Z6
+	VBROADCASTI64X4 32(SI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z4, Z1, Z9
+	VPCMPEQB        Z2, Z9, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VPMOVZXBW       (R9), Z10
+	VPSLLW          $0x04, Z10, Z11
+	VPTERNLOGD      $0xa8, Z1, Z11, Z10
+	VPSHUFB         Z10, Z3, Z10
+	VPEXPANDB       Z10, K1, Z9
+	INCQ            R11
+	SHRQ            $0x01, R11
+	ADDQ            R11, R9
+	VPDPBUSD        128(DI), Z9, Z7
+	VPDPBUSD        192(DI), Z9, Z8
+	VBROADCASTI64X4 64(SI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z4, Z1, Z9
+	VPCMPEQB        Z2, Z9, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VPMOVZXBW       (R9), Z10
+	VPSLLW          $0x04, Z10, Z11
+	VPTERNLOGD      $0xa8, Z1, Z11, Z10
+	VPSHUFB         Z10, Z3, Z10
+	VPEXPANDB       Z10, K1, Z9
+	INCQ            R11
+	SHRQ            $0x01, R11
+	ADDQ            R11, R9
+	VPDPBUSD        256(DI), Z9, Z5
+	VPDPBUSD        320(DI), Z9, Z6
+	VBROADCASTI64X4 96(SI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z4, Z1, Z9
+	VPCMPEQB        Z2, Z9, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VPMOVZXBW       (R9), Z10
+	VPSLLW          $0x04, Z10, Z11
+	VPTERNLOGD      $0xa8, Z1, Z11, Z10
+	VPSHUFB         Z10, Z3, Z10
+	VPEXPANDB       Z10, K1, Z9
+	INCQ            R11
+	SHRQ            $0x01, R11
+	ADDQ            R11, R9
+	VPDPBUSD        384(DI), Z9, Z7
+	VPDPBUSD        448(DI), Z9, Z8
+	ADDQ            $0x00000080, SI
+	ADDQ            $0x00000200, DI
+	SUBQ            $0x04, R8
+	JGE             four
+
+rest:
+	ADDQ $0x04, R8
+	JZ   sum
+
+one:
+	VBROADCASTI64X4 (SI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z4, Z1, Z9
+	VPCMPEQB        Z2, Z9, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VPMOVZXBW       (R9), Z10
+	VPSLLW          $0x04, Z10, Z11
+	VPTERNLOGD      $0xa8, Z1, Z11, Z10
+	VPSHUFB         Z10, Z3, Z10
+	VPEXPANDB       Z10, K1, Z9
+	INCQ            R11
+	SHRQ            $0x01, R11
+	ADDQ            R11, R9
+	VPDPBUSD        (DI), Z9, Z5
+	VPDPBUSD        64(DI), Z9, Z6
+	ADDQ            $0x00000020, SI
+	ADDQ            $0x00000080, DI
+	DECQ            R8
+	JNZ             one
+
+sum:
+	VPADDD        Z7, Z5, Z5
+	VEXTRACTI64X4 $0x01, Z5, Y9
+	VPADDD        Y5, Y9, Y9
+	VEXTRACTI128  $0x01, Y9, X10
+	VPADDD        X9, X10, X9
+	VPSHUFD       $0xee, X9, X10
+	VPADDD        X10, X9, X9
+	VPSHUFD       $0x55, X9, X10
+	VPADDD        X10, X9, X9
+	VMOVD         X9, (CX)
+	VPADDD        Z8, Z6, Z6
+	VEXTRACTI64X4 $0x01, Z6, Y9
+	VPADDD        Y6, Y9, Y9
+	VEXTRACTI128  $0x01, Y9, X10
+	VPADDD        X9, X10, X9
+	VPSHUFD       $0xee, X9, X10
+	VPADDD        X10, X9, X9
+	VPSHUFD       $0x55, X9, X10
+	VPADDD        X10, X9, X9
+	VMOVD         X9, 4(CX)
+	ADDQ          $0x08, CX
+	ADDQ          16(AX), BX
+	DECQ          DX
+	JNZ           row
+	VZEROUPPER
+	RET
+
+// func pack512w4n(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
+TEXT ·pack512w4n(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         32(AX), DI
+	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ R8, Z0
+	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ R8, Z1
+	MOVQ         $0x1010101010101010, R8
+	VPBROADCASTQ R8, Z2
+	MOVQ         $0x0808080808080808, R8
+	VPBROADCASTQ R8, Z3
+	MOVQ         $0x0101010101010101, R8
+	VPBROADCASTQ R8, Z4
+	MOVQ         $0x1001100110011001, R8
+	VPBROADCASTQ R8, Z5
+
+step:
+	VMOVDQU8      (CX), Z6
+	VPSUBB        Z2, Z6, Z7
+	VPMINUB       Z0, Z7, Z7
+	VPCMPEQB      Z0, Z7, K1
+	KMOVQ         K1, R8
+	POPCNTQ       R8, R8
+	VPCMPUB       $0x05, Z2, Z6, K2
+	VPSUBB        Z3, Z6, Z6
+	VPADDB        Z4, Z6, K2, Z6
+	VPANDD        Z1, Z6, Z6
+	VPCOMPRESSB.Z Z6, K1, Z6
+	VPMADDUBSW    Z5, Z6, Z6
+	VPMOVWB       Z6, Y6
+	VMOVDQU       Y6, (DI)
+	INCQ          R8
+	SHRQ          $0x01, R8
+	ADDQ          R8, DI
+	VPANDD        Z1, Z7, Z7
+	VEXTRACTI64X4 $0x01, Z7, Y6
+	VPSLLW        $0x04, Y6, Y6
+	VPOR          Y7, Y6, Y6
+	VMOVDQU       Y6, (DX)
+	ADDQ          $0x00000040, CX
+	ADDQ          $0x00000020, DX
+	ADDQ          $0x00000000, BX
+	DECQ          SI
+	JNZ           step
+	MOVQ          DI, 32(AX)
+	VZEROUPPER
+	RET
+
+// func unpack512w4n(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
+TEXT ·unpack512w4n(SB), NOSPLIT, $0-8
+	MOVQ            a+0(FP), AX
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), BX
+	MOVQ            24(AX), SI
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z1
+	MOVQ            $0x0004000400040004, DI
+	VPXORD          Z0, Z0, Z0
+	MOVL            $0x000000f0, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x1010101010101010, DI
+	VPBROADCASTQ    DI, Z4
+	MOVQ            $0x1f1f1f1f1f1f1f1f, DI
+	VPBROADCASTQ    DI, Z2
+	VBROADCASTI32X4 escapeTable<>+0(SB), Z3
+	MOVQ            32(AX), AX
+
+step:
+	VBROADCASTI64X4 (DX), Z5
+	VPSRLVW         Z0, Z5, Z5
+	VPTERNLOGD      $0xea, Z4, Z1, Z5
+	VPCMPEQB        Z2, Z5, K1
+	KMOVQ           K1, DI
+	POPCNTQ         DI, DI
+	VPMOVZXBW       (AX), Z6
+	VPSLLW          $0x04, Z6, Z7
+	VPTERNLOGD      $0xa8, Z1, Z7, Z6
+	VPSHUFB         Z6, Z3, Z6
+	VPEXPANDB       Z6, K1, Z5
+	INCQ            DI
+	SHRQ            $0x01, DI
+	ADDQ            DI, AX
+	VMOVDQU8        Z5, (CX)
+	ADDQ            $0x00000040, CX
+	ADDQ            $0x00000020, DX
+	ADDQ            $0x00000000, BX
+	DECQ            SI
+	JNZ             step
+	VZEROUPPER
+	RET
+
+// func dot512w5b(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, POPCNT
+TEXT ·dot512w5b(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         56(AX), DX
+	MOVQ         8(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ DI, Z1
+	MOVQ         $0x0004000400040004, DI
+	VPXORD       Z0, Z0, Z0
+	MOVL         $0x000000f0, R8
+	KMOVW        R8, K1
+	VPBROADCASTQ DI, K1, Z0
+	MOVQ         $0x1010101010101010, DI
+	VPBROADCASTQ DI, Z2
+	VPBROADCASTB 104(AX), Z4
+	MOVQ         $0x1f1f1f1f1f1f1f1f, DI
+	VPBROADCASTQ DI, Z3
+	MOVQ         88(AX), R12
+
+row:
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	MOVQ   BX, DI
+	MOVQ   SI, R8
+	MOVL   (R12), R11
+	ADDQ   80(AX), R11
+	ADDQ   96(AX), R12
+	MOVQ   40(AX), R9
+	MOVQ   48(AX), R10
+	SUBQ   $0x04, R10
+	JL     rest
+
+four:
+	VBROADCASTI64X4 (DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPANDD          Z1, Z9, Z9
+	KMOVQ           (R8), K1
+	VPADDB          Z2, Z9, K1, Z9
+	VPCMPEQB        Z3, Z9, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z4, Z9, Z9
+	VMOVDQU8        (R11), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R13, R11
+	VPDPBUSD        (R9), Z9, Z5
+	VPDPBUSD        64(R9), Z9, Z6
+	VBROADCASTI64X4 32(DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPANDD          Z1, Z9, Z9
+	KMOVQ           8(R8), K1
+	VPADDB          Z2, Z9, K1, Z9
+	VPCMPEQB        Z3, Z9, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z4, Z9, Z9
+	VMOVDQU8        (R11), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R13, R11
+	VPDPBUSD        128(R9), Z9, Z7
+	VPDPBUSD        192(R9), Z9, Z8
+	VBROADCASTI64X4 64(DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPANDD          Z1, Z9, Z9
+	KMOVQ           16(R8), K1
+	VPADDB          Z2, Z9, K1, Z9
+	VPCMPEQB        Z3, Z9, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z4, Z9, Z9
+	VMOVDQU8        (R11), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R13, R11
+	VPDPBUSD        256(R9), Z9, Z5
+	VPDPBUSD        320(R9), Z9, Z6
+	VBROADCASTI64X4 96(DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPANDD          Z1, Z9, Z9
+	KMOVQ           24(R8), K1
+	VPADDB          Z2, Z9, K1, Z9
+	VPCMPEQB        Z3, Z9, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z4, Z9, Z9
+	VMOVDQU8        (R11), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R13, R11
+	VPDPBUSD        384(R9), Z9, Z7
+	VPDPBUSD        448(R9), Z9, Z8
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000200, R9
+	ADDQ            $0x00000020, R8
+	SUBQ            $0x04, R10
+	JGE             four
+
+rest:
+	ADDQ $0x04, R10
+	JZ   sum
+
+one:
+	VBROADCASTI64X4 (DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPANDD          Z1, Z9, Z9
+	KMOVQ           (R8), K1
+	VPADDB          Z2, Z9, K1, Z9
+	VPCMPEQB        Z3, Z9, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z4, Z9, Z9
+	VMOVDQU8        (R11), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R13, R11
+	VPDPBUSD        (R9), Z9, Z5
+	VPDPBUSD        64(R9), Z9, Z6
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000080, R9
+	ADDQ            $0x00000008, R8
+	DECQ            R10
+	JNZ             one
+
+sum:
+	VPADDD        Z7, Z5, Z5
+	VEXTRACTI64X4 $0x01, Z5, Y9
+	VPADDD        Y5, Y9, Y9
+	VEXTRACTI128  $0x01, Y9, X10
+	VPADDD        X9, X10, X9
+	VPSHUFD       $0xee, X9, X10
+	VPADDD        X10, X9, X9
+	VPSHUFD       $0x55, X9, X10
+	VPADDD        X10, X9, X9
+	VMOVD         X9, (CX)
+	VPADDD        Z8, Z6, Z6
+	VEXTRACTI64X4 $0x01, Z6, Y9
+	VPADDD        Y6, Y9, Y9
+	VEXTRACTI128  $0x01, Y9, X10
+	VPADDD        X9, X10, X9
+	VPSHUFD       $0xee, X9, X10
+	VPADDD        X10, X9, X9
+	VPSHUFD       $0x55, X9, X10
+	VPADDD        X10, X9, X9
+	VMOVD         X9, 4(CX)
+	ADDQ          $0x08, CX
+	ADDQ          16(AX), BX
+	ADDQ          32(AX), SI
+	DECQ          DX
+	JNZ           row
+	VZEROUPPER
+	RET
+
+// func pack512w5b(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
+TEXT ·pack512w5b(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         32(AX), DI
+	MOVQ         $0x1f1f1f1f1f1f1f1f, R8
+	VPBROADCASTQ R8, Z0
+	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ R8, Z1
+	VPBROADCASTB 40(AX), Z2
+	MOVQ         $0x1010101010101010, R8
+	VPBROADCASTQ R8, Z3
+
+step:
+	VMOVDQU8      (CX), Z4
+	VPSUBB        Z2, Z4, Z5
+	VPMINUB       Z0, Z5, Z5
+	VPCMPEQB      Z0, Z5, K1
+	KMOVQ         K1, R8
+	POPCNTQ       R8, R8
+	VPCOMPRESSB.Z Z4, K1, Z4
+	VMOVDQU8      Z4, (DI)
+	ADDQ          R8, DI
+	VPTESTMB      Z5, Z3, K1
+	KMOVQ         K1, (BX)
+	VPANDD        Z1, Z5, Z5
+	VEXTRACTI64X4 $0x01, Z5, Y4
+	VPSLLW        $0x04, Y4, Y4
+	VPOR          Y5, Y4, Y4
+	VMOVDQU       Y4, (DX)
+	ADDQ          $0x00000040, CX
+	ADDQ          $0x00000020, DX
+	ADDQ          $0x00000008, BX
+	DECQ          SI
+	JNZ           step
+	MOVQ          DI, 32(AX)
+	VZEROUPPER
+	RET
+
+// func unpack512w5b(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
+TEXT ·unpack512w5b(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ DI, Z1
+	MOVQ         $0x0004000400040004, DI
+	VPXORD       Z0, Z0, Z0
+	MOVL         $0x000000f0, R8
+	KMOVW        R8, K1
+	VPBROADCASTQ DI, K1, Z0
+	MOVQ         $0x1010101010101010, DI
+	VPBROADCASTQ DI, Z2
+	VPBROADCASTB 40(AX), Z4
+	MOVQ         $0x1f1f1f1f1f1f1f1f, DI
+	VPBROADCASTQ DI, Z3
+	MOVQ         32(AX), AX
+
+step:
+	VBROADCASTI64X4 (DX), Z5
+	VPSRLVW         Z0, Z5, Z5
+	VPANDD          Z1, Z5, Z5
+	KMOVQ           (BX), K1
+	VPADDB          Z2, Z5, K1, Z5
+	VPCMPEQB        Z3, Z5, K1
+	KMOVQ           K1, DI
+	POPCNTQ         DI, DI
+	VPADDB          Z4, Z5, Z5
+	VMOVDQU8        (AX), Z6
+	VPEXPANDB       Z6, K1, Z5
+	ADDQ            DI, AX
+	VMOVDQU8        Z5, (CX)
+	ADDQ            $0x00000040, CX
+	ADDQ            $0x00000020, DX
+	ADDQ            $0x00000008, BX
+	DECQ            SI
+	JNZ             step
+	VZEROUPPER
+	RET
+
+// func dot512w6b(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, POPCNT
+TEXT ·dot512w6b(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         56(AX), DX
+	MOVQ         8(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ DI, Z1
+	MOVQ         $0x0004000400040004, DI
+	VPXORD       Z0, Z0, Z0
+	MOVL         $0x000000f0, R8
+	KMOVW        R8, K1
+	VPBROADCASTQ DI, K1, Z0
+	MOVQ         $0x1010101010101010, DI
+	VPBROADCASTQ DI, Z2
+	MOVQ         $0x2020202020202020, DI
+	VPBROADCASTQ DI, Z3
+	VPBROADCASTB 104(AX), Z5
+	MOVQ         $0x3f3f3f3f3f3f3f3f, DI
+	VPBROADCASTQ DI, Z4
+	MOVQ         88(AX), R12
+
+row:
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	MOVQ   BX, DI
+	MOVQ   SI, R8
+	MOVL   (R12), R11
+	ADDQ   80(AX), R11
+	ADDQ   96(AX), R12
+	MOVQ   40(AX), R9
+	MOVQ   48(AX), R10
+	SUBQ   $0x04, R10
+	JL     rest
+
+four:
+	VBROADCASTI64X4 (DI), Z10
+	VPSRLVW         Z0, Z10, Z10
+	VPANDD          Z1, Z10, Z10
+	KMOVQ           (R8), K1
+	VPADDB          Z2, Z10, K1, Z10
+	KMOVQ           8(R8), K1
+	VPADDB          Z3, Z10, K1, Z10
+	VPCMPEQB        Z4, Z10, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z5, Z10, Z10
+	VMOVDQU8        (R11), Z11
+	VPEXPANDB       Z11, K1, Z10
+	ADDQ            R13, R11
+	VPDPBUSD        (R9), Z10, Z6
+	VPDPBUSD        64(R9), Z10, Z7
+	VBROADCASTI64X4 32(DI), Z10
+	VPSRLVW         Z0, Z10, Z10
+	VPANDD          Z1, Z10, Z10
+	KMOVQ           16(R8), K1
+	VPADDB          Z2, Z10, K1, Z10
+	KMOVQ           24(R8), K1
+	VPADDB          Z3, Z10, K1, Z10
+	VPCMPEQB        Z4, Z10, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z5, Z10, Z10
+	VMOVDQU8        (R11), Z11
+	VPEXPANDB       Z11, K1, Z10
+	ADDQ            R13, R11
+	VPDPBUSD        128(R9), Z10, Z8
+	VPDPBUSD        192(R9), Z10, Z9
+	VBROADCASTI64X4 64(DI), Z10
+	VPSRLVW         Z0, Z10, Z10
+	VPANDD          Z1, Z10, Z10
+	KMOVQ           32(R8), K1
+	VPADDB          Z2, Z10, K1, Z10
+	KMOVQ           40(R8), K1
+	VPADDB          Z3, Z10, K1, Z10
+	VPCMPEQB        Z4, Z10, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z5, Z10, Z10
+	VMOVDQU8        (R11), Z11
+	VPEXPANDB       Z11, K1, Z10
+	ADDQ            R13, R11
+	VPDPBUSD        256(R9), Z10, Z6
+	VPDPBUSD        320(R9), Z10, Z7
+	VBROADCASTI64X4 96(DI), Z10
+	VPSRLVW         Z0, Z10, Z10
+	VPANDD          Z1, Z10, Z10
+	KMOVQ           48(R8), K1
+	VPADDB          Z2, Z10, K1, Z10
+	KMOVQ           56(R8), K1
+	VPADDB          Z3, Z10, K1, Z10
+	VPCMPEQB        Z4, Z10, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z5, Z10, Z10
+	VMOVDQU8        (R11), Z11
+	VPEXPANDB       Z11, K1, Z10
+	ADDQ            R13, R11
+	VPDPBUSD        384(R9), Z10, Z8
+	VPDPBUSD        448(R9), Z10, Z9
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000200, R9
+	ADDQ            $0x00000040, R8
+	SUBQ            $0x04, R10
+	JGE             four
+
+rest:
+	ADDQ $0x04, R10
+	JZ   sum
+
+one:
+	VBROADCASTI64X4 (DI), Z10
+	VPSRLVW         Z0, Z10, Z10
+	VPANDD          Z1, Z10, Z10
+	KMOVQ           (R8), K1
+	VPADDB          Z2, Z10, K1, Z10
+	KMOVQ           8(R8), K1
+	VPADDB          Z3, Z10, K1, Z10
+	VPCMPEQB        Z4, Z10, K1
+	KMOVQ           K1, R13
+	POPCNTQ         R13, R13
+	VPADDB          Z5, Z10, Z10
+	VMOVDQU8        (R11), Z11
+	VPEXPANDB       Z11, K1, Z10
+	ADDQ            R13, R11
+	VPDPBUSD        (R9), Z10, Z6
+	VPDPBUSD        64(R9), Z10, Z7
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000080, R9
+	ADDQ            $0x00000010, R8
+	DECQ            R10
+	JNZ             one
+
+sum:
+	VPADDD        Z8, Z6, Z6
+	VEXTRACTI64X4 $0x01, Z6, Y10
+	VPADDD        Y6, Y10, Y10
+	VEXTRACTI128  $0x01, Y10, X11
+	VPADDD        X10, X11, X10
+	VPSHUFD       $0xee, X10, X11
+	VPADDD        X11, X10, X10
+	VPSHUFD       $0x55, X10, X11
+	VPADDD        X11, X10, X10
+	VMOVD         X10, (CX)
+	VPADDD        Z9, Z7, Z7
+	VEXTRACTI64X4 $0x01, Z7, Y10
+	VPADDD        Y7, Y10, Y10
+	VEXTRACTI128  $0x01, Y10, X11
+	VPADDD        X10, X11, X10
+	VPSHUFD       $0xee, X10, X11
+	VPADDD        X11, X10, X10
+	VPSHUFD       $0x55, X10, X11
+	VPADDD        X11, X10, X10
+	VMOVD         X10, 4(CX)
+	ADDQ          $0x08, CX
+	ADDQ          16(AX), BX
+	ADDQ          32(AX), SI
+	DECQ          DX
+	JNZ           row
+	VZEROUPPER
+	RET
+
+// func pack512w6b(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
+TEXT ·pack512w6b(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         32(AX), DI
+	MOVQ         $0x3f3f3f3f3f3f3f3f, R8
+	VPBROADCASTQ R8, Z0
+	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ R8, Z1
+	VPBROADCASTB 40(AX), Z2
+	MOVQ         $0x1010101010101010, R8
+	VPBROADCASTQ R8, Z3
+	MOVQ         $0x2020202020202020, R8
+	VPBROADCASTQ R8, Z4
+
+step:
+	VMOVDQU8      (CX), Z5
+	VPSUBB        Z2, Z5, Z6
+	VPMINUB       Z0, Z6, Z6
+	VPCMPEQB      Z0, Z6, K1
+	KMOVQ         K1, R8
+	POPCNTQ       R8, R8
+	VPCOMPRESSB.Z Z5, K1, Z5
+	VMOVDQU8      Z5, (DI)
+	ADDQ          R8, DI
+	VPTESTMB      Z6, Z3, K1
+	KMOVQ         K1, (BX)
+	VPTESTMB      Z6, Z4, K1
+	KMOVQ         K1, 8(BX)
+	VPANDD        Z1, Z6, Z6
+	VEXTRACTI64X4 $0x01, Z6, Y5
+	VPSLLW        $0x04, Y5, Y5
+	VPOR          Y6, Y5, Y5
+	VMOVDQU       Y5, (DX)
+	ADDQ          $0x00000040, CX
+	ADDQ          $0x00000020, DX
+	ADDQ          $0x00000010, BX
+	DECQ          SI
+	JNZ           step
+	MOVQ          DI, 32(AX)
+	VZEROUPPER
+	RET
+
+// func unpack512w6b(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
+TEXT ·unpack512w6b(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ DI, Z1
+	MOVQ         $0x0004000400040004, DI
+	VPXORD       Z0, Z0, Z0
+	MOVL         $0x000000f0, R8
+	KMOVW        R8, K1
+	VPBROADCASTQ DI, K1, Z0
+	MOVQ         $0x1010101010101010, DI
+	VPBROADCASTQ DI, Z2
+	MOVQ         $0x2020202020202020, DI
+	VPBROADCASTQ DI, Z3
+	VPBROADCASTB 40(AX), Z5
+	MOVQ         $0x3f3f3f3f3f3f3f3f, DI
+	VPBROADCASTQ DI, Z4
+	MOVQ         32(AX), AX
+
+step:
+	VBROADCASTI64X4 (DX), Z6
+	VPSRLVW         Z0, Z6, Z6
+	VPANDD          Z1, Z6, Z6
+	KMOVQ           (BX), K1
+	VPADDB          Z2, Z6, K1, Z6
+	KMOVQ           8(BX), K1
+	VPADDB          Z3, Z6, K1, Z6
+	VPCMPEQB        Z4, Z6, K1
+	KMOVQ           K1, DI
+	POPCNTQ         DI, DI
+	VPADDB          Z5, Z6, Z6
+	VMOVDQU8        (AX), Z7
+	VPEXPANDB       Z7, K1, Z6
+	ADDQ            DI, AX
+	VMOVDQU8        Z6, (CX)
+	ADDQ            $0x00000040, CX
+	ADDQ            $0x00000020, DX
+	ADDQ            $0x00000010, BX
+	DECQ            SI
+	JNZ             step
+	VZEROUPPER
+	RET
+
 // func absMax512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·absMax512(SB), NOSPLIT, $0-8

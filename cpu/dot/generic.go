@@ -32,6 +32,10 @@ func scales(m float32) (scale, inv float32) {
 }
 
 func dotGeneric(out []int32, w *Rows, x []int8) {
+	if w.Escapes != NoEscapes {
+		dotEscapesGeneric(out, w, x)
+		return
+	}
 	var codes [StepCols]byte
 	for r := range w.Count {
 		hi, lo := int32(0), int32(0)
@@ -44,6 +48,16 @@ func dotGeneric(out []int32, w *Rows, x []int8) {
 			}
 		}
 		out[2*r], out[2*r+1] = hi, lo
+	}
+}
+
+// dotEscapesGeneric unpacks the rows first.
+func dotEscapesGeneric(out []int32, w *Rows, x []int8) {
+	row := make([]byte, w.Steps*StepCols)
+	plain := Rows{Width: 8, Nibble: row, NibbleStride: len(row), Count: 1, Steps: w.Steps}
+	for r := range w.Count {
+		Generic.UnpackRow(w, r, row)
+		dotGeneric(out[2*r:], &plain, x)
 	}
 }
 

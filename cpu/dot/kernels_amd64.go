@@ -29,6 +29,10 @@ type dotArgs struct {
 	steps, rows  int
 	scale        unsafe.Pointer
 	scaleStride  int
+	escape       unsafe.Pointer
+	start        unsafe.Pointer
+	startStride  int
+	low          int
 }
 
 // set fills a in place: arguments made here would be allocated.
@@ -45,6 +49,11 @@ func (i ISA) dotASM(out []int32, w *Rows, x []int8) {
 	a.set(w, x)
 	a.out = unsafe.Pointer(&out[:2*w.Count][0])
 	p := (*byte)(unsafe.Pointer(&a))
+	if w.Escapes != NoEscapes {
+		a.setEscapes(w)
+		dotEscapes512(p, w.Width)
+		return
+	}
 	wide := i == AVX512
 	switch {
 	case w.Width == 4 && wide:

@@ -31,3 +31,12 @@ func gemmAVX512(out []int32, tile []byte, x []int8, xStride, steps, tokens int) 
 func (ISA) gemmBlocksASM(acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
 	gemmBlocksGeneric(acc, rest, scale, w, block, x, xStride, tokens)
 }
+
+func packEscapesAVX512(w *Rows, nibble, bits, escape, codes []byte) int {
+	return Generic.PackEscapes(w, nibble, bits, escape, codes)
+}
+
+func unpackEscapesAVX512(w *Rows, codes, nibble, bits, escape []byte) {
+	unpackGeneric(w.Width, codes, nibble, bits, w.Steps)
+	insertEscapesGeneric(w, codes[:w.Steps*StepCols], escape)
+}

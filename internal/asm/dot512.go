@@ -27,6 +27,18 @@ func dot512(planes int) {
 	if planes < 0 {
 		name = "dot512w8"
 	}
+	dotRows512(name, planes, nil)
+}
+
+// dotEscape512 is dot512 for rows with escapes.
+func dotEscape512(planes int, nibbles bool, table Mem) {
+	dotRows512("dot512"+escapeForm(planes, nibbles), planes, func(u *planeUnpacker, args Register) *escapes {
+		return newEscapes(u, nibbles, Mem{Base: args, Disp: dotLow}, table)
+	})
+}
+
+// dotRows512 generates the loops over rows and steps; withEscapes may be nil.
+func dotRows512(name string, planes int, withEscapes func(u *planeUnpacker, args Register) *escapes) {
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + " multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.")
@@ -46,6 +58,12 @@ func dot512(planes int) {
 		u = newPlaneUnpacker(planes)
 	}
 	np, bp, xp, left := GP64(), GP64(), GP64(), GP64()
+	var e *escapes
+	ep, starts := GP64(), GP64()
+	if withEscapes != nil {
+		e = withEscapes(u, args)
+		MOVQ(Mem{Base: args, Disp: dotStart}, starts)
+	}
 	var acc [2][2]VecVirtual // [step parity][half]
 	for i := range acc {
 		acc[i] = [2]VecVirtual{ZMM(), ZMM()}
@@ -57,6 +75,9 @@ func dot512(planes int) {
 			VMOVDQU8(Mem{Base: np, Disp: 64 * j}, w)
 		} else {
 			w = u.step(np, bp, j)
+		}
+		if e != nil {
+			e.insert(w, ep)
 		}
 		for h := range 2 {
 			VPDPBUSD(Mem{Base: xp, Disp: 128*j + 64*h}, w, acc[j%2][h])
@@ -82,6 +103,11 @@ func dot512(planes int) {
 	MOVQ(nib, np)
 	if planes > 0 {
 		MOVQ(bits, bp)
+	}
+	if e != nil {
+		MOVL(Mem{Base: starts}, ep.As32())
+		ADDQ(Mem{Base: args, Disp: dotEscape}, ep)
+		ADDQ(Mem{Base: args, Disp: dotStartStride}, starts)
 	}
 	MOVQ(Mem{Base: args, Disp: dotX}, xp)
 	MOVQ(Mem{Base: args, Disp: dotSteps}, left)

@@ -40,6 +40,13 @@ func main() {
 				unpack512(planes)
 			}
 		}
+		table := escapeTable()
+		for planes := range 3 {
+			nibbles := planes == 0
+			dotEscape512(planes, nibbles, table)
+			packEscape512(planes, nibbles)
+			unpackEscape512(planes, nibbles, table)
+		}
 		absMax512()
 		split512()
 		split256(newPackOrder())

@@ -12,6 +12,7 @@ import (
 type planeUnpacker struct {
 	planes     int
 	shift, low VecVirtual
+	or         VecVirtual // set in every code, or nil
 	add        []VecVirtual
 }
 
@@ -40,7 +41,11 @@ func (u *planeUnpacker) step(nibble, bits GPVirtual, j int) VecVirtual {
 	w := ZMM()
 	VBROADCASTI64X4(Mem{Base: nibble, Disp: 32 * j}, w)
 	VPSRLVW(u.shift, w, w)
-	VPANDD(u.low, w, w)
+	if u.or != nil {
+		VPTERNLOGD(U8(0xea), u.or, u.low, w) // (w & low) | or
+	} else {
+		VPANDD(u.low, w, w)
+	}
 	for i, v := range u.add {
 		k := K()
 		KMOVQ(Mem{Base: bits, Disp: 8 * (u.planes*j + i)}, k)
@@ -50,13 +55,13 @@ func (u *planeUnpacker) step(nibble, bits GPVirtual, j int) VecVirtual {
 }
 
 // packRegisters loads type packArgs of cpu/dot: a row of codes, one byte each, and the same row as planes.
-func packRegisters() (codes, nibble, bits, steps GPVirtual) {
-	args := Load(Param("a"), GP64())
+func packRegisters() (args Register, codes, nibble, bits, steps GPVirtual) {
+	args = Load(Param("a"), GP64())
 	codes, nibble, bits, steps = GP64(), GP64(), GP64(), GP64()
 	for i, r := range []GPVirtual{codes, nibble, bits, steps} {
 		MOVQ(Mem{Base: args, Disp: 8 * i}, r)
 	}
-	return codes, nibble, bits, steps
+	return args, codes, nibble, bits, steps
 }
 
 func unpack512(planes int) {
@@ -64,7 +69,7 @@ func unpack512(planes int) {
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + " turns a row of planes into codes of one byte each.")
-	codes, nibble, bits, steps := packRegisters()
+	_, codes, nibble, bits, steps := packRegisters()
 	u := newPlaneUnpacker(planes)
 	Label("step")
 	VMOVDQU8(u.step(nibble, bits, 0), Mem{Base: codes})
@@ -82,7 +87,7 @@ func pack512(planes int) {
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + " turns a row of codes of one byte each into planes.")
-	codes, nibble, bits, steps := packRegisters()
+	_, codes, nibble, bits, steps := packRegisters()
 	low, t := YMM(), GP64()
 	MOVQ(U64(0x0f0f0f0f0f0f0f0f), t)
 	VPBROADCASTQ(t, low)

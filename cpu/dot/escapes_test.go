@@ -1,0 +1,90 @@
+package dot
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// packEscaped packs rows of codes as w says, with some bytes between the rows' escapes.
+func packEscaped(isa ISA, w Rows, rows, steps int, codes []byte) *Rows {
+	w.NibbleStride, w.BitsStride, w.Count, w.Steps, w.StartStride = steps*NibbleBytes(w.Width), steps*BitBytes(w.Width), rows, steps, 2
+	w.Nibble, w.Bits, w.Start = make([]byte, rows*w.NibbleStride), make([]byte, rows*w.BitsStride), make([]uint32, 2*rows)
+	buf := make([]byte, steps*StepCols+EscapeSlack)
+	for r := range rows {
+		n := isa.PackEscapes(&w, w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:], buf, codes[r*steps*StepCols:])
+		w.Start[2*r] = uint32(len(w.Escape))
+		w.Escape = append(append(w.Escape, buf[:n]...), 1, 2, 3)
+	}
+	w.Escape = append(w.Escape, make([]byte, EscapeSlack)...)
+	return &w
+}
+
+// TestEscapes checks packing, unpacking and the dot product of rows with few, many and only escapes.
+func TestEscapes(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	for _, form := range []Rows{{Width: 4, Escapes: EscapeNibbles}, {Width: 5, Escapes: EscapeBytes, Low: 70}, {Width: 6, Escapes: EscapeBytes, Low: 200}} {
+		for _, sigma := range []float64{0.5, 5, 20, 1000} {
+			for _, steps := range []int{1, 3, 4, 9, 32} {
+				const rows = 7
+				codes := make([]byte, rows*steps*StepCols)
+				low, top, middle := 0, 255, form.Low+15
+				if form.Escapes == EscapeNibbles {
+					low, top, middle = FirstNibbleCode, LastNibbleCode, 23
+				}
+				for i := range codes {
+					codes[i] = byte(min(max(middle+int(math.Round(sigma*rng.NormFloat64())), low), top))
+				}
+				_, x, q := sample(rng, 4, rows, steps)
+				Generic.Quantize(q, x)
+				reference := packEscaped(Generic, form, rows, steps, codes)
+				for _, isa := range isas() {
+					name := fmt.Sprintf("%s width %d sigma %g steps %d", isa, form.Width, sigma, steps)
+					w := packEscaped(isa, form, rows, steps, codes)
+					require.Equal(t, reference, w, name)
+					out, row := make([]int32, 2*rows), make([]byte, steps*StepCols)
+					isa.Dot(out, w, q)
+					for r := range rows {
+						isa.UnpackRow(w, r, row)
+						require.Equal(t, codes[r*len(row):][:len(row)], row, name)
+						want := int64(0)
+						for c, u := range row {
+							want += int64(u) * value(q, c)
+						}
+						require.Equal(t, want, int64(out[2*r])*256+int64(out[2*r+1]), name)
+					}
+				}
+			}
+		}
+	}
+}
+
+func BenchmarkDotEscapes(b *testing.B) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	for _, form := range []Rows{{Width: 4, Escapes: EscapeNibbles}, {Width: 5, Escapes: EscapeBytes, Low: 70}, {Width: 6, Escapes: EscapeBytes, Low: 70}} {
+		for _, steps := range []int{9, 24} {
+			const rows = 32
+			codes := make([]byte, rows*steps*StepCols)
+			sigma := []float64{4.4, 7.5, 14}[form.Width-4]
+			for i := range codes {
+				codes[i] = byte(min(max(23+int(math.Round(sigma*rng.NormFloat64())), FirstNibbleCode), LastNibbleCode))
+				if form.Escapes == EscapeBytes {
+					codes[i] += byte(form.Low)
+				}
+			}
+			_, x, q := sample(rng, 4, rows, steps)
+			Generic.Quantize(q, x)
+			w := packEscaped(Best(), form, rows, steps, codes)
+			out := make([]int32, 2*rows)
+			b.Run(fmt.Sprintf("width=%d/steps=%d", form.Width, steps), func(b *testing.B) {
+				for b.Loop() {
+					Best().Dot(out, w, q)
+				}
+				b.ReportMetric(float64(len(codes))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
+			})
+		}
+	}
+}

@@ -1,0 +1,231 @@
+package cpu
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
+	"github.com/ellm-gpu/ellm-gpu/format"
+)
+
+// packing makes the resident form of a matrix, group by group.
+type packing struct {
+	m        *matrix
+	k        *kernels
+	isa      dot.ISA
+	out      *packed
+	overflow [][]uint32 // per group: sparse entries, rows counted in the group
+	escape   [][]byte   // per group
+}
+
+func newPacking(m *matrix, f form, k *kernels, isa dot.ISA) *packing {
+	p := &packed{form: f, blocks: newBlocks(m, m.rows)}
+	if m.block > 0 {
+		p.shift = m.sparseShift
+	}
+	p.nibble = make([]byte, m.rows*m.steps()*dot.NibbleBytes(f.width))
+	p.bits = make([]byte, m.rows*m.steps()*dot.BitBytes(f.width))
+	if f.escapes != dot.NoEscapes {
+		p.escapeStart = make([]uint32, m.rows*m.coded.Tiles())
+	}
+	return &packing{m: m, k: k, isa: isa, out: p, overflow: make([][]uint32, m.coded.Groups()), escape: make([][]byte, m.coded.Groups())}
+}
+
+// scratch is what packing a group needs.
+type packScratch struct{ codes, escape []byte }
+
+func (p *packing) scratch() *packScratch {
+	n := p.m.unitRows * p.m.stride()
+	s := &packScratch{codes: make([]byte, n)}
+	if p.out.escapes != dot.NoEscapes {
+		s.escape = make([]byte, n+dot.EscapeSlack)
+	}
+	return s
+}
+
+// group decodes and packs group g. Different groups may be packed at the same time.
+func (p *packing) group(g int, s *packScratch) {
+	m, out := p.m, p.out
+	stride := m.stride()
+	m.decodeGroup(g, s.codes, stride)
+	list := m.outliers(g)
+	first, n := g*m.coded.Coding.RowsPerGroup, m.coded.GroupRows(g)
+	low, high := out.bounds()
+	switch {
+	case m.block > 0:
+		p.overflow[g] = m.foldOutliers(list, s.codes, stride, 0, stride, nil)
+		out.blocks.fill(p.k, m, first, n, first)
+	case out.escapes == dot.EscapeBytes:
+		p.addOutliers(g, s.codes, list)
+	case len(list) > 0 || out.low != 0 || low > 0 || 1<<m.width-1 > high:
+		p.clip(g, s.codes[:n*stride], list)
+	}
+	if out.escapes != dot.NoEscapes {
+		p.packEscapes(g, first, n, s)
+		return
+	}
+	nb, bb, steps := m.steps()*dot.NibbleBytes(out.width), m.steps()*dot.BitBytes(out.width), m.steps()
+	for r := range n {
+		at := first + r
+		p.isa.Pack(out.width, out.nibble[at*nb:(at+1)*nb], out.bits[at*bb:(at+1)*bb], s.codes[r*stride:(r+1)*stride], steps)
+	}
+}
+
+// packEscapes packs rows first … first+n−1, which are group g.
+func (p *packing) packEscapes(g, first, n int, s *packScratch) {
+	m, end := p.m, 0
+	for k := range m.coded.Tiles() {
+		w := p.out.tile(m, first, n, k)
+		from := k * m.coded.StepsPerTile() * format.StepCols
+		for r := range n {
+			w.Start[r*w.StartStride] = uint32(end) // in the group: finish adds where that starts
+			end += p.isa.PackEscapes(&w, w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:], s.escape[end:], s.codes[r*m.stride()+from:])
+		}
+	}
+	p.escape[g] = slices.Clone(s.escape[:end])
+}
+
+// addOutliers adds group g's outliers to its codes as far as bytes can hold that.
+func (p *packing) addOutliers(g int, buf []byte, list []uint32) {
+	for _, v := range list {
+		o := format.UnpackOutlier(v)
+		u := &buf[o.Row*p.m.stride()+o.Col]
+		sum := int(*u) + o.Delta<<p.m.sparseShift
+		stored := min(max(sum, 0), 255)
+		*u = byte(stored)
+		p.overflow[g] = appendSparse(p.overflow[g], o.Row, o.Col, sum-stored)
+	}
+}
+
+// clip moves codes to where planes and escapes can hold them and records what does not fit. list holds the group's outliers.
+func (p *packing) clip(g int, buf []byte, list []uint32) {
+	m, stride, low := p.m, p.m.stride(), p.out.low
+	bottom, top := p.out.bounds()
+	inside := newInside(low+bottom, low+top, low, m.width)
+	for r := 0; r*stride < len(buf); r++ {
+		row := buf[r*stride : (r+1)*stride]
+		for c := 0; c < len(row); c++ {
+			if c%8 == 0 && !touches(list, r, c, c+8) && inside.move(row[c:c+8]) {
+				c += 7
+				continue
+			}
+			u, delta := row[c], 0
+			for len(list) > 0 {
+				o := format.UnpackOutlier(list[0])
+				if o.Row != r || o.Col != c {
+					break
+				}
+				delta += o.Delta << m.sparseShift
+				list = list[1:]
+			}
+			v := int(u) - low + delta
+			stored := min(max(v, bottom), top)
+			row[c] = byte(stored)
+			if v != stored && c < m.cols {
+				p.overflow[g] = appendSparse(p.overflow[g], r, c, v-stored)
+			}
+		}
+	}
+}
+
+// touches reports whether the first outlier of the list lies in columns from … to−1 of row r.
+func touches(list []uint32, r, from, to int) bool {
+	if len(list) == 0 {
+		return false
+	}
+	o := format.UnpackOutlier(list[0])
+	return o.Row == r && o.Col >= from && o.Col < to
+}
+
+// inside moves eight codes at once that lie in the window, as most do.
+type inside struct {
+	usable           bool // all codes are below 128
+	below, over, low uint64
+}
+
+// newInside is for codes first … last, from which low is subtracted, among codes of width bits.
+func newInside(first, last, low, width int) inside {
+	const ones = 0x0101010101010101
+	if width > 7 {
+		return inside{}
+	}
+	first, last = max(first, 0), min(last, 127)
+	// Added to a code, below sets the highest bit from first on, over behind last. A negative low is added by the same subtraction.
+	return inside{usable: true, below: uint64(128-first) * ones, over: uint64(127-last) * ones, low: uint64(low) * ones}
+}
+
+// move subtracts low from eight codes and reports true, or leaves them alone if one lies outside of the window.
+func (w *inside) move(b []byte) bool {
+	const high = 0x8080808080808080
+	v := binary.LittleEndian.Uint64(b)
+	if !w.usable || (v+w.below)&high != high || (v+w.over)&high != 0 {
+		return false
+	}
+	binary.LittleEndian.PutUint64(b, v-w.low)
+	return true
+}
+
+// appendSparse adds entries whose differences add up to delta.
+func appendSparse(list []uint32, row, col, delta int) []uint32 {
+	for delta != 0 {
+		d := min(max(delta, -128), 127)
+		list = append(list, format.PackOutlier(format.Outlier{Row: row, Col: col, Delta: d}))
+		delta -= d
+	}
+	return list
+}
+
+// finish joins what the groups have made.
+func (p *packing) finish() *packed {
+	p.joinEscapes()
+	p.joinSparse()
+	return p.out
+}
+
+func (p *packing) joinEscapes() {
+	out, tiles := p.out, p.m.coded.Tiles()
+	if out.escapes == dot.NoEscapes {
+		return
+	}
+	total := dot.EscapeSlack
+	for _, e := range p.escape {
+		total += len(e)
+	}
+	out.escape = make([]byte, total)
+	end := 0
+	for g, e := range p.escape {
+		first := g * p.m.coded.Coding.RowsPerGroup
+		starts := out.escapeStart[first*tiles : (first+p.m.coded.GroupRows(g))*tiles]
+		for i := range starts {
+			starts[i] += uint32(end)
+		}
+		end += copy(out.escape[end:], e)
+	}
+}
+
+// joinSparse renumbers the rows of the sparse lists by units of plainUnit rows.
+func (p *packing) joinSparse() {
+	total := 0
+	for _, l := range p.overflow {
+		total += len(l)
+	}
+	out := p.out
+	units := (p.m.rows + plainUnit - 1) / plainUnit
+	out.start = make([]uint32, units+1)
+	out.sparse = make([]uint32, 0, total)
+	unit := 0
+	for g, l := range p.overflow {
+		for _, v := range l {
+			o := format.UnpackOutlier(v)
+			row := g*p.m.coded.Coding.RowsPerGroup + o.Row
+			for ; unit <= row/plainUnit; unit++ {
+				out.start[unit] = uint32(len(out.sparse))
+			}
+			o.Row = row % plainUnit
+			out.sparse = append(out.sparse, format.PackOutlier(o))
+		}
+	}
+	for ; unit <= units; unit++ {
+		out.start[unit] = uint32(len(out.sparse))
+	}
+}
