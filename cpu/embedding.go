@@ -27,8 +27,8 @@ func (w *worker) rowCodes(m *matrix, u, pos int, codes []int32) {
 	list, shift := []uint32(nil), m.sparseShift
 	if p := m.packed; p != nil {
 		for k := range m.coded.Tiles() {
-			row := p.tile(m, pos, 1, k)
-			w.isa.UnpackRow(&row, 0, bytes[k*m.coded.StepsPerTile()*format.StepCols:])
+			rows := p.tile(m, u, k)
+			w.isa.UnpackRow(&rows, pos-u*plainUnit, bytes[k*m.coded.StepsPerTile()*format.StepCols:])
 		}
 		base += p.low
 		list, shift = p.sparse[p.start[u]:p.start[u+1]], p.shift

@@ -11,24 +11,25 @@ type packed struct {
 	form
 	nibble, bits []byte
 	escape       []byte
-	escapeStart  []uint32 // [row][tile]
+	escapeStart  []uint32 // [unit][tile][row]
 	blocks       blocks
 	sparse       []uint32 // format.PackOutlier(row in the unit, column, difference)
 	start        []uint32 // per unit, and the end of the list
 	shift        uint     // of the differences
 }
 
-// tile returns tile k of n rows from stored position first on.
-func (p *packed) tile(m *matrix, first, n, k int) dot.Rows {
-	tile := m.coded.StepsPerTile()
-	r := dot.Rows{Width: p.width, Escapes: p.escapes, Low: p.regular, Count: n, Steps: m.coded.TileSteps(k)}
+// tile returns tile k of unit u, whose rows follow each other tile by tile: a product reads memory from front to back.
+func (p *packed) tile(m *matrix, u, k int) dot.Rows {
+	first := u * plainUnit
+	n, steps, before := min(plainUnit, m.rows-first), m.coded.TileSteps(k), k*m.coded.StepsPerTile()
+	r := dot.Rows{Width: p.width, Escapes: p.escapes, Low: p.regular, Count: n, Steps: steps}
 	nb, bb := dot.NibbleBytes(r.Width), dot.BitBytes(r.Width)
-	r.NibbleStride, r.BitsStride = m.steps()*nb, m.steps()*bb
-	r.Nibble = p.nibble[first*r.NibbleStride+k*tile*nb:]
-	r.Bits = p.bits[first*r.BitsStride+k*tile*bb:]
+	r.NibbleStride, r.BitsStride = steps*nb, steps*bb
+	from := first*m.steps() + before*n
+	r.Nibble, r.Bits = p.nibble[from*nb:], p.bits[from*bb:]
 	if p.escapes != dot.NoEscapes {
-		r.Escape, r.StartStride = p.escape, m.coded.Tiles()
-		r.Start = p.escapeStart[first*r.StartStride+k:]
+		r.Escape, r.StartStride = p.escape, 1
+		r.Start = p.escapeStart[first*m.coded.Tiles()+k*n:]
 	}
 	return r
 }

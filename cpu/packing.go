@@ -23,8 +23,8 @@ func newPacking(m *matrix, f form, k *kernels, isa dot.ISA) *packing {
 	if m.block > 0 {
 		p.shift = m.sparseShift
 	}
-	p.nibble = make([]byte, m.rows*m.steps()*dot.NibbleBytes(f.width))
-	p.bits = make([]byte, m.rows*m.steps()*dot.BitBytes(f.width))
+	p.nibble = planes(m.rows*m.steps()*dot.NibbleBytes(f.width))
+	p.bits = planes(m.rows*m.steps()*dot.BitBytes(f.width))
 	if f.escapes != dot.NoEscapes {
 		p.escapeStart = make([]uint32, m.rows*m.coded.Tiles())
 	}
@@ -60,29 +60,27 @@ func (p *packing) group(g int, s *packScratch) {
 	case len(list) > 0 || out.low != 0 || low > 0 || 1<<m.width-1 > high:
 		p.clip(g, s.codes[:n*stride], list)
 	}
-	if out.escapes != dot.NoEscapes {
-		p.packEscapes(g, first, n, s)
-		return
-	}
-	nb, bb, steps := m.steps()*dot.NibbleBytes(out.width), m.steps()*dot.BitBytes(out.width), m.steps()
-	for r := range n {
-		at := first + r
-		p.isa.Pack(out.width, out.nibble[at*nb:(at+1)*nb], out.bits[at*bb:(at+1)*bb], s.codes[r*stride:(r+1)*stride], steps)
-	}
-}
-
-// packEscapes packs rows first … first+n−1, which are group g.
-func (p *packing) packEscapes(g, first, n int, s *packScratch) {
-	m, end := p.m, 0
+	end := 0
 	for k := range m.coded.Tiles() {
-		w := p.out.tile(m, first, n, k)
 		from := k * m.coded.StepsPerTile() * format.StepCols
 		for r := range n {
-			w.Start[r*w.StartStride] = uint32(end) // in the group: finish adds where that starts
-			end += p.isa.PackEscapes(&w, w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:], s.escape[end:], s.codes[r*m.stride()+from:])
+			end += p.row(first+r, k, s.codes[r*stride+from:], s.escape[min(end, len(s.escape)):], end)
 		}
 	}
 	p.escape[g] = slices.Clone(s.escape[:end])
+}
+
+// row packs tile k of the row at stored position pos and returns the number of its escapes' bytes. These go to escape, which is `end` bytes behind the start of the
+// group's; finish knows where that is.
+func (p *packing) row(pos, k int, codes, escape []byte, end int) int {
+	w, r := p.out.tile(p.m, pos/plainUnit, k), pos%plainUnit
+	nibble, bits := w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:]
+	if w.Escapes == dot.NoEscapes {
+		p.isa.Pack(w.Width, nibble, bits, codes, w.Steps)
+		return 0
+	}
+	w.Start[r] = uint32(end)
+	return p.isa.PackEscapes(&w, nibble, bits, escape, codes)
 }
 
 // addOutliers adds group g's outliers to its codes as far as bytes can hold that.
@@ -191,13 +189,15 @@ func (p *packing) joinEscapes() {
 	for _, e := range p.escape {
 		total += len(e)
 	}
-	out.escape = make([]byte, total)
+	out.escape = planes(total)
 	end := 0
 	for g, e := range p.escape {
 		first := g * p.m.coded.Coding.RowsPerGroup
-		starts := out.escapeStart[first*tiles : (first+p.m.coded.GroupRows(g))*tiles]
-		for i := range starts {
-			starts[i] += uint32(end)
+		for pos := first; pos < first+p.m.coded.GroupRows(g); pos++ {
+			for k := range tiles {
+				w := out.tile(p.m, pos/plainUnit, k)
+				w.Start[pos%plainUnit] += uint32(end)
+			}
 		}
 		end += copy(out.escape[end:], e)
 	}

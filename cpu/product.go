@@ -122,7 +122,7 @@ func (w *worker) tileRows(p *product, c *codes, u, k int) dot.Rows {
 	steps, first := p.q.tileSteps(k), k*p.q.tile
 	var r dot.Rows
 	if c.packed != nil {
-		r = c.packed.tile(p.m, c.first, c.n, k)
+		r = c.packed.tile(p.m, u, k)
 	} else {
 		r = dot.Rows{Count: c.n, Steps: steps}
 		r.Width, r.NibbleStride, r.Nibble = 8, steps*format.StepCols, w.bytes

@@ -279,7 +279,7 @@ DATA bytes32<>+31(SB)/1, $0x20
 GLOBL bytes32<>(SB), RODATA|NOPTR, $32
 
 // func dot512w8(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dot512w8(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ (AX), CX
@@ -298,35 +298,40 @@ row:
 	JL     rest
 
 four:
-	VMOVDQU8 (SI), Z4
-	VPDPBUSD (DI), Z4, Z0
-	VPDPBUSD 64(DI), Z4, Z1
-	VMOVDQU8 64(SI), Z4
-	VPDPBUSD 128(DI), Z4, Z2
-	VPDPBUSD 192(DI), Z4, Z3
-	VMOVDQU8 128(SI), Z4
-	VPDPBUSD 256(DI), Z4, Z0
-	VPDPBUSD 320(DI), Z4, Z1
-	VMOVDQU8 192(SI), Z4
-	VPDPBUSD 384(DI), Z4, Z2
-	VPDPBUSD 448(DI), Z4, Z3
-	ADDQ     $0x00000100, SI
-	ADDQ     $0x00000200, DI
-	SUBQ     $0x04, R8
-	JGE      four
+	VMOVDQU8   (SI), Z4
+	PREFETCHT0 2048(SI)
+	VPDPBUSD   (DI), Z4, Z0
+	VPDPBUSD   64(DI), Z4, Z1
+	VMOVDQU8   64(SI), Z4
+	PREFETCHT0 2112(SI)
+	VPDPBUSD   128(DI), Z4, Z2
+	VPDPBUSD   192(DI), Z4, Z3
+	VMOVDQU8   128(SI), Z4
+	PREFETCHT0 2176(SI)
+	VPDPBUSD   256(DI), Z4, Z0
+	VPDPBUSD   320(DI), Z4, Z1
+	VMOVDQU8   192(SI), Z4
+	PREFETCHT0 2240(SI)
+	VPDPBUSD   384(DI), Z4, Z2
+	VPDPBUSD   448(DI), Z4, Z3
+	ADDQ       $0x00000100, SI
+	ADDQ       $0x00000200, DI
+	SUBQ       $0x04, R8
+	JGE        four
 
 rest:
 	ADDQ $0x04, R8
 	JZ   sum
 
 one:
-	VMOVDQU8 (SI), Z4
-	VPDPBUSD (DI), Z4, Z0
-	VPDPBUSD 64(DI), Z4, Z1
-	ADDQ     $0x00000040, SI
-	ADDQ     $0x00000080, DI
-	DECQ     R8
-	JNZ      one
+	VMOVDQU8   (SI), Z4
+	PREFETCHT0 2048(SI)
+	VPDPBUSD   (DI), Z4, Z0
+	VPDPBUSD   64(DI), Z4, Z1
+	ADDQ       $0x00000040, SI
+	ADDQ       $0x00000080, DI
+	DECQ       R8
+	JNZ        one
 
 sum:
 	VPADDD        Z2, Z0, Z0
@@ -435,7 +440,7 @@ step:
 	RET
 
 // func dotBlock512w8b16(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dotBlock512w8b16(SB), NOSPLIT, $0-8
 	MOVQ      a+0(FP), AX
 	MOVQ      (AX), CX
@@ -455,6 +460,8 @@ row:
 
 step:
 	VMOVDQU8        (R8), Z4
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(R10)
 	VPXORD          Z2, Z2, Z2
 	VPXORD          Z3, Z3, Z3
 	VPDPBUSD        (R9), Z4, Z2
@@ -489,7 +496,7 @@ step:
 	RET
 
 // func dotBlock512w8b32(a *byte)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·dotBlock512w8b32(SB), NOSPLIT, $0-8
 	MOVQ      a+0(FP), AX
 	MOVQ      (AX), CX
@@ -509,6 +516,8 @@ row:
 
 step:
 	VMOVDQU8        (R8), Z4
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(R10)
 	VPXORD          Z2, Z2, Z2
 	VPXORD          Z3, Z3, Z3
 	VPDPBUSD        (R9), Z4, Z2
@@ -723,7 +732,7 @@ step:
 	RET
 
 // func dot512w4(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dot512w4(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -752,6 +761,7 @@ four:
 	VBROADCASTI64X4 (SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
+	PREFETCHT0      2048(SI)
 	VPDPBUSD        (DI), Z6, Z2
 	VPDPBUSD        64(DI), Z6, Z3
 	VBROADCASTI64X4 32(SI), Z6
@@ -762,6 +772,7 @@ four:
 	VBROADCASTI64X4 64(SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
+	PREFETCHT0      2112(SI)
 	VPDPBUSD        256(DI), Z6, Z2
 	VPDPBUSD        320(DI), Z6, Z3
 	VBROADCASTI64X4 96(SI), Z6
@@ -782,6 +793,7 @@ one:
 	VBROADCASTI64X4 (SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
+	PREFETCHT0      2048(SI)
 	VPDPBUSD        (DI), Z6, Z2
 	VPDPBUSD        64(DI), Z6, Z3
 	ADDQ            $0x00000020, SI
@@ -881,7 +893,7 @@ step:
 	RET
 
 // func dotBlock512w4b16(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dotBlock512w4b16(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -910,6 +922,8 @@ step:
 	VBROADCASTI64X4 (R8), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(R11)
 	VPXORD          Z4, Z4, Z4
 	VPXORD          Z5, Z5, Z5
 	VPDPBUSD        (R10), Z6, Z4
@@ -945,7 +959,7 @@ step:
 	RET
 
 // func dotBlock512w4b32(a *byte)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·dotBlock512w4b32(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -974,6 +988,8 @@ step:
 	VBROADCASTI64X4 (R8), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(R11)
 	VPXORD          Z4, Z4, Z4
 	VPXORD          Z5, Z5, Z5
 	VPDPBUSD        (R10), Z6, Z4
@@ -1215,7 +1231,7 @@ step:
 	RET
 
 // func dot512w5(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dot512w5(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -1250,6 +1266,7 @@ four:
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R8), K1
 	VPADDB          Z2, Z7, K1, Z7
+	PREFETCHT0      2048(DI)
 	VPDPBUSD        (R9), Z7, Z3
 	VPDPBUSD        64(R9), Z7, Z4
 	VBROADCASTI64X4 32(DI), Z7
@@ -1264,6 +1281,7 @@ four:
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           16(R8), K1
 	VPADDB          Z2, Z7, K1, Z7
+	PREFETCHT0      2112(DI)
 	VPDPBUSD        256(R9), Z7, Z3
 	VPDPBUSD        320(R9), Z7, Z4
 	VBROADCASTI64X4 96(DI), Z7
@@ -1289,6 +1307,7 @@ one:
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R8), K1
 	VPADDB          Z2, Z7, K1, Z7
+	PREFETCHT0      2048(DI)
 	VPDPBUSD        (R9), Z7, Z3
 	VPDPBUSD        64(R9), Z7, Z4
 	ADDQ            $0x00000020, DI
@@ -1404,7 +1423,7 @@ step:
 	RET
 
 // func dotBlock512w5b16(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dotBlock512w5b16(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -1437,6 +1456,8 @@ step:
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R9), K1
 	VPADDB          Z2, Z7, K1, Z7
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(R11)
 	VPXORD          Z5, Z5, Z5
 	VPXORD          Z6, Z6, Z6
 	VPDPBUSD        (R10), Z7, Z5
@@ -1472,7 +1493,7 @@ step:
 	RET
 
 // func dotBlock512w5b32(a *byte)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·dotBlock512w5b32(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -1505,6 +1526,8 @@ step:
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R9), K1
 	VPADDB          Z2, Z7, K1, Z7
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(R11)
 	VPXORD          Z5, Z5, Z5
 	VPXORD          Z6, Z6, Z6
 	VPDPBUSD        (R10), Z7, Z5
@@ -1782,7 +1805,7 @@ step:
 	RET
 
 // func dot512w6(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dot512w6(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -1821,6 +1844,7 @@ four:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R8), K1
 	VPADDB          Z3, Z8, K1, Z8
+	PREFETCHT0      2048(DI)
 	VPDPBUSD        (R9), Z8, Z4
 	VPDPBUSD        64(R9), Z8, Z5
 	VBROADCASTI64X4 32(DI), Z8
@@ -1839,6 +1863,7 @@ four:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           40(R8), K1
 	VPADDB          Z3, Z8, K1, Z8
+	PREFETCHT0      2112(DI)
 	VPDPBUSD        256(R9), Z8, Z4
 	VPDPBUSD        320(R9), Z8, Z5
 	VBROADCASTI64X4 96(DI), Z8
@@ -1868,6 +1893,7 @@ one:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R8), K1
 	VPADDB          Z3, Z8, K1, Z8
+	PREFETCHT0      2048(DI)
 	VPDPBUSD        (R9), Z8, Z4
 	VPDPBUSD        64(R9), Z8, Z5
 	ADDQ            $0x00000020, DI
@@ -1997,7 +2023,7 @@ step:
 	RET
 
 // func dotBlock512w6b16(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dotBlock512w6b16(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -2034,6 +2060,8 @@ step:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R9), K1
 	VPADDB          Z3, Z8, K1, Z8
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(R11)
 	VPXORD          Z6, Z6, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        (R10), Z8, Z6
@@ -2069,7 +2097,7 @@ step:
 	RET
 
 // func dotBlock512w6b32(a *byte)
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VNNI, MMX+
 TEXT ·dotBlock512w6b32(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -2106,6 +2134,8 @@ step:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R9), K1
 	VPADDB          Z3, Z8, K1, Z8
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(R11)
 	VPXORD          Z6, Z6, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        (R10), Z8, Z6
@@ -2437,7 +2467,7 @@ DATA escapeTable<>+15(SB)/1, $0x26
 GLOBL escapeTable<>(SB), RODATA|NOPTR, $16
 
 // func dot512w4n(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, MMX+, POPCNT
 TEXT ·dot512w4n(SB), NOSPLIT, $0-8
 	MOVQ            a+0(FP), AX
 	MOVQ            (AX), CX
@@ -2475,6 +2505,7 @@ four:
 	VBROADCASTI64X4 (SI), Z9
 	VPSRLVW         Z0, Z9, Z9
 	VPTERNLOGD      $0xea, Z4, Z1, Z9
+	PREFETCHT0      2048(SI)
 	VPCMPEQB        Z2, Z9, K1
 	KMOVQ           K1, R11
 	POPCNTQ         R11, R11
@@ -2507,6 +2538,7 @@ four:
 	VBROADCASTI64X4 64(SI), Z9
 	VPSRLVW         Z0, Z9, Z9
 	VPTERNLOGD      $0xea, Z4, Z1, Z9
+	PREFETCHT0      2112(SI)
 	VPCMPEQB        Z2, Z9, K1
 	KMOVQ           K1, R11
 	POPCNTQ         R11, R11
@@ -2549,6 +2581,7 @@ one:
 	VBROADCASTI64X4 (SI), Z9
 	VPSRLVW         Z0, Z9, Z9
 	VPTERNLOGD      $0xea, Z4, Z1, Z9
+	PREFETCHT0      2048(SI)
 	VPCMPEQB        Z2, Z9, K1
 	KMOVQ           K1, R11
 	POPCNTQ         R11, R11
@@ -2696,7 +2729,7 @@ step:
 	RET
 
 // func dot512w5b(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, MMX+, POPCNT
 TEXT ·dot512w5b(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -2738,6 +2771,7 @@ four:
 	VPANDD          Z1, Z9, Z9
 	KMOVQ           (R8), K1
 	VPADDB          Z2, Z9, K1, Z9
+	PREFETCHT0      2048(DI)
 	VPCMPEQB        Z3, Z9, K1
 	KMOVQ           K1, R13
 	POPCNTQ         R13, R13
@@ -2766,6 +2800,7 @@ four:
 	VPANDD          Z1, Z9, Z9
 	KMOVQ           16(R8), K1
 	VPADDB          Z2, Z9, K1, Z9
+	PREFETCHT0      2112(DI)
 	VPCMPEQB        Z3, Z9, K1
 	KMOVQ           K1, R13
 	POPCNTQ         R13, R13
@@ -2805,6 +2840,7 @@ one:
 	VPANDD          Z1, Z9, Z9
 	KMOVQ           (R8), K1
 	VPADDB          Z2, Z9, K1, Z9
+	PREFETCHT0      2048(DI)
 	VPCMPEQB        Z3, Z9, K1
 	KMOVQ           K1, R13
 	POPCNTQ         R13, R13
@@ -2937,7 +2973,7 @@ step:
 	RET
 
 // func dot512w6b(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, POPCNT
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, MMX+, POPCNT
 TEXT ·dot512w6b(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -2983,6 +3019,7 @@ four:
 	VPADDB          Z2, Z10, K1, Z10
 	KMOVQ           8(R8), K1
 	VPADDB          Z3, Z10, K1, Z10
+	PREFETCHT0      2048(DI)
 	VPCMPEQB        Z4, Z10, K1
 	KMOVQ           K1, R13
 	POPCNTQ         R13, R13
@@ -3015,6 +3052,7 @@ four:
 	VPADDB          Z2, Z10, K1, Z10
 	KMOVQ           40(R8), K1
 	VPADDB          Z3, Z10, K1, Z10
+	PREFETCHT0      2112(DI)
 	VPCMPEQB        Z4, Z10, K1
 	KMOVQ           K1, R13
 	POPCNTQ         R13, R13
@@ -3058,6 +3096,7 @@ one:
 	VPADDB          Z2, Z10, K1, Z10
 	KMOVQ           8(R8), K1
 	VPADDB          Z3, Z10, K1, Z10
+	PREFETCHT0      2048(DI)
 	VPCMPEQB        Z4, Z10, K1
 	KMOVQ           K1, R13
 	POPCNTQ         R13, R13

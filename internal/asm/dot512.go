@@ -20,6 +20,9 @@ const (
 	dotRows
 )
 
+// prefetchAhead is how many bytes ahead planes are fetched: they lie in memory in the order of their use, and one core alone asks for too few lines at a time.
+const prefetchAhead = 2048
+
 // dot512 generates the dot product of rows of packed codes with 16-bit activations: planes extra bits stand beside the nibbles, or codes are whole bytes (planes < 0).
 // A step's 64 codes are 32 bytes, the low nibbles being columns 0–31 and the high ones columns 32–63; each extra bit is a mask of 64.
 func dot512(planes int) {
@@ -73,8 +76,12 @@ func dotRows512(name string, planes int, withEscapes func(u *planeUnpacker, args
 		if planes < 0 {
 			w = ZMM()
 			VMOVDQU8(Mem{Base: np, Disp: 64 * j}, w)
+			PREFETCHT0(Mem{Base: np, Disp: 64*j + prefetchAhead})
 		} else {
 			w = u.step(np, bp, j)
+			if j%2 == 0 {
+				PREFETCHT0(Mem{Base: np, Disp: 32*j + prefetchAhead})
+			}
 		}
 		if e != nil {
 			e.insert(w, ep)

@@ -55,6 +55,8 @@ func dotBlock512(planes, block int, numbers Mem) {
 	} else {
 		w = u.step(np, bp, 0)
 	}
+	PREFETCHT0(Mem{Base: np, Disp: prefetchAhead})
+	PREFETCHT0(Mem{Base: sp, Disp: prefetchAhead})
 	VPXORD(hi, hi, hi)
 	VPXORD(lo, lo, lo)
 	VPDPBUSD(Mem{Base: xp}, w, hi)
