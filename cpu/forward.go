@@ -71,7 +71,7 @@ func (b *Backend) batch(ctx context.Context, tokens []int32, pos, wanted, row in
 		r.stage, r.lo, r.hi = s, b.firstToken(&s.node, wanted), len(tokens)
 		start := time.Now()
 		err := b.stage(wanted)
-		b.profile[s.node.Op] += time.Since(start)
+		b.profile.add(s, time.Since(start))
 		if err != nil {
 			return err
 		}
@@ -148,18 +148,30 @@ func (r *current) bind(b *Backend) {
 	for op, item := range r.perItem {
 		r.work[op] = func(w int) {
 			n := b.items()
+			size := b.span(n)
 			for {
-				i, ok := b.pool.unit(n)
-				if !ok {
+				i, end := b.pool.span(n, size)
+				if i >= end {
 					return
 				}
-				if err := item(b.workers[w], i); err != nil {
-					b.workers[w].err = err
-					return
+				for ; i < end; i++ {
+					if err := item(b.workers[w], i); err != nil {
+						b.workers[w].err = err
+						return
+					}
 				}
 			}
 		}
 	}
+}
+
+// span returns how many of n items a worker takes at a time. Units of products with one token take about as long as asking for the next, so each worker asks
+// about eight times: often enough that all end at nearly the same time.
+func (b *Backend) span(n int) int {
+	if b.run.stage.node.Op != model.OpMatMul || len(b.run.tokens) > 1 {
+		return 1
+	}
+	return min(max(n/(8*b.pool.n), 1), 16)
 }
 
 // items returns the number of independent parts of the current stage.

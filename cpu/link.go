@@ -16,6 +16,7 @@ type stage struct {
 	layouts  []layout  // OpMatMul: quantized forms of the input that the products take
 	vector   []float32 // OpRMSNorm
 	matrix   *matrix   // OpEmbed
+	entry    int       // of the profile
 }
 
 // linked is a product's node with its weights.
@@ -43,6 +44,7 @@ func (b *Backend) link(ctx context.Context) error {
 			return err
 		}
 	}
+	b.profile.label(b.stages)
 	return b.linkRope(l)
 }
 

@@ -1,8 +1,6 @@
 package cpu
 
 import (
-	"time"
-
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
@@ -88,20 +86,4 @@ func (b *Backend) product(w *worker, item int) error {
 		return nil
 	}
 	return nil
-}
-
-// profile is the time spent in each operation, as seen by the caller.
-type profile [numOps]time.Duration
-
-// Profile returns how long the operations of all Forward calls since Load took.
-func (b *Backend) Profile() map[string]time.Duration {
-	names := [numOps]string{
-		model.OpEmbed: "embed", model.OpRMSNorm: "rmsnorm", model.OpMatMul: "matmul", model.OpRoPE: "rope",
-		model.OpAttention: "attention", model.OpSwiGLU: "swiglu", model.OpAdd: "add",
-	}
-	out := map[string]time.Duration{}
-	for op, name := range names {
-		out[name] = b.profile[op]
-	}
-	return out
 }

@@ -23,8 +23,8 @@ func newPacking(m *matrix, f form, k *kernels, isa dot.ISA) *packing {
 	if m.block > 0 {
 		p.shift = m.sparseShift
 	}
-	p.nibble = planes(m.rows*m.steps()*dot.NibbleBytes(f.width))
-	p.bits = planes(m.rows*m.steps()*dot.BitBytes(f.width))
+	p.nibble = planes(m.rows * m.steps() * dot.NibbleBytes(f.width))
+	p.bits = planes(m.rows * m.steps() * dot.BitBytes(f.width))
 	if f.escapes != dot.NoEscapes {
 		p.escapeStart = make([]uint32, m.rows*m.coded.Tiles())
 	}

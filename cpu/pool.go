@@ -5,8 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// spins is how often a waiting thread looks for work before it sleeps, about 50 µs: longer than the pauses inside a forward pass.
-const spins = 20_000
+// spins is how often a waiting thread looks for work before it sleeps: for some 100 µs, longer than the pauses inside a forward pass, because waking a thread
+// takes longer than the smaller products.
+const spins = 4000
 
 // pool runs a function on n threads at once: the caller and n−1 goroutines that live as long as the pool.
 type pool struct {
@@ -15,7 +16,7 @@ type pool struct {
 	job     atomic.Uint32 // number of the current job
 	pending atomic.Int32  // workers that have not finished it
 	closed  bool
-	next    atomic.Int64 // next unit of the current job, see units
+	next    atomic.Int64 // next unit of the current job
 	asleep  []sleeper    // 0: the caller
 	done    sync.WaitGroup
 }
@@ -62,6 +63,7 @@ func (p *pool) run(fn func(worker int)) {
 		if p.pending.Load() == 0 {
 			return
 		}
+		pause()
 	}
 	// A worker that is late with waking the caller from the job before may wake it too early from this one: look again.
 	for s := &p.asleep[0]; p.pending.Load() > 0; {
@@ -80,10 +82,16 @@ func (p *pool) wakeAll() {
 	}
 }
 
-// units hands out the numbers 0 … n−1 of the current job, each once.
+// unit hands out the numbers 0 … n−1 of the current job, each once.
 func (p *pool) unit(n int) (int, bool) {
 	i := int(p.next.Add(1)) - 1
 	return i, i < n
+}
+
+// span is unit for up to size consecutive numbers first … end−1; none if first ≥ end.
+func (p *pool) span(n, size int) (first, end int) {
+	first = int(p.next.Add(int64(size))) - size
+	return first, min(first+size, n)
 }
 
 func (p *pool) work(w int) {
@@ -109,6 +117,7 @@ func (p *pool) await(w int, last uint32) uint32 {
 			if j := p.job.Load(); j != last {
 				return j
 			}
+			pause()
 		}
 		s.flag.Store(true)
 		// A job that began before the flag was set did not wake this worker; one that began after has sent a token.

@@ -58,3 +58,12 @@ func TestPoolWaits(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkPool(b *testing.B) {
+	p := newPool(2)
+	defer p.close()
+	f := func(int) {}
+	for b.Loop() {
+		p.run(f)
+	}
+}
