@@ -97,7 +97,7 @@ func (p *program) bench(c *cli.Context) error {
 	}
 	p.printBench(results)
 	if c := m.profile(); c != nil {
-		fmt.Fprintf(p.Out, "\n%s\n", profileTable(c))
+		fmt.Fprintf(p.Out, "\n%s\n%s\n", profileTable(c), memoryLine(m.Memory(), ownStatus))
 	}
 	return nil
 }

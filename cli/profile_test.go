@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 )
@@ -22,4 +25,12 @@ func TestProfileTable(t *testing.T) {
 	assert.NotContains(t, s, "predicted")
 	entries[0].Predicted = 28 * time.Millisecond
 	assert.Regexp(t, `predicted(.|\n)*28ms`, profileTable(entries))
+}
+
+func TestMemoryLine(t *testing.T) {
+	status := filepath.Join(t.TempDir(), "status")
+	plan := engine.MemoryPlan{Weights: 3 << 20, KV: 2 << 20, Scratch: 1 << 20}
+	assert.Equal(t, "memory: planned 6.0 MiB (weights 3.0 MiB, cache 2.0 MiB, scratch 1.0 MiB)", memoryLine(plan, status))
+	require.NoError(t, os.WriteFile(status, []byte("Name:\tx\nVmHWM:\t  20480 kB\nRssAnon:\t 10240 kB\nRssFile:\t5120 kB\n"), 0o600))
+	assert.Contains(t, memoryLine(plan, status), "; resident: 20.0 MiB at most, now 10.0 MiB of the program and 5.0 MiB of files")
 }

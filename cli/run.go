@@ -162,7 +162,7 @@ func (p *program) answer(ctx context.Context, m *loaded, opt runOptions) error {
 		}
 	}
 	if c := m.profile(); err == nil && c != nil {
-		p.notef("%s", profileTable(c))
+		p.notef("%s\n%s", profileTable(c), memoryLine(m.Memory(), ownStatus))
 	}
 	if err == nil && res.StopReason == engine.StopCancelled {
 		err = context.Canceled

@@ -39,6 +39,7 @@ type Backend struct {
 	inputs   []activations // of the current stage, by slot
 	run      current
 	profile  profile
+	profiled bool // Load was asked for it
 }
 
 // New returns a backend that uses the best instructions this processor has.
@@ -86,7 +87,7 @@ func (b *Backend) setup(f *format.Reader, prog *model.Program, opt engine.LoadOp
 	if opt.NCtx < 1 || opt.NCtx > maxContext {
 		return fmt.Errorf("cpu: context of %d tokens, expected 1 to %d", opt.NCtx, maxContext)
 	}
-	b.prog, b.file, b.nCtx = prog, f, opt.NCtx
+	b.prog, b.file, b.nCtx, b.profiled = prog, f, opt.NCtx, opt.Profile
 	b.maxBatch = defaultBatch
 	if opt.MaxBatch > 0 {
 		b.maxBatch = opt.MaxBatch

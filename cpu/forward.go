@@ -69,11 +69,15 @@ func (b *Backend) batch(ctx context.Context, tokens []int32, pos, wanted, row in
 		}
 		s := &b.stages[i]
 		r.stage, r.lo, r.hi = s, b.firstToken(&s.node, wanted), len(tokens)
-		start := time.Now()
-		err := b.stage(wanted)
-		b.profile.add(s, time.Since(start))
-		if err != nil {
+		start := time.Time{}
+		if b.profiled {
+			start = time.Now()
+		}
+		if err := b.stage(wanted); err != nil {
 			return err
+		}
+		if b.profiled {
+			b.profile.add(s, time.Since(start))
 		}
 	}
 	return nil

@@ -25,7 +25,7 @@ func (p *profile) label(stages []stage) {
 			if parts := strings.Split(weight, "."); len(parts) > 2 {
 				weight = parts[len(parts)-2] // of blk.N.name.weight
 			}
-			name += []string{"multiply ", "+"}[min(j, 1)] + strings.TrimSuffix(weight, ".weight")
+			name += []string{"", "+"}[min(j, 1)] + strings.TrimSuffix(weight, ".weight")
 		}
 		s.entry = slices.IndexFunc(*p, func(e engine.ProfileEntry) bool { return e.Name == name })
 		if s.entry < 0 {
@@ -59,6 +59,9 @@ func (m *matrix) readBytes() float64 {
 // Profile implements engine.Profiler. Products read weights as often as there are batches.
 func (b *Backend) Profile() []engine.ProfileEntry {
 	all := slices.DeleteFunc(slices.Clone(b.profile), func(e engine.ProfileEntry) bool { return e.Calls == 0 })
+	if len(all) == 0 {
+		return nil
+	}
 	slices.SortStableFunc(all, func(x, y engine.ProfileEntry) int { return int(y.Time - x.Time) })
 	return all
 }

@@ -18,8 +18,8 @@ const (
 
 // Offsets behind steps in type packArgs.
 const (
-	packEscape  = 32 + 8*iota // in: where escapes go; out: behind the last
-	packLow                   // see dotLow
+	packEscape = 32 + 8*iota // in: where escapes go; out: behind the last
+	packLow                  // see dotLow
 )
 
 // escapes holds what inserts the codes that do not fit the planes. In the planes their place is taken by the largest number.
