@@ -244,7 +244,10 @@ func TestGraphGivesTheSameTokens(t *testing.T) {
 		s := newSpy(openEmuOrder(t, order))
 		b := New(s)
 		require.NoError(t, b.Load(context.Background(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanFused, NCtx: 48, MaxBatch: 12}))
+		syncs, allocs := s.syncs, s.allocs
 		assert.Equal(t, want, greedy(t, b, prompt(5), n), order)
+		assert.Equal(t, syncs, s.syncs, "only the copy of the logits waits")
+		assert.Equal(t, allocs, s.allocs, "nothing is allocated")
 		assert.Equal(t, 1, s.graphs, "captured once")
 		assert.Equal(t, n, s.replays, "one graph launch per token")
 		assert.Equal(t, plain.l.count, b.l.count, "launches in the graph count")

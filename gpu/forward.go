@@ -153,6 +153,9 @@ func (p *pass) run(ctx context.Context, tokens []int32, pos, rows int, logits []
 			return err
 		}
 	}
+	if rows > 0 { // the copy of the logits waited
+		return nil
+	}
 	return p.dev.Synchronize()
 }
 
@@ -166,7 +169,7 @@ func (p *pass) runBatch(tokens []int32, pos, rows int, logits []float32) error {
 	if p.profile != nil {
 		p.profile.tokens = n
 	}
-	if err := p.dev.CopyHtoD(p.ids, bytesOf(append(ids, tokens...))); err != nil {
+	if err := p.dev.CopyHtoDOn(p.stream, p.ids, bytesOf(append(ids, tokens...))); err != nil {
 		return err
 	}
 	run := p.runActions

@@ -33,11 +33,16 @@ func (l *loader) load(ctx context.Context, ws []*weight, progress func(done, tot
 			total += w.Bytes
 		}
 	}
+	verified, stop := l.verifyAhead(ws)
+	defer stop()
 	for _, w := range ws {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		l.where = w.Name
+		if err := <-verified; err != nil {
+			return fmt.Errorf("tensor %s: %w", w.Name, err)
+		}
 		if err := l.loadWeight(w); err != nil {
 			return fmt.Errorf("tensor %s: %w", w.Name, err)
 		}
@@ -49,6 +54,25 @@ func (l *loader) load(ctx context.Context, ws []*weight, progress func(done, tot
 		}
 	}
 	return l.dev.Synchronize()
+}
+
+// verifyAhead reads and checks each tensor while the one before it is uploaded and decoded. Tensors' results come in order; stop ends it.
+func (l *loader) verifyAhead(ws []*weight) (verified <-chan error, stop func()) {
+	results, end, ended := make(chan error), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for _, w := range ws {
+			select {
+			case results <- l.file.Verify(w.Tensor):
+			case <-end:
+				return
+			}
+		}
+	}()
+	return results, func() {
+		close(end)
+		<-ended // the file may be closed afterwards
+	}
 }
 
 // loadTables uploads the look-up tables: entry i is the symbol that the low bits i of a stream begin with, a0 | a1<<8 | length<<16.
