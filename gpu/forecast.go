@@ -32,6 +32,9 @@ type KindForecast struct {
 	longest  float64
 }
 
+// firstGraphs: boards of a higher major compute capability have drivers of CUDA 11 or later; those of this or a lower one may not, as the Nano.
+const firstGraphs = 6
+
 var layerName = regexp.MustCompile(`^blk\.\d+\.`)
 
 // kindOf replaces a tensor's layer by a star.
@@ -58,6 +61,7 @@ func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) 
 		k.Bytes += t.Bytes
 		forms[t.Name] = t.Form
 	}
+	m.Graph = d.CCMajor > firstGraphs // as pass.runGraph
 	seconds := d.TokenUS * 1e-6
 	for _, l := range f.Decode {
 		c := m.Time(l.Work)
@@ -79,6 +83,7 @@ func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) 
 		}
 	}
 	p.DecodeTS = 1 / seconds
+	m.Graph = false
 	seconds = d.TokenUS * 1e-6
 	for _, l := range f.Prefill {
 		seconds += m.Time(l.Work).Seconds

@@ -56,6 +56,8 @@ type kernelCount struct {
 
 // Model predicts for one device.
 type Model struct {
+	// Graph: launches are queued all at once, as a graph, so that the host's pace (LaunchUS) is no limit.
+	Graph   bool
 	dev     *Device
 	kernels map[string]kernelCount
 }
@@ -93,6 +95,12 @@ func (m *Model) Time(w Work) Cost {
 		}
 	}
 	c.Seconds += d.KernelUS * 1e-6
+	if m.Graph {
+		if c.Seconds < 2*d.KernelUS*1e-6 {
+			c.Bound = "launch"
+		}
+		return c
+	}
 	if launch := math.Max(d.LaunchUS, 2*d.KernelUS) * 1e-6; c.Seconds < launch {
 		c.Bound = "launch"
 		c.Seconds = math.Max(c.Seconds, d.LaunchUS*1e-6)
