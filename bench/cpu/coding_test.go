@@ -43,6 +43,14 @@ func TestSample(t *testing.T) {
 	}
 }
 
+func TestTokenProducts(t *testing.T) {
+	s := shape{layers: 1, hidden: 130, kv: 64, ffn: 2200, vocab: 70}
+	f, size := tokenProducts(dot.Best(), s.matrices())
+	require.NoError(t, f())
+	// Rows of 130 columns take 3 steps, those of 2200 take 35, of 40 bytes each.
+	require.Equal(t, 40*(3*(130+128+130+4400+70)+35*130), size)
+}
+
 // BenchmarkCoding decodes the same integers with huff0 and with this project's decoders.
 func BenchmarkCoding(b *testing.B) {
 	for _, bits := range []float64{3, 4, 5} {

@@ -23,6 +23,7 @@ type options struct {
 	each          time.Duration
 	out           string
 	only          string
+	profile       string
 }
 
 // model is a file of ours and, for the same model, one of the peer's.
@@ -40,11 +41,17 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
+	if o.profile != "" {
+		if len(o.models) == 0 {
+			return errors.New("-profile needs -model")
+		}
+		return profileModel(o.models[0].ours, o.profile)
+	}
 	r := report{Machine: describe(), Date: time.Now().UTC().Format(time.RFC3339), Commit: commit()}
 	steps := []struct {
 		name string
 		run  func(*options, *report) error
-	}{{"memory", benchMemory}, {"coding", benchCoding}, {"products", benchProducts}, {"models", benchModels}}
+	}{{"memory", benchMemory}, {"coding", benchCoding}, {"products", benchProducts}, {"shapes", benchShapes}, {"models", benchModels}}
 	for _, s := range steps {
 		if o.only != "" && !strings.Contains(","+o.only+",", ","+s.name+",") {
 			continue
@@ -79,7 +86,8 @@ func parse(args []string) (*options, error) {
 	f.IntVar(&o.rounds, "rounds", 5, "how often everything is measured, alternately")
 	f.DurationVar(&o.each, "each", 100*time.Millisecond, "time of one measurement of an inner loop")
 	f.StringVar(&o.out, "json", "", "file for the results")
-	f.StringVar(&o.only, "only", "", "some of memory,coding,products,models")
+	f.StringVar(&o.profile, "profile", "", "instead of measuring, write profiles of the first model's hot loops to this directory")
+	f.StringVar(&o.only, "only", "", "some of memory,coding,products,shapes,models")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
