@@ -125,7 +125,7 @@ func (w *worker) tileRows(p *product, c *codes, u, k int) dot.Rows {
 		r = c.packed.tile(p.m, u, k)
 	} else {
 		r = dot.Rows{Count: c.n, Steps: steps}
-		r.Width, r.NibbleStride, r.Nibble = 8, steps*format.StepCols, w.bytes
+		r.Width, r.NibbleStride, r.Nibble = max(7, p.m.width), steps*format.StepCols, w.bytes
 		p.m.decodeTile(u, k, w.bytes, r.NibbleStride)
 		if p.q.block > 0 {
 			w.left = p.m.foldOutliers(p.m.outliers(u), w.bytes, r.NibbleStride, first*format.StepCols, r.NibbleStride, w.left[:0])

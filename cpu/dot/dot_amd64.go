@@ -199,6 +199,11 @@ func pack512w6b(a *byte)
 //go:noescape
 func unpack512w6b(a *byte)
 
+// dot256w7 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
+//
+//go:noescape
+func dot256w7(a *byte)
+
 // absMax512 finds the largest magnitude among steps · 64 values.
 //
 //go:noescape

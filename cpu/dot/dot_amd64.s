@@ -3236,6 +3236,66 @@ step:
 	VZEROUPPER
 	RET
 
+// func dot256w7(a *byte)
+// Requires: AVX, AVX2
+TEXT ·dot256w7(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    56(AX), DX
+	MOVQ    8(AX), BX
+	MOVQ    24(AX), SI
+	VMOVDQU bytes15<>+0(SB), Y0
+	VMOVDQU words1<>+0(SB), Y2
+
+row:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  BX, DI
+	MOVQ  SI, R8
+	MOVQ  40(AX), R8
+	MOVQ  48(AX), R9
+
+step:
+	VMOVDQU      (DI), Y3
+	VPMADDUBSW   (R8), Y3, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDUBSW   64(R8), Y3, Y3
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      32(DI), Y3
+	VPMADDUBSW   32(R8), Y3, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VPMADDUBSW   96(R8), Y3, Y3
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	ADDQ         $0x00000040, DI
+	ADDQ         $0x00000080, R8
+	DECQ         R9
+	JNZ          step
+	VEXTRACTI128 $0x01, Y0, X3
+	VPADDD       X0, X3, X0
+	VPSHUFD      $0xee, X0, X3
+	VPADDD       X3, X0, X0
+	VPSHUFD      $0x55, X0, X3
+	VPADDD       X3, X0, X0
+	VMOVD        X0, (CX)
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X1
+	VPSHUFD      $0xee, X1, X0
+	VPADDD       X0, X1, X1
+	VPSHUFD      $0x55, X1, X0
+	VPADDD       X0, X1, X1
+	VMOVD        X1, 4(CX)
+	ADDQ         $0x00000008, CX
+	ADDQ         16(AX), BX
+	ADDQ         32(AX), SI
+	DECQ         DX
+	JNZ          row
+	VZEROUPPER
+	RET
+
 // func absMax512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·absMax512(SB), NOSPLIT, $0-8

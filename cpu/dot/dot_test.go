@@ -104,6 +104,12 @@ func TestExact(t *testing.T) {
 					for r := range rows {
 						require.Equal(t, want[r], int64(out[2*r])*256+int64(out[2*r+1]), name)
 					}
+					if width < 8 {
+						small := &Rows{Width: 7, Nibble: codes, NibbleStride: steps * StepCols, Count: rows, Steps: steps}
+						again := make([]int32, 2*rows)
+						isa.Dot(again, small, q)
+						require.Equal(t, out, again, name)
+					}
 				}
 			}
 		}

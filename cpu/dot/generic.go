@@ -85,7 +85,7 @@ func dotBlocksGeneric(out []float32, w *Rows, block int, x []int8) {
 func (w *Rows) step(buf *[StepCols]byte, r, s int) *[StepCols]byte {
 	nb := NibbleBytes(w.Width)
 	nibble := w.Nibble[r*w.NibbleStride+s*nb:][:nb]
-	if w.Width == 8 {
+	if w.Width >= 7 {
 		return (*[StepCols]byte)(nibble)
 	}
 	bb := BitBytes(w.Width)

@@ -70,6 +70,8 @@ func (i ISA) dotASM(out []int32, w *Rows, x []int8) {
 		dot256w5(p)
 	case w.Width == 6:
 		dot256w6(p)
+	case w.Width == 7:
+		dot256w7(p)
 	default:
 		dot256w8(p)
 	}

@@ -36,10 +36,14 @@ func newAVX2Consts() *avx2Consts {
 	}
 }
 
-// dot256 is dot512 for AVX2: bytes are multiplied in pairs (VPMADDUBSW, exact while a code times 128 twice fits 16 bits) and widened; codes of 8 bits go in two nibbles.
-func dot256(planes int, c *avx2Consts) {
+// dot256 is dot512 for AVX2: bytes are multiplied in pairs (VPMADDUBSW, exact while a code times 128 twice fits 16 bits) and widened; whole bytes (planes < 0)
+// go in two nibbles, or at once if small says that they are below 128.
+func dot256(planes int, small bool, c *avx2Consts) {
 	name := fmt.Sprintf("dot256w%d", 4+planes)
-	if planes < 0 {
+	switch {
+	case planes < 0 && small:
+		name = "dot256w7"
+	case planes < 0:
 		name = "dot256w8"
 	}
 	TEXT(name, NOSPLIT, "func(a *byte)")
@@ -79,6 +83,10 @@ func dot256(planes int, c *avx2Consts) {
 		for half := range 2 {
 			w, hi := YMM(), YMM()
 			VMOVDQU(Mem{Base: np, Disp: 32 * half}, w)
+			if small {
+				mac(w, half, ones)
+				continue
+			}
 			VPSRLW(Imm(4), w, hi)
 			VPAND(low, w, w)
 			VPAND(low, hi, hi)

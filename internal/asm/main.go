@@ -31,7 +31,7 @@ func main() {
 		avx2 := newAVX2Consts()
 		for _, planes := range []int{-1, 0, 1, 2} {
 			dot512(planes)
-			dot256(planes, avx2)
+			dot256(planes, false, avx2)
 			dotBlock512(planes, 16, blocks16)
 			dotBlock512(planes, 32, blocks32)
 			dotBlock256(planes, 16, avx2, blocks16)
@@ -48,6 +48,7 @@ func main() {
 			packEscape512(planes, nibbles)
 			unpackEscape512(planes, nibbles, table)
 		}
+		dot256(-1, true, avx2)
 		absMax512()
 		split512()
 		split256(newPackOrder())
