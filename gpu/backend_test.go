@@ -119,6 +119,34 @@ func TestForwardAgainstReference(t *testing.T) {
 	}
 }
 
+// In a long context a token's attention is split over positions; an 8-bit cache changes little.
+func TestForwardWithSplitAttention(t *testing.T) {
+	m := newTinyModel(t, "qwen2")
+	ids := prompt(42)
+	want := m.logits(ids)
+	for kv, limit := range map[string]float64{engine.KVF16: 2e-5, engine.KVQ8: 2e-3} {
+		b := New(openEmu(t))
+		require.NoError(t, b.Load(context.Background(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanFused, NCtx: 600, MaxBatch: 40, KVType: kv}))
+		require.Greater(t, b.lay.splits, 1)
+		got, err := b.Forward(context.Background(), ids[:39], 0, 1)
+		require.NoError(t, err)
+		requireClose(t, want[38], got, limit, kv)
+		for i := 39; i < len(ids); i++ {
+			got, err = b.Forward(context.Background(), ids[i:i+1], i, 1)
+			require.NoError(t, err)
+			requireClose(t, want[i], got, limit, "%s: token %d", kv, i)
+		}
+		require.NoError(t, b.Close())
+	}
+	f16, err := PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{NCtx: 600})
+	require.NoError(t, err)
+	q8, err := PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{NCtx: 600, KVType: engine.KVQ8})
+	require.NoError(t, err)
+	assert.InDelta(t, 17.0/32, float64(q8.KV)/float64(f16.KV), 0.02)
+	_, err = PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{KVType: "q3"})
+	assert.ErrorContains(t, err, "q3")
+}
+
 // Positions may be run again with other tokens, and logits need not be asked for.
 func TestForwardOverwritesTheCache(t *testing.T) {
 	m := newTinyModel(t, "llama")
