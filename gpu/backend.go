@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
@@ -91,16 +92,16 @@ func (b *Backend) Forward(ctx context.Context, tokens []int32, pos, rows int) ([
 			return nil, fmt.Errorf("gpu: token %d is %d, the vocabulary has %d", i, t, vocab)
 		}
 	}
-	if need := rows * b.pass.prog.Width(model.BufLogits); cap(b.logits) < need {
-		b.logits = make([]float32, need)
-	} else {
-		b.logits = b.logits[:need]
+	logits := b.pass.row
+	if rows != 1 {
+		b.logits = slices.Grow(b.logits[:0], rows*vocab)[:rows*vocab]
+		logits = b.logits
 	}
-	err := b.dev.Do(func() error { return b.pass.run(ctx, tokens, pos, rows, b.logits) })
+	err := b.dev.Do(func() error { return b.pass.run(ctx, tokens, pos, rows, logits) })
 	if err != nil {
 		return nil, err
 	}
-	return b.logits, nil
+	return logits, nil
 }
 
 // Memory implements engine.Backend.

@@ -40,6 +40,7 @@ type pass struct {
 	n         int          // tokens of the batch being run
 	pos       int          // of its first token
 	logits    []float32    // where its logits go
+	row       []float32    // where those of one token go
 
 	buffers  [model.NumBuffers]driver.DevicePtr // float32 [batch][width]; logits: [logitRows][width]
 	scaled   driver.DevicePtr                   // float32 [batch][cols]: inputs times column scales
@@ -93,6 +94,9 @@ func newPass(l *launcher, lay *layout, f *format.Reader, prog *model.Program, wo
 		if err := l.dev.CopyHtoD(p.freqs, bytesOf(freqs)); err != nil {
 			return nil, err
 		}
+	}
+	if p.row, err = l.dev.HostFloats(prog.Config.NVocab); err != nil {
+		return nil, err
 	}
 	if p.stream, err = l.dev.NewStream(); err != nil || s.plane == 0 {
 		return p, err

@@ -80,6 +80,11 @@ func (d *threaded) CopyHtoDOn(s driver.Stream, dst driver.DevicePtr, src []byte)
 	return d.call(func() error { return d.Device.CopyHtoDOn(s, dst, src) })
 }
 
+func (d *threaded) HostFloats(n int) (f []float32, err error) {
+	err = d.call(func() error { f, err = d.Device.HostFloats(n); return err })
+	return f, err
+}
+
 func (d *threaded) Synchronize() error { return d.call(d.Device.Synchronize) }
 
 type threadedEvent struct {

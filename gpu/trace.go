@@ -234,6 +234,7 @@ func (t *tracer) Forbid(driver.DevicePtr) error                            { ret
 func (t *tracer) Free(driver.DevicePtr) error                              { return nil }
 func (t *tracer) CopyHtoD(driver.DevicePtr, []byte) error                  { return nil }
 func (t *tracer) CopyHtoDOn(driver.Stream, driver.DevicePtr, []byte) error { return nil }
+func (t *tracer) HostFloats(n int) ([]float32, error)                      { return make([]float32, n), nil }
 func (t *tracer) Capture(driver.Stream, func() error) (driver.Graph, error) {
 	return nil, &driver.Error{Op: "forecast", Kind: driver.ErrNoGraphs}
 }

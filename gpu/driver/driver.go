@@ -117,6 +117,8 @@ type Device interface {
 	CopyHtoD(dst DevicePtr, src []byte) error
 	// CopyHtoDOn is CopyHtoD on a stream.
 	CopyHtoDOn(s Stream, dst DevicePtr, src []byte) error
+	// HostFloats returns n floats of host memory to which copies from the device are fastest. They last until Close.
+	HostFloats(n int) ([]float32, error)
 	// CopyDtoH copies to dst, after all work of the default stream.
 	CopyDtoH(dst []byte, src DevicePtr) error
 	// Memset sets n bytes to b.

@@ -32,6 +32,7 @@ type Device struct {
 	module  cu.Module
 	staging [2]stage
 	next    int // which staging buffer is used next
+	host    []hostBuffer
 }
 
 // stage is a staging buffer; done is recorded behind the copy that reads it.
@@ -260,6 +261,9 @@ func (d *Device) release() error {
 		if s.buf.p != nil {
 			errs = append(errs, s.buf.free())
 		}
+	}
+	for _, b := range d.host {
+		errs = append(errs, b.free())
 	}
 	if d.module != (cu.Module{}) {
 		errs = append(errs, wrap(d.module.Unload(), "unload kernels", ""))

@@ -154,6 +154,10 @@ func TestFakeDevice(t *testing.T) {
 		require.NoError(t, d.CopyDtoH(got, dst))
 		assert.Equal(t, want, got)
 
+		f, err := d.HostFloats(5)
+		require.NoError(t, err)
+		assert.Len(t, f, 5)
+
 		launch.SharedBytes = 1
 		err = d.Launch(k, launch, uint64(dst), uint64(src), 1)
 		assert.ErrorContains(t, err, "copy_words")
