@@ -22,8 +22,8 @@ import (
 
 const (
 	nCtx = 512
-	// Fine is by how many bits all other matrices are finer than the probed ones.
-	Fine = 5
+	// Fine is by how many bits all other matrices are finer than the probed ones. (Much finer ones would not fit the 8 bits that products are fast with.)
+	Fine = 3
 )
 
 // probe is one run.
@@ -53,11 +53,19 @@ func (p *probe) measure(ctx context.Context, path, text string) (quant.Offsets, 
 	}
 	sizes := p.sizes()
 	harm := map[string]float64{}
+	floor, err := p.divergence(ctx, "", sizes, ref)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(os.Stderr, "everything fine: KLD %.5f\n", floor)
 	for _, key := range slices.Sorted(maps.Keys(sizes)) {
-		if harm[key], err = p.divergence(ctx, key, sizes, ref); err != nil {
+		x, err := p.divergence(ctx, key, sizes, ref)
+		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(os.Stderr, "%-12s %11.0f weights, KLD %.5f\n", key, sizes[key], harm[key])
+		// The other matrices' part of the floor is nearly all of it.
+		harm[key] = max(x-floor, floor/100)
+		fmt.Fprintf(os.Stderr, "%-12s %11.0f weights, KLD %.5f\n", key, sizes[key], x)
 	}
 	return solve(sizes, harm), nil
 }
@@ -103,10 +111,8 @@ func (p *probe) divergence(ctx context.Context, key string, sizes map[string]flo
 		o[k] = Fine
 	}
 	o[quant.First], o[quant.Last] = 0, 0
-	if key == quant.First || key == quant.Last {
-		o[key] = -Fine
-	} else {
-		o[key] = 0
+	if key != "" {
+		o[key] -= Fine
 	}
 	file := filepath.Join(p.dir, "probe.ellm")
 	defer os.Remove(file)
