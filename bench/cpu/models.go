@@ -42,8 +42,8 @@ const firstPrompt = "Explain in two sentences why bell-shaped numbers can be sto
 // benchModels measures whole models against the peer.
 func benchModels(o *options, r *report) error {
 	for _, m := range o.models {
-		for _, t := range []test{{"resident", 0, 128}, {"resident", 512, 0}, {"fused", 0, 32}, {"fused", 512, 0}} {
-			if err := benchTest(o, r, m, t); err != nil {
+		for _, tests := range [][]test{{{"resident", 0, 128}, {"fused", 0, 32}}, {{"resident", 512, 0}, {"fused", 512, 0}}} {
+			if err := benchTests(o, r, m, tests); err != nil {
 				return err
 			}
 		}
@@ -54,36 +54,49 @@ func benchModels(o *options, r *report) error {
 	return nil
 }
 
-func benchTest(o *options, r *report, m model, t test) error {
-	var ours, peer, memory, peerMemory []float64
+// benchTests measures our plans in turn with the peer, which runs the first test.
+func benchTests(o *options, r *report, m model, tests []test) error {
+	ours, peer := make([]samples, len(tests)), samples{}
 	for range o.rounds {
-		got, err := runOurs(o, m, t)
-		if err != nil {
-			return err
+		for i, t := range tests {
+			if err := ours[i].add(runOurs(o, m, t)); err != nil {
+				return err
+			}
+			if i > 0 || m.peer == "" {
+				continue
+			}
+			if err := peer.add(runPeer(o, m, t)); err != nil {
+				return err
+			}
 		}
-		ours, memory = append(ours, got.rate), append(memory, got.bytes/1e6)
-		if m.peer == "" {
-			continue
-		}
-		if got, err = runPeer(o, m, t); err != nil {
-			return err
-		}
-		peer, peerMemory = append(peer, got.rate), append(peerMemory, got.bytes/1e6)
 	}
 	name := filepath.Base(m.ours)
-	x := row{What: name + ": " + t.name(), Unit: "tokens/s", Ours: ours, Peer: peer, PeerName: filepath.Base(m.peer)}
-	if t.nGen > 0 {
-		weights, err := weightBytes(o, m, t.plan)
-		if err != nil {
-			return err
+	for i, t := range tests {
+		x := row{What: name + ": " + t.name(), Unit: "tokens/s", Ours: ours[i].rates, Peer: peer.rates, PeerName: filepath.Base(m.peer)}
+		if t.nGen > 0 {
+			weights, err := weightBytes(o, m, t.plan)
+			if err != nil {
+				return err
+			}
+			x.Limit, x.LimitName = r.read[1]/weights, fmt.Sprintf("reading %.0f MB", weights/1e6)
 		}
-		x.Limit, x.LimitName = r.read[1]/weights, fmt.Sprintf("reading %.0f MB", weights/1e6)
-	}
-	r.add(x)
-	if t.nGen > 0 {
-		r.add(row{What: name + ": memory, " + t.plan, Unit: "MB resident", Ours: memory, Peer: peerMemory, PeerName: filepath.Base(m.peer), Lower: true})
+		r.add(x)
+		if t.nGen > 0 {
+			r.add(row{What: name + ": memory, " + t.plan, Unit: "MB resident", Ours: ours[i].memory, Peer: peer.memory, PeerName: filepath.Base(m.peer), Lower: true})
+		}
 	}
 	return nil
+}
+
+// samples are measurements in the order of the rounds.
+type samples struct {
+	rates  []float64 // tokens per second
+	memory []float64 // MB
+}
+
+func (s *samples) add(m measured, err error) error {
+	s.rates, s.memory = append(s.rates, m.rate), append(s.memory, m.bytes/1e6)
+	return err
 }
 
 // runOurs runs the program's own benchmark.
