@@ -8,7 +8,7 @@ import (
 )
 
 // benchCoding compares this project's decoders with huff0's on the same integers, on one core.
-func benchCoding(o *options, r *report) error {
+func benchCoding(o *options, r *report, _ *bandwidth) error {
 	for _, bits := range []float64{3, 4, 5} {
 		s, err := newSample(bits, sampleRows, sampleCols)
 		if err != nil {
@@ -39,7 +39,7 @@ func benchCoding(o *options, r *report) error {
 			r.add(row{
 				What: fmt.Sprintf("%s: integers of %.2f bits of entropy in %.2f", name, s.entropy, s.rate), Unit: "G weights/s per core",
 				Ours: scaled(got[i+1], 1e-9), Peer: scaled(got[0], 1e-9), PeerName: fmt.Sprintf("huff0, %.2f bits", s.huffRate),
-				Limit: r.read[0] * 8 / s.rate * 1e-9, LimitName: "reading them",
+				Bytes: s.rate / 8 * 1e9, LimitName: "reading them",
 			})
 		}
 	}

@@ -2,49 +2,61 @@ package main
 
 import (
 	"runtime"
-	"sync"
+	"slices"
 )
 
-// memoryBytes is what one core reads or copies: more than its share of any cache.
-const memoryBytes = 512 << 20
+// memoryBytes is what all cores together read: more than caches hold.
+const memoryBytes = 1 << 30
 
-// benchMemory measures what the machine's memory gives.
-func benchMemory(o *options, r *report) error {
-	cores := runtime.GOMAXPROCS(0)
-	parts := make([][]uint64, cores)
-	for i := range parts {
-		parts[i] = make([]uint64, memoryBytes/8)
-		for j := range parts[i] {
-			parts[i][j] = uint64(j)
+// bandwidth measures what the machine's memory gives, again before every part of the benchmark. The most seen is the limit.
+type bandwidth struct {
+	parts   [][]uint64  // per core
+	sums    []uint64    // so that reading has a result
+	samples [][]float64 // bytes per second: reading on one core, on all, copying on one core, on all
+}
+
+func newBandwidth() *bandwidth {
+	b := &bandwidth{parts: make([][]uint64, runtime.GOMAXPROCS(0)), samples: make([][]float64, 4)}
+	for i := range b.parts {
+		b.parts[i] = make([]uint64, memoryBytes/8/len(b.parts))
+		for j := range b.parts[i] {
+			b.parts[i][j] = uint64(j)
 		}
 	}
-	sums := make([]uint64, 16*cores)
-	together := func(f func(i int)) func() error {
-		return func() error {
-			var wg sync.WaitGroup
-			for i := range parts {
-				wg.Go(func() { f(i) })
-			}
-			wg.Wait()
-			return nil
-		}
-	}
-	read := func(i int) { sums[16*i] += sum(parts[i]) }
-	half := memoryBytes / 16
+	b.sums = make([]uint64, 16*len(b.parts))
+	return b
+}
+
+// measure adds samples.
+func (b *bandwidth) measure(o *options) error {
+	one := float64(8 * len(b.parts[0]))
+	all := one * float64(len(b.parts))
 	got, err := rates([]work{
-		{memoryBytes, func() error { read(0); return nil }},
-		{float64(cores) * memoryBytes, together(read)},
-		{memoryBytes / 2, func() error { copy(parts[0][:half], parts[0][half:]); return nil }},
-		{float64(cores) * memoryBytes / 2, together(func(i int) { copy(parts[i][:half], parts[i][half:]) })},
+		{one, func() error { b.read(0); return nil }},
+		{all, func() error { inParallel(len(b.parts), b.read); return nil }},
+		{one / 2, func() error { b.copy(0); return nil }},
+		{all / 2, func() error { inParallel(len(b.parts), b.copy); return nil }},
 	}, o.rounds, o.each)
-	if err != nil {
-		return err
+	for i := range got {
+		b.samples[i] = append(b.samples[i], got[i]...)
 	}
+	return err
+}
+
+func (b *bandwidth) read(i int) { b.sums[16*i] += sum(b.parts[i]) }
+func (b *bandwidth) copy(i int) { copy(b.parts[i][:len(b.parts[i])/2], b.parts[i][len(b.parts[i])/2:]) }
+
+// oneCore and allCores are the most bytes per second that were read.
+func (b *bandwidth) oneCore() float64  { return slices.Max(b.samples[0]) }
+func (b *bandwidth) allCores() float64 { return slices.Max(b.samples[1]) }
+
+// rows returns lines of the table: ours is what was seen, the limit the most of it.
+func (b *bandwidth) rows() (rows []row) {
 	for i, what := range []string{"read, one core", "read, all cores", "copy, one core", "copy, all cores"} {
-		r.add(row{What: "memory: " + what, Unit: "GB/s", Ours: scaled(got[i], 1e-9)})
+		s := scaled(b.samples[i], 1e-9)
+		rows = append(rows, row{What: "memory: " + what, Unit: "GB/s", Ours: s, Limit: slices.Max(s), LimitName: "the most seen"})
 	}
-	r.read = [2]float64{median(got[0]), median(got[1])}
-	return nil
+	return rows
 }
 
 func sum(v []uint64) uint64 {

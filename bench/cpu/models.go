@@ -40,10 +40,13 @@ type measured struct {
 const firstPrompt = "Explain in two sentences why bell-shaped numbers can be stored in fewer bits than uniform ones."
 
 // benchModels measures whole models against the peer.
-func benchModels(o *options, r *report) error {
+func benchModels(o *options, r *report, mem *bandwidth) error {
 	for _, m := range o.models {
 		for _, tests := range [][]test{{{"resident", 0, 128}, {"fused", 0, 32}}, {{"resident", 512, 0}, {"fused", 512, 0}}} {
 			if err := benchTests(o, r, m, tests); err != nil {
+				return err
+			}
+			if err := mem.measure(o); err != nil {
 				return err
 			}
 		}
@@ -78,7 +81,7 @@ func benchTests(o *options, r *report, m model, tests []test) error {
 			if err != nil {
 				return err
 			}
-			x.Limit, x.LimitName = r.read[1]/weights, fmt.Sprintf("reading %.0f MB", weights/1e6)
+			x.Bytes, x.AllCores, x.LimitName = weights, true, fmt.Sprintf("reading %.0f MB", weights/1e6)
 		}
 		r.add(x)
 		if t.nGen > 0 {

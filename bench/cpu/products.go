@@ -15,7 +15,7 @@ const (
 )
 
 // benchProducts measures products with resident weights on one core: with one vector from memory, at each width, and with many from the cache.
-func benchProducts(o *options, r *report) error {
+func benchProducts(o *options, r *report, _ *bandwidth) error {
 	isa := dot.Best()
 	var works []work
 	var rows []row
@@ -27,7 +27,7 @@ func benchProducts(o *options, r *report) error {
 		works = append(works, work{n, func() error { isa.Dot(out, w, x); return nil }})
 		rows = append(rows, row{
 			What: fmt.Sprintf("resident product, one vector, %d bits, %s", width, isa), Unit: "G weights/s per core",
-			Limit: r.read[0] * 8 / float64(width) * 1e-9, LimitName: "reading them",
+			Bytes: float64(width) / 8 * 1e9, LimitName: "reading them",
 		})
 	}
 	works = append(works, gemmWork(isa), gemmBlocksWork(isa, 16), gemmBlocksWork(isa, 32))

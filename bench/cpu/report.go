@@ -23,6 +23,9 @@ type row struct {
 	Limit     float64   `json:"limit,omitempty"`
 	LimitName string    `json:"limit_name,omitempty"`
 	Lower     bool      `json:"lower_is_better,omitempty"`
+
+	Bytes    float64 `json:"bytes,omitempty"` // read for one unit, which gives the limit
+	AllCores bool    `json:"all_cores,omitempty"`
 }
 
 // machine says where results come from.
@@ -40,8 +43,21 @@ type report struct {
 	Date    string  `json:"date"`
 	Commit  string  `json:"commit"`
 	Rows    []row   `json:"rows"`
+}
 
-	read [2]float64 // bytes per second on one core, on all
+// finish turns the bytes that rows read into limits.
+func (r *report) finish(mem *bandwidth) {
+	for i := range r.Rows {
+		x := &r.Rows[i]
+		if x.Bytes == 0 {
+			continue
+		}
+		x.Limit = mem.oneCore() / x.Bytes
+		if x.AllCores {
+			x.Limit = mem.allCores() / x.Bytes
+		}
+	}
+	r.Rows = append(mem.rows(), r.Rows...)
 }
 
 func (r *report) add(x row) { r.Rows = append(r.Rows, x) }

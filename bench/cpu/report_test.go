@@ -81,8 +81,17 @@ plan) echo '[{"plan": "resident", "weights": 1e9}, {"plan": "fused", "weights": 
 run) echo Hi;;
 esac`)
 	o := &options{program: program, peer: dir, rounds: 2, models: []model{{ours: "m.ellm", peer: "m.gguf"}}}
-	r := report{read: [2]float64{2e10, 4e10}}
-	require.NoError(t, benchModels(o, &r))
+	mem := &bandwidth{parts: [][]uint64{make([]uint64, 16)}, sums: make([]uint64, 16), samples: make([][]float64, 4)}
+	var r report
+	o.each = time.Microsecond
+	require.NoError(t, benchModels(o, &r, mem))
+	require.Len(t, mem.samples[1], 4, "two rounds of two measurements")
+	for i := range mem.samples {
+		mem.samples[i] = []float64{2e10, 4e10, 3e10}
+	}
+	r.finish(mem)
+	require.Equal(t, "memory: read, one core", r.Rows[0].What)
+	r.Rows = r.Rows[4:]
 	require.Len(t, r.Rows, 7)
 	first := r.Rows[0]
 	require.Equal(t, "m.ellm: tg128, resident", first.What)
@@ -95,7 +104,7 @@ esac`)
 	require.Equal(t, 80.0, fused.Limit)
 	require.Equal(t, "m.ellm: pp512, resident", r.Rows[4].What)
 	o.program = script("broken", "echo nonsense")
-	require.Error(t, benchModels(o, &r))
+	require.Error(t, benchModels(o, &r, mem))
 	o.program = script("failing", "echo why >&2; exit 3")
-	require.ErrorContains(t, benchModels(o, &r), "why")
+	require.ErrorContains(t, benchModels(o, &r, mem), "why")
 }

@@ -36,7 +36,7 @@ func (s *shape) matrices() (m [][2]int) {
 const shapeWidth = 5
 
 // benchShapes measures the products of one token on all cores for models of different size, with random weights.
-func benchShapes(o *options, r *report) error {
+func benchShapes(o *options, r *report, _ *bandwidth) error {
 	for _, s := range shapes() {
 		f, size := tokenProducts(dot.Best(), s.matrices())
 		got, err := rates([]work{{float64(size), f}}, o.rounds, o.each)
@@ -46,7 +46,7 @@ func benchShapes(o *options, r *report) error {
 		ms := 1e3 * float64(size) / median(got[0])
 		r.add(row{
 			What: fmt.Sprintf("products of a token, shapes of %s, %.0f MB at %d bits: %.2f ms", s.name, float64(size)/1e6, shapeWidth, ms), Unit: "GB/s",
-			Ours: scaled(got[0], 1e-9), Limit: r.read[1] * 1e-9, LimitName: "reading",
+			Ours: scaled(got[0], 1e-9), Bytes: 1e9, AllCores: true, LimitName: "reading",
 		})
 	}
 	return nil
