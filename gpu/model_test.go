@@ -19,16 +19,18 @@ type tinyModel struct {
 }
 
 // newTinyModel makes a model whose matrices are of every kind of coding.
-func newTinyModel(t *testing.T, arch string) *tinyModel {
+func newTinyModel(t *testing.T, arch string) *tinyModel { return newModel(t, arch, 2, tinyKinds()) }
+
+func tinyKinds() []spec {
 	row := format.Scale{Kind: format.ScaleRow, Scale: 0.03}
-	return newModel(t, arch, 2, []spec{
+	return []spec{
 		{rowsPerGroup: 16, levels: 15, zero: -7, scale: row, outliers: 4},
 		{rowsPerGroup: 8, levels: 16, zero: -8, scale: q8, rowOrder: true},
 		{rowsPerGroup: 5, levels: 9, lowBits: 1, zero: -8, scale: row, colScale: true},
 		{rowsPerGroup: 128, levels: 16, scale: format.Scale{Kind: format.ScaleTensor, Scale: 0.02, Min: -0.15}},
 		{rowsPerGroup: 32, levels: 12, lowBits: 8, zero: 112, float: format.FloatBF16, scale: noScale},
 		{rowsPerGroup: 32, levels: 32, lowBits: 5, zero: -512, scale: format.Scale{Kind: format.ScaleRow, Scale: 0.0005}},
-	})
+	}
 }
 
 // newUniformModel makes a model whose matrices are all of one kind, as compress makes them.

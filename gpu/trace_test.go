@@ -88,7 +88,7 @@ func TestForecastCountsAllWeights(t *testing.T) {
 // Plan hybrid computes what the others compute, within its budget.
 func TestHybridOnTheEmulator(t *testing.T) {
 	const nCtx = 48
-	m := newTinyModel(t, "qwen2")
+	m := newModel(t, "qwen2", 6, tinyKinds()) // whose weights are more than the scratch to decode them
 	resident, _ := loadTiny(t, m, engine.PlanResident)
 	want := greedy(t, resident, prompt(9), 8)
 	b := New(openEmu(t))
