@@ -62,29 +62,9 @@ func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) 
 		forms[t.Name] = t.Form
 	}
 	m.Graph = d.CCMajor > firstGraphs // as pass.runGraph
-	seconds := d.TokenUS * 1e-6
-	for _, l := range f.Decode {
-		c := m.Time(l.Work)
-		seconds += c.Seconds
-		if l.Prepares { // one block's work, which takes about as long as a kernel without any
-			tail := predict.Cost{Seconds: d.KernelUS * 1e-6, Bound: "one block"}
-			seconds += tail.Seconds
-			kind("x_prepare", "").add(Launch{Work: predict.Work{Kernel: "x_prepare"}}, tail, 1)
-		}
-		if len(l.Parts) == 0 {
-			kind(l.Kernel, "").add(l, c, 1)
-		}
-		for _, part := range l.Parts {
-			share := 1 / float64(len(l.Parts))
-			if l.Products > 0 {
-				share = part.Products / l.Products
-			}
-			kind(kindOf(part.Tensor), forms[part.Tensor]).add(l, c, share)
-		}
-	}
-	p.DecodeTS = 1 / seconds
+	p.DecodeTS = 1 / (d.TokenUS*1e-6 + f.decodeSeconds(m, d.KernelUS*1e-6, forms, kind))
 	m.Graph = false
-	seconds = d.TokenUS * 1e-6
+	seconds := d.TokenUS * 1e-6
 	for _, l := range f.Prefill {
 		seconds += m.Time(l.Work).Seconds
 	}
@@ -103,6 +83,31 @@ func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) 
 		return a.Kind+a.Form < b.Kind+b.Form
 	})
 	return p, nil
+}
+
+// decodeSeconds adds up the launches of a token, in all and by kind. forms are those of the tensors, block is what a single block's work takes.
+func (f *Forecast) decodeSeconds(m *predict.Model, block float64, forms map[string]string, kind func(name, form string) *KindForecast) float64 {
+	seconds := 0.0
+	for _, l := range f.Decode {
+		c := m.Time(l.Work)
+		seconds += c.Seconds
+		if l.Prepares { // one block's work, which takes about as long as a kernel without any
+			tail := predict.Cost{Seconds: block, Bound: "one block"}
+			seconds += tail.Seconds
+			kind("x_prepare", "").add(Launch{Work: predict.Work{Kernel: "x_prepare"}}, tail, 1)
+		}
+		if len(l.Parts) == 0 {
+			kind(l.Kernel, "").add(l, c, 1)
+		}
+		for _, part := range l.Parts {
+			share := 1 / float64(len(l.Parts))
+			if l.Products > 0 {
+				share = part.Products / l.Products
+			}
+			kind(kindOf(part.Tensor), forms[part.Tensor]).add(l, c, share)
+		}
+	}
+	return seconds
 }
 
 // add counts a share of a launch.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -154,10 +155,6 @@ func TestFakeDevice(t *testing.T) {
 		require.NoError(t, d.CopyDtoH(got, dst))
 		assert.Equal(t, want, got)
 
-		f, err := d.HostFloats(5)
-		require.NoError(t, err)
-		assert.Len(t, f, 5)
-
 		launch.SharedBytes = 1
 		err = d.Launch(k, launch, uint64(dst), uint64(src), 1)
 		assert.ErrorContains(t, err, "copy_words")
@@ -184,5 +181,25 @@ func TestFakeDevice(t *testing.T) {
 		assert.Equal(t, want[4:8], got[4:8])
 		require.NoError(t, d.Free(src))
 		return d.Synchronize()
+	}))
+}
+
+func TestFakeHostFloats(t *testing.T) {
+	d, err := openFake(t, map[string]string{"sm_53.cubin": "fine"})
+	require.NoError(t, err)
+	require.NoError(t, d.Do(func() error {
+		for _, n := range []int{0, 5} {
+			f, err := d.HostFloats(n)
+			require.NoError(t, err)
+			require.Len(t, f, n)
+		}
+		f, err := d.HostFloats(1)
+		require.NoError(t, err)
+		p, err := d.Alloc(4)
+		require.NoError(t, err)
+		require.NoError(t, d.CopyHtoD(p, []byte{0, 0, 0x80, 0x3f}))
+		require.NoError(t, d.CopyDtoH(unsafe.Slice((*byte)(unsafe.Pointer(&f[0])), 4), p))
+		assert.Equal(t, float32(1), f[0])
+		return nil
 	}))
 }
