@@ -108,7 +108,7 @@ compare: build ## quality per byte: MODEL=f16.gguf TEXT=file; also UNSEEN=file, 
 .PHONY: asm kernel-counts jetson test-jetson gpu-bundle
 
 asm: ## generate the Go assembly again (internal/asm)
-	cd internal/asm && for p in decode:cpu/decode/chunk dot:cpu/dot/dot linalg:internal/linalg/gemm pause:cpu/pause; do \
+	cd internal/asm && for p in decode:cpu/decode/chunk dot:cpu/dot/dot linalg:internal/linalg/gemm; do \
 		out=../../$${p#*:}_amd64; dir=$$(dirname $$out); \
 		$(GO) run . $${p%%:*} -out $$out.s -stubs $$out.go -pkg $$(basename $$dir) || exit 1; done
 

@@ -5,9 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// spins is how often a waiting thread looks for work before it sleeps: for some 100 µs, longer than the pauses inside a forward pass, because waking a thread
-// takes longer than the smaller products.
-const spins = 4000
+// spins is how often a waiting thread looks for work before it sleeps, tens of microseconds: longer than the pauses inside a forward pass. It does so
+// without PAUSE instructions: virtual machines take a processor away that executes many, and give it back late.
+const spins = 20_000
 
 // pool runs a function on n threads at once: the caller and n−1 goroutines that live as long as the pool.
 type pool struct {
@@ -63,7 +63,6 @@ func (p *pool) run(fn func(worker int)) {
 		if p.pending.Load() == 0 {
 			return
 		}
-		pause()
 	}
 	// A worker that is late with waking the caller from the job before may wake it too early from this one: look again.
 	for s := &p.asleep[0]; p.pending.Load() > 0; {
@@ -117,7 +116,6 @@ func (p *pool) await(w int, last uint32) uint32 {
 			if j := p.job.Load(); j != last {
 				return j
 			}
-			pause()
 		}
 		s.flag.Store(true)
 		// A job that began before the flag was set did not wake this worker; one that began after has sent a token.

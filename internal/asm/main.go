@@ -2,7 +2,6 @@
 //
 //	go run . decode -out ../../cpu/decode/chunk_amd64.s -stubs ../../cpu/decode/chunk_amd64.go -pkg decode
 //	go run . dot -out ../../cpu/dot/dot_amd64.s -stubs ../../cpu/dot/dot_amd64.go -pkg dot
-//	go run . pause -out ../../cpu/pause_amd64.s -stubs ../../cpu/pause_amd64.go -pkg cpu
 //	go run . linalg -out ../../internal/linalg/gemm_amd64.s -stubs ../../internal/linalg/gemm_amd64.go -pkg linalg
 package main
 
@@ -16,7 +15,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: asm decode|dot|linalg|pause [avo flags]")
+		fmt.Fprintln(os.Stderr, "usage: asm decode|dot|linalg [avo flags]")
 		os.Exit(2)
 	}
 	what := os.Args[1]
@@ -73,8 +72,6 @@ func main() {
 			gemmBlock256(block, false, avx2, numbers)
 			gemmBlock256(block, true, avx2, numbers)
 		}
-	case "pause":
-		pause()
 	case "linalg":
 		gemmF32("gemm512", "AVX-512", 8, 64, func() VecVirtual { return ZMM() })
 		gemmF32("gemm256", "AVX2", 4, 32, func() VecVirtual { return YMM() })
