@@ -8,8 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
-	"syscall"
+	"strings"
 	"time"
 )
 
@@ -84,7 +85,7 @@ func benchTests(o *options, r *report, m model, tests []test) error {
 			x.Bytes, x.AllCores, x.LimitName = weights, true, fmt.Sprintf("reading %.0f MB", weights/1e6)
 		}
 		r.add(x)
-		if t.nGen > 0 {
+		if t.nGen > 0 && slices.Max(ours[i].memory) > 0 {
 			r.add(row{What: name + ": memory, " + t.plan, Unit: "MB resident", Ours: ours[i].memory, Peer: peer.memory, PeerName: filepath.Base(m.peer), Lower: true})
 		}
 	}
@@ -117,7 +118,8 @@ func runPeer(o *options, m model, t test) (measured, error) {
 func runBench(c *exec.Cmd) (measured, error) {
 	var out, log bytes.Buffer
 	c.Stdout, c.Stderr = &out, &log
-	if err := c.Run(); err != nil {
+	memory, err := runWatched(c)
+	if err != nil {
 		return measured{}, fmt.Errorf("%s: %w\n%s", c, err, tail(log.Bytes()))
 	}
 	var results []struct {
@@ -129,20 +131,41 @@ func runBench(c *exec.Cmd) (measured, error) {
 	if len(results) != 1 || results[0].AvgTS <= 0 {
 		return measured{}, fmt.Errorf("%s: printed %q, expected one result with a rate", c, tail(out.Bytes()))
 	}
-	return measured{results[0].AvgTS, peakBytes(c.ProcessState)}, nil
+	return measured{results[0].AvgTS, memory}, nil
 }
 
-// peakBytes returns the most memory that a finished process had, mapped files included, as far as they were read.
-func peakBytes(s *os.ProcessState) float64 {
-	u, ok := s.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return 0
+// runWatched runs a program and returns the most memory it had, mapped files included as far as they were read; 0 where the system does not tell. (What wait4
+// reports counts this process's memory, too: that of the child before it became the program.)
+func runWatched(c *exec.Cmd) (bytes float64, err error) {
+	if err := c.Start(); err != nil {
+		return 0, err
 	}
-	n := float64(u.Maxrss)
-	if runtime.GOOS != "darwin" {
-		n *= 1024
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	path := fmt.Sprintf("/proc/%d/status", c.Process.Pid)
+	for {
+		select {
+		case err := <-ended:
+			return bytes, err
+		case <-time.After(20 * time.Millisecond):
+			if b, err := os.ReadFile(path); err == nil {
+				bytes = max(bytes, highWater(string(b)))
+			}
+		}
 	}
-	return n
+}
+
+// highWater finds VmHWM in Linux's description of a process.
+func highWater(status string) float64 {
+	for line := range strings.Lines(status) {
+		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(v), "kB")), 64)
+			if err == nil {
+				return 1024 * kb
+			}
+		}
+	}
+	return 0
 }
 
 func tail(b []byte) []byte { return b[max(0, len(b)-2000):] }
