@@ -24,6 +24,7 @@ type options struct {
 	out           string
 	only          string
 	profile       string
+	nPrompt, nGen int
 }
 
 // model is a file of ours and, for the same model, one of the peer's.
@@ -94,6 +95,8 @@ func parse(args []string) (*options, error) {
 	f.IntVar(&o.rounds, "rounds", 5, "how often everything is measured, alternately")
 	f.DurationVar(&o.each, "each", 100*time.Millisecond, "time of one measurement of an inner loop")
 	f.StringVar(&o.out, "json", "", "file for the results")
+	f.IntVar(&o.nPrompt, "n-prompt", 512, "tokens of the prefill tests")
+	f.IntVar(&o.nGen, "n-gen", 128, "tokens of the decoding tests; a quarter of it with plan fused")
 	f.StringVar(&o.profile, "profile", "", "instead of measuring, write profiles of the first model's hot loops to this directory")
 	f.StringVar(&o.only, "only", "", "some of coding,products,shapes,models")
 	if err := f.Parse(args); err != nil {
@@ -112,8 +115,8 @@ func parse(args []string) (*options, error) {
 			o.models[i].peer = theirs[i]
 		}
 	}
-	if o.rounds < 1 || o.each <= 0 {
-		return nil, errors.New("-rounds and -each must be positive")
+	if o.rounds < 1 || o.each <= 0 || o.nPrompt < 1 || o.nGen < 4 {
+		return nil, errors.New("-rounds, -each and -n-prompt must be positive, -n-gen at least 4")
 	}
 	return o, nil
 }

@@ -43,7 +43,7 @@ const firstPrompt = "Explain in two sentences why bell-shaped numbers can be sto
 // benchModels measures whole models against the peer.
 func benchModels(o *options, r *report, mem *bandwidth) error {
 	for _, m := range o.models {
-		for _, tests := range [][]test{{{"resident", 0, 128}, {"fused", 0, 32}}, {{"resident", 512, 0}, {"fused", 512, 0}}} {
+		for _, tests := range [][]test{{{"resident", 0, o.nGen}, {"fused", 0, o.nGen / 4}}, {{"resident", o.nPrompt, 0}, {"fused", o.nPrompt, 0}}} {
 			if err := benchTests(o, r, m, tests); err != nil {
 				return err
 			}

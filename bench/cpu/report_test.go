@@ -81,7 +81,7 @@ bench) sleep 0.1; echo '[{"avg_ts": 30}]';;
 plan) echo '[{"plan": "resident", "weights": 1e9}, {"plan": "fused", "weights": 5e8}]';;
 run) echo Hi;;
 esac`)
-	o := &options{program: program, peer: dir, rounds: 2, models: []model{{ours: "m.ellm", peer: "m.gguf"}}}
+	o := &options{program: program, peer: dir, rounds: 2, nPrompt: 512, nGen: 128, models: []model{{ours: "m.ellm", peer: "m.gguf"}}}
 	mem := &bandwidth{parts: [][]uint64{make([]uint64, 16)}, sums: make([]uint64, 16), samples: make([][]float64, 4)}
 	var r report
 	o.each = time.Microsecond
