@@ -49,7 +49,7 @@ func run(args []string) error {
 		return profileModel(o.models[0].ours, o.profile)
 	}
 	r := report{Machine: describe(), Date: time.Now().UTC().Format(time.RFC3339), Commit: commit()}
-	mem := newBandwidth()
+	mem := newBandwidth(memoryBytes)
 	steps := []struct {
 		name string
 		run  func(*options, *report, *bandwidth) error

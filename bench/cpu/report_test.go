@@ -82,7 +82,7 @@ plan) echo '[{"plan": "resident", "weights": 1e9}, {"plan": "fused", "weights": 
 run) echo Hi;;
 esac`)
 	o := &options{program: program, peer: dir, rounds: 2, nPrompt: 512, nGen: 128, models: []model{{ours: "m.ellm", peer: "m.gguf"}}}
-	mem := &bandwidth{parts: [][]uint64{make([]uint64, 16)}, sums: make([]uint64, 16), samples: make([][]float64, 4)}
+	mem := newBandwidth(1 << 16)
 	var r report
 	o.each = time.Microsecond
 	require.NoError(t, benchModels(o, &r, mem))
