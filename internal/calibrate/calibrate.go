@@ -24,8 +24,12 @@ type Visit func(in *model.Input, s []float32, tokens int) error
 // MeanSquares runs prog like Run, but gathers only E[x²] of every element that enters a product. The result goes from a matrix's name to its columns.
 func MeanSquares(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, progress func(done, total int64)) (map[string][]float32, error) {
 	out := map[string][]float32{}
-	r := &runner{prog: prog, w: w, diagonal: true}
-	err := r.run(ctx, texts, func(in *model.Input, s []float32, tokens int) error {
+	r, err := newRunner(prog, w, texts)
+	if err != nil {
+		return nil, err
+	}
+	r.diagonal = true
+	err = r.run(ctx, texts, func(in *model.Input, s []float32, tokens int) error {
 		for i := range s {
 			s[i] /= float32(tokens)
 		}
@@ -46,54 +50,32 @@ type runner struct {
 	rope    *rope
 	tensors map[string][]float32 // of the current segment
 	bufs    [model.NumBuffers][]float32
+	streams [][]float32          // per text: the residual stream
 	moments map[string][]float32 // by the input's first weight: Width × Width, or with diagonal Width
 	inputs  map[string]*model.Input
 	tokens  int
 
-	diagonal bool // only the moments' diagonal is wanted
+	diagonal   bool      // only the moments' diagonal is wanted
+	transposed []float32 // of gather
 }
 
 // Run executes prog on every text from an empty cache, and passes the moments of every input on. Progress is called with nodes·texts done.
 func Run(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, visit Visit, progress func(done, total int64)) error {
-	r := &runner{prog: prog, w: w}
+	r, err := newRunner(prog, w, texts)
+	if err != nil {
+		return err
+	}
 	return r.run(ctx, texts, visit, progress)
 }
 
 func (r *runner) run(ctx context.Context, texts [][]int32, visit Visit, progress func(done, total int64)) error {
 	prog := r.prog
-	r.isa, r.scratch, r.inputs = linalg.Best(), linalg.NewScratch(), map[string]*model.Input{}
-	longest := 0
-	for _, t := range texts {
-		longest = max(longest, len(t))
-		r.tokens += len(t)
-	}
-	if longest == 0 {
-		return fmt.Errorf("no text to calibrate with")
-	}
 	inputs := prog.Inputs()
 	for i := range inputs {
 		r.inputs[inputs[i].Weights[0]] = &inputs[i]
 	}
-	for b := range r.bufs {
-		if model.Buffer(b) != model.BufLogits {
-			r.bufs[b] = make([]float32, longest*prog.Width(model.Buffer(b)))
-		}
-	}
-	var err error
-	if r.rope, err = newRope(prog, r.w, longest); err != nil {
-		return err
-	}
-	streams := make([][]float32, len(texts))
-	for i, t := range texts {
-		streams[i] = make([]float32, len(t)*prog.Config.NEmbd)
-	}
 	done, total := int64(0), int64(len(prog.Nodes)*len(texts))
-	for first := 0; first < len(prog.Nodes); {
-		next := first + 1
-		for next < len(prog.Nodes) && prog.Nodes[next].Layer == prog.Nodes[first].Layer {
-			next++
-		}
-		nodes := prog.Nodes[first:next]
+	for _, nodes := range r.segments() {
 		if err := r.load(nodes); err != nil {
 			return err
 		}
@@ -101,7 +83,7 @@ func (r *runner) run(ctx context.Context, texts [][]int32, visit Visit, progress
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			r.bufs[model.BufX] = streams[i]
+			r.bufs[model.BufX] = r.streams[i]
 			for k := range nodes {
 				if err := r.node(&nodes[k], t); err != nil {
 					return err
@@ -114,9 +96,45 @@ func (r *runner) run(ctx context.Context, texts [][]int32, visit Visit, progress
 		if err := r.visit(nodes, visit); err != nil {
 			return err
 		}
-		first = next
 	}
 	return nil
+}
+
+func newRunner(prog *model.Program, w Weights, texts [][]int32) (*runner, error) {
+	r := &runner{prog: prog, w: w, isa: linalg.Best(), scratch: linalg.NewScratch(), inputs: map[string]*model.Input{}}
+	longest := 0
+	for _, t := range texts {
+		longest = max(longest, len(t))
+		r.tokens += len(t)
+	}
+	if longest == 0 {
+		return nil, fmt.Errorf("no text to calibrate with")
+	}
+	for b := range r.bufs {
+		if model.Buffer(b) != model.BufLogits {
+			r.bufs[b] = make([]float32, longest*prog.Width(model.Buffer(b)))
+		}
+	}
+	for _, t := range texts {
+		r.streams = append(r.streams, make([]float32, len(t)*prog.Config.NEmbd))
+	}
+	var err error
+	r.rope, err = newRope(prog, w, longest)
+	return r, err
+}
+
+// segments splits the nodes into layers.
+func (r *runner) segments() (out [][]model.Node) {
+	all := r.prog.Nodes
+	for first := 0; first < len(all); {
+		next := first + 1
+		for next < len(all) && all[next].Layer == all[first].Layer {
+			next++
+		}
+		out = append(out, all[first:next])
+		first = next
+	}
+	return out
 }
 
 // load reads the weights of some nodes and clears the moments of their inputs.
@@ -156,26 +174,31 @@ func (r *runner) momentsLen(width int) int {
 	return width * width
 }
 
-// read reads a tensor on all cores.
-func (r *runner) read(name string, n, cols int, matrix bool) error {
-	dst := make([]float32, n)
-	r.tensors[name] = dst
-	if !matrix {
-		return r.w.Rows(name, 0, 1, dst)
+// read reads a tensor.
+func (r *runner) read(name string, n, cols int, matrix bool) (err error) {
+	if matrix {
+		r.tensors[name], err = r.rows(name, 0, n/cols, cols)
+		return err
 	}
+	r.tensors[name] = make([]float32, n)
+	return r.w.Rows(name, 0, 1, r.tensors[name])
+}
+
+// rows reads rows of a matrix on all cores.
+func (r *runner) rows(name string, first, rows, cols int) ([]float32, error) {
 	const strip = 64
-	rows := n / cols
+	dst := make([]float32, rows*cols)
 	errs := make([]error, (rows+strip-1)/strip)
 	r.parallel(len(errs), func(k int, _ *linalg.Scratch) {
 		r0, r1 := k*strip, min(rows, (k+1)*strip)
-		errs[k] = r.w.Rows(name, r0, r1, dst[r0*cols:r1*cols])
+		errs[k] = r.w.Rows(name, first+r0, first+r1, dst[r0*cols:r1*cols])
 	})
 	for _, err := range errs {
 		if err != nil {
-			return fmt.Errorf("tensor %s: %w", name, err)
+			return nil, fmt.Errorf("tensor %s: %w", name, err)
 		}
 	}
-	return nil
+	return dst, nil
 }
 
 func (r *runner) visit(nodes []model.Node, visit Visit) error {
@@ -203,7 +226,7 @@ func (r *runner) visit(nodes []model.Node, visit Visit) error {
 }
 
 // strip is the number of rows or columns that one worker computes at a time.
-const strip = 64
+const strip = 128
 
 // gather adds the moments of t vectors x of width n to s.
 func (r *runner) gather(s, x []float32, n, t int) {
@@ -215,12 +238,24 @@ func (r *runner) gather(s, x []float32, n, t int) {
 		}
 		return
 	}
-	m := linalg.RowMajor(x, n)
+	if len(r.transposed) < n*t {
+		r.transposed = make([]float32, n*t)
+	}
+	m, mt := linalg.RowMajor(x, n), linalg.RowMajor(r.transposed, t)
 	strips := (n + strip - 1) / strip
+	r.parallel(strips, func(k int, _ *linalg.Scratch) { // so that the products read memory in order
+		for i := k * strip; i < min(n, (k+1)*strip); i += 16 {
+			for j := range t {
+				for c, v := range x[j*n+i : j*n+min(i+16, n)] {
+					mt.Data[(i+c)*t+j] = v
+				}
+			}
+		}
+	})
 	r.parallel(strips, func(k int, scratch *linalg.Scratch) {
 		i := (strips - 1 - k) * strip // long strips first
 		rows := min(strip, n-i)
-		r.isa.MulAdd(linalg.RowMajor(s, n).From(i, 0), m.From(0, i).T(), m, rows, i+rows, t, scratch)
+		r.isa.MulAdd(linalg.RowMajor(s, n).From(i, 0), mt.From(i, 0), m, rows, i+rows, t, scratch)
 	})
 }
 

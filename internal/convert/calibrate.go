@@ -23,8 +23,12 @@ type Calibration struct {
 	Tokens     int     // how many tokens of Text are used; 0: DefaultTokens
 	Exponent   float64 // a column's step goes with the inverse mean square of its input to this power; 0: DefaultExponent
 	Damping    float64 // share by which mean squares are increased before error feedback; 0: DefaultDamping
-	NoFeedback bool    // with Text: choose column steps only
-	Save       string  // with Text: file for the importance matrix, in the form that Imatrix names
+	Share      float64
+	RowShare   float64
+	NoFeedback bool   // with Text: choose column steps only
+	Save       string // with Text: file for the importance matrix, in the form that Imatrix names
+	SaveAll    string // with Text: file for everything that was found, in the form that Saved names
+	Saved      string // instead of Text: what an earlier run saved
 }
 
 // Defaults of Calibration.
@@ -57,12 +61,12 @@ func (c *Calibration) check(s Scheme) error {
 	switch {
 	case s != SchemeBPW:
 		return fmt.Errorf("calibration goes with scheme %s only, not with %s", SchemeBPW, s)
-	case c.Imatrix == "" && c.Text == "":
+	case c.Imatrix == "" && c.Text == "" && c.Saved == "":
 		return errors.New("settings for calibration, but neither an importance matrix nor text to calibrate with")
-	case c.Save != "" && c.Text == "":
-		return errors.New("there is an importance matrix to save only after calibrating with text")
-	case c.Imatrix != "" && c.Text != "":
-		return errors.New("calibrate with an importance matrix or with text, not with both")
+	case (c.Save != "" || c.SaveAll != "") && c.Text == "":
+		return errors.New("there is something to save only after calibrating with text")
+	case c.Imatrix != "" && c.Text != "" || c.Saved != "" && (c.Text != "" || c.Imatrix != ""):
+		return errors.New("calibrate with an importance matrix, with text or with an earlier calibration, not with two of them")
 	case c.Tokens < calibrationContext || c.Tokens > maxTextBytes:
 		return fmt.Errorf("%d tokens for calibration, expected %d to %d", c.Tokens, calibrationContext, maxTextBytes)
 	case !(c.Exponent > 0 && c.Exponent <= 1):
@@ -78,7 +82,7 @@ func (c *Calibration) settings() map[string]any {
 	switch {
 	case c.Imatrix != "":
 		return map[string]any{"imatrix": filepath.Base(c.Imatrix), "exponent": c.Exponent}
-	case c.Text != "":
+	case c.Text != "" || c.Saved != "":
 		return map[string]any{"text": filepath.Base(c.Text), "tokens": c.Tokens, "exponent": c.Exponent, "damping": c.Damping, "feedback": !c.NoFeedback}
 	}
 	return nil
@@ -121,10 +125,6 @@ func (j *job) sourceWeights() *sourceWeights {
 
 // calibrate runs the model over text, rescales the source's columns by what it sees, and prepares error feedback. dir is for temporary files.
 func (j *job) calibrate(dir string) error {
-	texts, err := j.texts()
-	if err != nil {
-		return err
-	}
 	prog, err := j.program()
 	if err != nil {
 		return err
@@ -132,20 +132,96 @@ func (j *job) calibrate(dir string) error {
 	if j.factors, err = newFactors(dir); err != nil {
 		return err
 	}
+	j.columns = map[string]float64{}
 	j.fold = &folding{cols: map[string][]float32{}, rows: map[string][]float32{}}
-	j.seen = &imatrix.File{
-		Matrices: map[string]*imatrix.Matrix{}, Datasets: []string{filepath.Base(j.opt.Calibration.Text)},
-		Chunks: len(texts), ChunkSize: calibrationContext,
+	j.seen = &imatrix.File{Matrices: map[string]*imatrix.Matrix{}, ChunkSize: calibrationContext}
+	progress := func(done, total int64) { j.progress("calibrate", done, total) }
+	if c := &j.opt.Calibration; c.Saved != "" {
+		err = j.recall(prog, progress)
+	} else {
+		err = j.runText(prog, progress)
 	}
-	err = calibrate.Run(j.ctx, prog, j.sourceWeights(), texts, j.moments, func(done, total int64) { j.progress("calibrate", done, total) })
 	if err != nil {
-		return fmt.Errorf("calibration with %s: %w", j.opt.Calibration.Text, err)
+		return err
+	}
+	if j.sensitivity != nil {
+		j.sensitivity.columns = j.columns
 	}
 	j.src = newFoldedSource(j.src, j.fold)
 	if j.opt.Calibration.Save != "" {
 		return imatrix.Write(j.opt.Calibration.Save, j.seen)
 	}
 	return nil
+}
+
+// runText runs the model over the text.
+func (j *job) runText(prog *model.Program, progress func(done, total int64)) error {
+	c := &j.opt.Calibration
+	texts, err := j.texts()
+	if err != nil {
+		return err
+	}
+	j.seen.Datasets, j.seen.Chunks = []string{filepath.Base(c.Text)}, len(texts)
+	w := j.sourceWeights()
+	visit := j.moments
+	var save *momentsWriter
+	if c.SaveAll != "" {
+		if save, err = newMomentsWriter(c.SaveAll, filepath.Base(c.Text)); err != nil {
+			return err
+		}
+		visit = func(in *model.Input, s []float32, tokens int) error {
+			if err := save.add(in, s, tokens); err != nil {
+				return fmt.Errorf("%s: %w", c.SaveAll, err)
+			}
+			return j.moments(in, s, tokens)
+		}
+	}
+	err = calibrate.Run(j.ctx, prog, w, texts, visit, progress)
+	if err != nil {
+		err = fmt.Errorf("calibration with %s: %w", c.Text, err)
+	}
+	var sens *calibrate.Sensitivity
+	if err == nil {
+		if sens, err = j.differentiate(prog, w, texts); err == nil {
+			j.sensitivity = &sensitivity{Sensitivity: sens}
+		}
+	}
+	if save != nil {
+		save.index.Sensitivity = sens
+		err = save.finish(err)
+	}
+	return err
+}
+
+// sensitivityTexts is how many texts are enough for the derivatives.
+const sensitivityTexts = 4
+
+// differentiate finds the sensitivities with some of the texts.
+func (j *job) differentiate(prog *model.Program, w *sourceWeights, texts [][]int32) (*calibrate.Sensitivity, error) {
+	var some [][]int32
+	for i := range min(sensitivityTexts, len(texts)) {
+		some = append(some, texts[i*len(texts)/min(sensitivityTexts, len(texts))])
+	}
+	s, err := calibrate.Differentiate(j.ctx, prog, w, some, func(done, total int64) { j.progress("differentiate", done, total) })
+	if err != nil {
+		return nil, fmt.Errorf("calibration with %s: %w", j.opt.Calibration.Text, err)
+	}
+	return s, nil
+}
+
+// recall uses what an earlier run saved.
+func (j *job) recall(prog *model.Program, progress func(done, total int64)) error {
+	c := &j.opt.Calibration
+	f, index, err := openMoments(c.Saved, prog)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	c.Text, c.Tokens = index.Text, index.Tokens
+	if index.Sensitivity != nil {
+		j.sensitivity = &sensitivity{Sensitivity: index.Sensitivity}
+	}
+	return readMoments(f, index, prog, j.moments, progress)
 }
 
 // texts reads and splits the calibration text.
@@ -232,6 +308,20 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 	if len(in.Scaled) > 0 {
 		j.fold.add(in, columnFactors(steps, j.opt.Calibration.Exponent))
 		d = j.fold.cols[in.Weights[0]]
+	}
+	left := 0.0
+	for i := range diag {
+		x := diag[i]
+		if g.Used {
+			x = float64(s[i*n+i]) * float64(s[i*n+i])
+		}
+		if d != nil {
+			x *= float64(d[i]) * float64(d[i])
+		}
+		left += x / float64(tokens) / float64(n)
+	}
+	for _, w := range in.Weights {
+		j.columns[w] = left
 	}
 	if !g.Used {
 		return nil

@@ -248,7 +248,7 @@ func TestCalibrationOptions(t *testing.T) {
 		message string
 	}{
 		{Options{Scheme: SchemeLossless, Calibration: Calibration{Text: "x"}}, "goes with scheme bpw only"},
-		{Options{Calibration: Calibration{Text: "x", Imatrix: "y"}}, "not with both"},
+		{Options{Calibration: Calibration{Text: "x", Imatrix: "y"}}, "not with two"},
 		{Options{Calibration: Calibration{Exponent: 0.3}}, "neither"},
 		{Options{Calibration: Calibration{Imatrix: "x", Save: "y"}}, "only after calibrating"},
 		{Options{Calibration: Calibration{Text: "x", Exponent: -1}}, "exponent of -1"},

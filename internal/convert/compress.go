@@ -95,18 +95,20 @@ type Progress func(stage string, done, total int64)
 
 // job is one run of Compress.
 type job struct {
-	ctx      context.Context
-	src      Source
-	opt      Options
-	config   *model.Config
-	w        *format.Writer
-	plans    []*plan
-	weights  int64
-	progress Progress
-	fold     *folding // nil: columns are as in the source
-	factors  *factors // of error feedback, or nil
-	gains    []Gain
-	seen     *imatrix.File // mean squares that calibration found
+	ctx         context.Context
+	src         Source
+	opt         Options
+	config      *model.Config
+	w           *format.Writer
+	plans       []*plan
+	weights     int64
+	progress    Progress
+	fold        *folding // nil: columns are as in the source
+	factors     *factors // of error feedback, or nil
+	gains       []Gain
+	columns     map[string]float64 // matrix → mean square that feedback leaves of an input
+	sensitivity *sensitivity       // nil: nothing is known
+	seen        *imatrix.File      // mean squares that calibration found
 
 	// State of SchemeBPW, kept when a file missed its size and is written again.
 	kappa  float64 // step of the last exact pass, in units of each matrix's rms and offset
@@ -122,7 +124,7 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 	if err != nil {
 		return nil, err
 	}
-	if opt.Calibration.Text != "" {
+	if opt.Calibration.Text != "" || opt.Calibration.Saved != "" {
 		defer func() { _ = j.factors.Close() }() // a temporary file
 		if err := j.calibrate(filepath.Dir(outPath)); err != nil {
 			return nil, err

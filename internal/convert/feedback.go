@@ -32,7 +32,7 @@ func (m *uniformMatrix) begin() error {
 		}
 		plain, steps := grow(&s.ints, cols), make([]float32, r1-r0)
 		for r := r0; r < r1; r++ {
-			steps[r-r0] = m.q.RowStep(&m.stats[r], cols)
+			steps[r-r0] = m.rowStep(r)
 			m.gains[r], _ = quant.Row(plain, w[(r-r0)*cols:(r-r0+1)*cols], steps[r-r0], !m.opt.Tuning.NoCentroid)
 		}
 		f.Rows(isa, m.codes[r0*cols:r1*cols], w, steps, m.gains[r0:r1], fs)

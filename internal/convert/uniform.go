@@ -18,8 +18,10 @@ type uniformMatrix struct {
 	stats  []quant.RowStats
 	weight float64 // step at κ = 1
 	q      quant.Uniform
-	sample []float32 // the weights of sampled rows
-	rowsOf []int     // which rows these are
+	// rowFactor multiplies the rows' steps; nil: with 1
+	rowFactor []float32
+	sample    []float32 // the weights of sampled rows
+	rowsOf    []int     // which rows these are
 
 	codes []int16   // with error feedback: of the whole matrix, between begin and end
 	gains []float32 // and the rows' scales
@@ -87,7 +89,7 @@ func (m *uniformMatrix) rows(r0, r1 int, dst []int32, s *scratch, final bool) er
 }
 
 func (m *uniformMatrix) quantize(r int, row []float32, out []int32, final bool) {
-	step := m.q.RowStep(&m.stats[r], len(row))
+	step := m.rowStep(r)
 	if final {
 		scale, noise := quant.Row(out, row, step, !m.opt.Tuning.NoCentroid)
 		m.p.noise[r] = noise
@@ -97,6 +99,15 @@ func (m *uniformMatrix) quantize(r int, row []float32, out []int32, final bool) 
 	} else {
 		quant.Round(out, row, 1/step)
 	}
+}
+
+// rowStep returns the width of a row's cells.
+func (m *uniformMatrix) rowStep(r int) float32 {
+	step := m.q.RowStep(&m.stats[r], m.p.info.Cols)
+	if m.rowFactor != nil {
+		step *= m.rowFactor[r]
+	}
+	return step
 }
 
 // setScale keeps the scale of a row.
@@ -136,7 +147,7 @@ func (m *uniformMatrix) entropy() float64 {
 	for i, r := range m.rowsOf {
 		m.quantize(r, m.sample[i*cols:(i+1)*cols], out, false)
 		class := math.MinInt
-		if step := m.q.RowStep(&m.stats[r], cols); step > 0 {
+		if step := m.rowStep(r); step > 0 {
 			class = int(math.Round(entropyOctave * math.Log2(m.stats[r].SumAbs/float64(cols)/float64(step))))
 		}
 		hist := classes[class]
@@ -180,6 +191,9 @@ func (j *job) fit(settings map[string]any) (tables []*huffman.Table, err error) 
 		if m, ok := p.m.(*uniformMatrix); ok {
 			ms = append(ms, m)
 		}
+	}
+	if j.kappa == 0 {
+		j.weigh(ms)
 	}
 	if j.opt.Tuning.Kappa != 0 {
 		return j.fixed(ms, settings)

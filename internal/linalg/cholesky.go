@@ -9,7 +9,7 @@ import (
 var ErrNotPositive = errors.New("matrix is not positive definite")
 
 // block is the number of columns that Cholesky factors at a time.
-const block = 64
+const block = 128
 
 // Cholesky replaces the lower triangle of the symmetric n × n matrix s (row-major) by its factor L with S = L·Lᵀ. The upper triangle is neither
 // read nor defined afterwards. It uses all cores.

@@ -1,0 +1,168 @@
+package convert
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
+)
+
+// A calibration file keeps what running a model over text found, so that several sizes and settings need one run. It holds for each input
+// the lower triangle of its moments, row by row, F32 little endian; then a JSON index of them, its length (uint64), and momentsMagic.
+const (
+	momentsMagic    = "ELLMMOM1"
+	maxMomentsIndex = 1 << 26
+)
+
+type momentsIndex struct {
+	Text   string         `json:"text"` // base name of the file of text
+	Tokens int            `json:"tokens"`
+	Inputs []momentsInput `json:"inputs"` // in the order in which they are stored
+
+	Sensitivity *calibrate.Sensitivity `json:"sensitivity,omitempty"`
+}
+
+type momentsInput struct {
+	Weights []string `json:"weights"`
+	Width   int      `json:"width"`
+}
+
+// momentsWriter writes a calibration file.
+type momentsWriter struct {
+	path  string
+	f     *os.File
+	w     *bufio.Writer
+	index momentsIndex
+	row   []byte
+}
+
+// newMomentsWriter starts a file that appears at path when it is complete.
+func newMomentsWriter(path, text string) (*momentsWriter, error) {
+	f, err := os.Create(path + ".tmp")
+	if err != nil {
+		return nil, err
+	}
+	return &momentsWriter{path: path, f: f, w: bufio.NewWriterSize(f, 1<<20), index: momentsIndex{Text: text}}, nil
+}
+
+// add is a calibrate.Visit.
+func (m *momentsWriter) add(in *model.Input, s []float32, tokens int) error {
+	m.index.Tokens = tokens
+	m.index.Inputs = append(m.index.Inputs, momentsInput{Weights: in.Weights, Width: in.Width})
+	for i := range in.Width {
+		m.row = m.row[:0]
+		for _, x := range s[i*in.Width : i*in.Width+i+1] {
+			m.row = binary.LittleEndian.AppendUint32(m.row, math.Float32bits(x))
+		}
+		if _, err := m.w.Write(m.row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish completes the file, or removes it if there was an error.
+func (m *momentsWriter) finish(err error) error {
+	var b []byte
+	if err == nil {
+		b, err = json.Marshal(&m.index)
+	}
+	if err == nil {
+		n := len(b)
+		b = append(binary.LittleEndian.AppendUint64(b, uint64(n)), momentsMagic...)
+		_, err = m.w.Write(b)
+	}
+	if err == nil {
+		err = m.w.Flush()
+	}
+	err = errors.Join(err, m.f.Close())
+	if err == nil {
+		return os.Rename(m.f.Name(), m.path)
+	}
+	return errors.Join(err, os.Remove(m.f.Name()))
+}
+
+// openMoments reads the index of a calibration file and checks it against the model.
+func openMoments(path string, prog *model.Program) (*os.File, *momentsIndex, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	index, err := readMomentsIndex(f, prog)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+	}
+	return f, index, nil
+}
+
+func readMomentsIndex(f *os.File, prog *model.Program) (*momentsIndex, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	const trailer = 8 + len(momentsMagic)
+	end := make([]byte, trailer)
+	if st.Size() < int64(trailer) {
+		return nil, errors.New("is not a calibration file")
+	}
+	if _, err := f.ReadAt(end, st.Size()-int64(trailer)); err != nil {
+		return nil, err
+	}
+	n := binary.LittleEndian.Uint64(end)
+	if string(end[8:]) != momentsMagic || n > maxMomentsIndex || int64(n) > st.Size()-int64(trailer) {
+		return nil, errors.New("is not a calibration file (or is damaged; --save-calibration writes one)")
+	}
+	at := st.Size() - int64(trailer) - int64(n)
+	b := make([]byte, n)
+	if _, err := f.ReadAt(b, at); err != nil {
+		return nil, err
+	}
+	index := &momentsIndex{}
+	if err := json.Unmarshal(b, index); err != nil {
+		return nil, err
+	}
+	inputs, size := prog.Inputs(), int64(0)
+	same := len(inputs) == len(index.Inputs) && index.Tokens > 0
+	for i := 0; same && i < len(inputs); i++ {
+		same = inputs[i].Width == index.Inputs[i].Width && slices.Equal(inputs[i].Weights, index.Inputs[i].Weights)
+		size += 4 * int64(inputs[i].Width) * int64(inputs[i].Width+1) / 2
+	}
+	if !same || size != at {
+		return nil, errors.New("was made with another model: calibrate again")
+	}
+	return index, nil
+}
+
+// readMoments passes on what f holds, as calibrate.Run would.
+func readMoments(f *os.File, index *momentsIndex, prog *model.Program, visit calibrate.Visit, progress func(done, total int64)) error {
+	r := bufio.NewReaderSize(f, 1<<20)
+	inputs := prog.Inputs()
+	for k := range inputs {
+		n := inputs[k].Width
+		s, row := make([]float32, n*n), make([]byte, 4*n)
+		for i := range n {
+			if _, err := io.ReadFull(r, row[:4*(i+1)]); err != nil {
+				return fmt.Errorf("%s: %w", f.Name(), err)
+			}
+			for j := range i + 1 {
+				s[i*n+j] = math.Float32frombits(binary.LittleEndian.Uint32(row[4*j:]))
+			}
+			if x := s[i*n+i]; !(x >= 0 && x <= math.MaxFloat32) {
+				return fmt.Errorf("%s: a mean square of the input of %s is %g (the file is damaged)", f.Name(), inputs[k].Weights[0], x)
+			}
+		}
+		if err := visit(&inputs[k], s, index.Tokens); err != nil {
+			return err
+		}
+		progress(int64(k+1), int64(len(inputs)))
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+package convert
+
+import (
+	"math"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
+)
+
+// sensitivity knows how much errors of each matrix hurt. With h the second moment of the derivatives by a row's output and c that of what error
+// feedback leaves of a column's input, a weight rounded with step Δ adds h·c·Δ²/24 to the KL divergence: bits are spent best where h·c·Δ² is the
+// same for all weights.
+type sensitivity struct {
+	*calibrate.Sensitivity
+	columns map[string]float64 // matrix → mean of c
+}
+
+// Limits of what a row's step is multiplied by.
+const (
+	minRowFactor = 1. / 4
+	maxRowFactor = 4
+)
+
+// rowFactors returns what the steps of a matrix's rows are multiplied by: the share of the way from their magnitudes' rule to their sensitivity's.
+// magnitude is the mean magnitude of each row relative to the matrix's. Nil: nothing is known.
+func (s *sensitivity) rowFactors(name string, magnitude []float64, share float64) []float32 {
+	h := s.Rows[name]
+	if share == 0 || len(h) != len(magnitude) || name == "output.weight" || name == "token_embd.weight" { // tokens that the text lacks matter as well
+		return nil
+	}
+	mean := 0.0
+	for _, x := range h {
+		mean += x / float64(len(h))
+	}
+	if mean == 0 {
+		return nil
+	}
+	out := make([]float32, len(h))
+	for r, x := range h {
+		f := math.Pow(max(x, meanFloor*mean)/mean*max(magnitude[r], minRowFactor), -share/2)
+		out[r] = float32(min(max(f, minRowFactor), maxRowFactor))
+	}
+	return out
+}
+
+// step returns the step that a matrix should have relative to others, if its rows' steps relate to it by steps; 0: nothing is known.
+func (s *sensitivity) step(name string, steps []float64) float64 {
+	sum := 0.0
+	if h, c := s.Rows[name], s.columns[name]; len(h) == len(steps) && c > 0 {
+		for r, x := range h {
+			sum += c * x * steps[r] * steps[r]
+		}
+	}
+	if name == "token_embd.weight" {
+		for _, x := range s.Embedding { // each token uses one row
+			sum += x / float64(len(s.Embedding))
+		}
+	}
+	if sum == 0 {
+		return 0
+	}
+	return 1 / math.Sqrt(sum/float64(len(steps)))
+}
+
+// weigh moves the steps of the matrices towards what their sensitivities ask for.
+func (j *job) weigh(ms []*uniformMatrix) {
+	if j.sensitivity == nil {
+		return
+	}
+	c := &j.opt.Calibration
+	want, n, shift := make([]float64, len(ms)), 0.0, 0.0
+	for i, m := range ms {
+		rows := m.p.info.Rows
+		magnitude, steps := make([]float64, rows), make([]float64, rows)
+		for r, s := range m.stats {
+			magnitude[r] = s.SumAbs / float64(m.p.info.Cols) / m.q.MeanAbs
+		}
+		m.rowFactor = j.sensitivity.rowFactors(m.p.info.Name, magnitude, c.RowShare)
+		for r, x := range magnitude {
+			steps[r] = math.Sqrt(x)
+			if m.rowFactor != nil {
+				steps[r] *= float64(m.rowFactor[r])
+			}
+		}
+		if want[i] = j.sensitivity.step(m.p.info.Name, steps); want[i] > 0 {
+			n += float64(m.p.weights())
+			shift += float64(m.p.weights()) * math.Log(m.weight/want[i])
+		}
+	}
+	for i, m := range ms {
+		if want[i] > 0 {
+			m.weight *= math.Exp(c.Share * (math.Log(want[i]/m.weight) + shift/n))
+		}
+	}
+}
