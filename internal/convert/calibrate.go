@@ -144,6 +144,9 @@ func (j *job) calibrate(dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := j.factors.ready(); err != nil {
+		return err
+	}
 	if j.sensitivity != nil {
 		j.sensitivity.columns = j.columns
 	}

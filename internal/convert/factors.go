@@ -60,22 +60,28 @@ func (f *factors) add(weights []string, x *quant.Feedback) error {
 	return nil
 }
 
+// ready ends writing.
+func (f *factors) ready() error {
+	if f.size == 0 {
+		return nil
+	}
+	var err error
+	if f.data, err = mmap.Map(f.f, mmap.RDONLY, 0); err != nil {
+		return fmt.Errorf("%s: %w", f.f.Name(), err)
+	}
+	return nil
+}
+
 // get returns the factor of a matrix, or nil.
-func (f *factors) get(weight string) (*quant.Feedback, error) {
+func (f *factors) get(weight string) *quant.Feedback {
 	if f == nil {
-		return nil, nil
+		return nil
 	}
 	at, ok := f.at[weight]
 	if !ok {
-		return nil, nil
-	}
-	if f.data == nil {
-		var err error
-		if f.data, err = mmap.Map(f.f, mmap.RDONLY, 0); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.f.Name(), err)
-		}
+		return nil
 	}
 	n := quant.FactorLen(int(at[1]))
 	b := f.data[at[0] : at[0]+4*int64(n)]
-	return &quant.Feedback{Cols: int(at[1]), Factor: unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), n)}, nil
+	return &quant.Feedback{Cols: int(at[1]), Factor: unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), n)}
 }

@@ -7,9 +7,9 @@ import (
 
 // begin quantizes all rows of the matrix if it gets error feedback: columns follow from each other, but rows are best done many at a time.
 func (m *uniformMatrix) begin() error {
-	f, err := m.factors.get(m.p.info.Name)
-	if err != nil || f == nil {
-		return err
+	f := m.factors.get(m.p.info.Name)
+	if f == nil {
+		return nil
 	}
 	rows, cols := m.p.info.Rows, m.p.info.Cols
 	m.codes, m.gains = make([]int16, rows*cols), make([]float32, rows)
@@ -30,14 +30,43 @@ func (m *uniformMatrix) begin() error {
 		if err := m.src.ReadRows(m.p.index, r0, r1, w); err != nil {
 			return err
 		}
-		plain, steps := grow(&s.ints, cols), make([]float32, r1-r0)
-		for r := r0; r < r1; r++ {
-			steps[r-r0] = m.rowStep(r)
-			m.gains[r], _ = quant.Row(plain, w[(r-r0)*cols:(r-r0+1)*cols], steps[r-r0], !m.opt.Tuning.NoCentroid)
+		steps := make([]float32, r1-r0)
+		for r := range steps {
+			steps[r] = m.rowStep(r0 + r)
 		}
-		f.Rows(isa, m.codes[r0*cols:r1*cols], w, steps, m.gains[r0:r1], fs)
+		m.feed(f, isa, m.codes[r0*cols:r1*cols], w, steps, m.gains[r0:r1], grow(&s.ints, cols), fs)
 		return nil
 	})
+}
+
+// feed quantizes rows w with error feedback. plain is memory for a row.
+func (m *uniformMatrix) feed(f *quant.Feedback, isa linalg.ISA, dst []int16, w, steps, gains []float32, plain []int32, fs *quant.FeedbackScratch) {
+	for r, step := range steps {
+		gains[r], _ = quant.Row(plain, w[r*f.Cols:(r+1)*f.Cols], step, !m.opt.Tuning.NoCentroid)
+	}
+	f.Rows(isa, dst, w, steps, gains, fs)
+}
+
+// feedSample quantizes the sample with error feedback, if the matrix gets it, else as sampled.
+func (m *uniformMatrix) feedSample() []int32 {
+	f := m.factors.get(m.p.info.Name)
+	if f == nil {
+		return m.sampled()
+	}
+	out, cols := make([]int32, len(m.sample)), m.p.info.Cols
+	codes, gains, plain, fs := make([]int16, quant.FeedbackRows*cols), make([]float32, quant.FeedbackRows), make([]int32, cols), &quant.FeedbackScratch{}
+	for i := 0; i < len(m.rowsOf); i += quant.FeedbackRows {
+		var steps []float32
+		for _, r := range m.rowsOf[i:min(i+quant.FeedbackRows, len(m.rowsOf))] {
+			steps = append(steps, m.rowStep(r))
+		}
+		at, n := i*cols, len(steps)*cols
+		m.feed(f, linalg.Best(), codes[:n], m.sample[at:at+n], steps, gains[:len(steps)], plain, fs)
+		for k, q := range codes[:n] {
+			out[at+k] = int32(q)
+		}
+	}
+	return out
 }
 
 // end frees what begin made.

@@ -205,7 +205,7 @@ func (j *job) fit(settings map[string]any) (tables []*huffman.Table, err error) 
 		if len(ms) > 0 && kappa == 0 {
 			return nil, fmt.Errorf("%g bits per weight are too few: without the weights' own entropy the file takes %.2f", j.opt.BPW, (j.target()-target+j.beyond)/float64(j.weights))
 		}
-		bits := j.chooseAll(ms)
+		bits := j.chooseAll(ms, try >= guesses-1)
 		if try >= guesses || j.kappa != 0 {
 			bins, err := j.train()
 			if err != nil {
@@ -232,7 +232,7 @@ func (j *job) fixed(ms []*uniformMatrix, settings map[string]any) ([]*huffman.Ta
 	for _, m := range ms {
 		m.setStep(j.opt.Tuning.Kappa)
 	}
-	j.chooseAll(ms)
+	j.chooseAll(ms, true)
 	bins, err := j.train()
 	if err != nil {
 		return nil, err
@@ -242,11 +242,16 @@ func (j *job) fixed(ms []*uniformMatrix, settings map[string]any) ([]*huffman.Ta
 	return tables, err
 }
 
-// chooseAll chooses the coding of every matrix and returns the estimated bits of all levels.
-func (j *job) chooseAll(ms []*uniformMatrix) float64 {
+// chooseAll chooses the coding of every matrix and returns the estimated bits of all levels. Error feedback makes codes a little longer; it is
+// left out if feedback is false.
+func (j *job) chooseAll(ms []*uniformMatrix, feedback bool) float64 {
 	codec.Parallel(len(ms), func(i int) {
-		sample := ms[i].sampled()
-		ms[i].p.choose(sample, codec.Candidates(sample))
+		sample := ms[i].sampled
+		if feedback {
+			sample = ms[i].feedSample
+		}
+		codes := sample()
+		ms[i].p.choose(codes, codec.Candidates(codes))
 	})
 	bits := 0.0
 	for _, m := range ms {
