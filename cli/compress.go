@@ -32,7 +32,7 @@ func (p *program) compressCommand() *cli.Command {
 			&cli.Float64Flag{Name: "damping", Usage: fmt.Sprintf("with --calibrate: share by which mean squares are increased (%g)", convert.DefaultDamping)},
 			&cli.StringFlag{Name: "save-calibration", Usage: "with --calibrate: also write what was found to a file for --calibration (2 × columns² bytes for each input: 5 GB for a 1.5B model)"},
 			&cli.StringFlag{Name: "calibration", Usage: "instead of --calibrate: file that --save-calibration wrote"},
-			&cli.Float64Flag{Name: "share"}, &cli.Float64Flag{Name: "row-share"},
+			&cli.BoolFlag{Name: "no-sensitivity", Usage: "with --calibrate: do not measure how much errors of each matrix and row hurt"},
 			&cli.StringFlag{Name: "save-imatrix", Usage: "with --calibrate: also write the importance matrix, for --imatrix here and in llama-quantize"},
 			&cli.BoolFlag{Name: "no-columns", Usage: "without --imatrix and --calibrate: do not look at the activations that random tokens cause"},
 			&cli.BoolFlag{Name: "no-centroid", Usage: "reconstruct weights at the middle of cells"},
@@ -103,7 +103,7 @@ func compressOptions(c *cli.Context) (convert.Options, error) {
 	opt := convert.Options{BPW: c.Float64("bpw"), Calibration: convert.Calibration{
 		Imatrix: c.String("imatrix"), Text: c.String("calibrate"), Tokens: c.Int("calibrate-tokens"),
 		Exponent: c.Float64("exponent"), Damping: c.Float64("damping"), NoFeedback: c.Bool("no-feedback"), Save: c.String("save-imatrix"),
-		SaveAll: c.String("save-calibration"), Saved: c.String("calibration"), Share: c.Float64("share"), RowShare: c.Float64("row-share"),
+		SaveAll: c.String("save-calibration"), Saved: c.String("calibration"), NoSensitivity: c.Bool("no-sensitivity"),
 	}}
 	var err error
 	if opt.Tuning, err = tuning(c); err != nil {

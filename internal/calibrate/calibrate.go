@@ -17,8 +17,8 @@ type Weights interface {
 	Rows(name string, r0, r1 int, dst []float32) error
 }
 
-// Visit receives the moments of one input: s is Width × Width, of which the lower triangle is valid, summed over the given
-// number of tokens. It may write to s, and must not keep it.
+// Visit receives the moments of one input: s is Width × Width, of which the lower triangle is valid, or the diagonal alone, Width elements; summed over the
+// given number of tokens. It may write to s, and must not keep it.
 type Visit func(in *model.Input, s []float32, tokens int) error
 
 // MeanSquares runs prog like Run, but gathers only E[x²] of every element that enters a product. The result goes from a matrix's name to its columns.
@@ -41,6 +41,14 @@ func MeanSquares(ctx context.Context, prog *model.Program, w Weights, texts [][]
 	return out, err
 }
 
+// Diagonal returns where s, as Visit receives it, has the mean square of element i.
+func Diagonal(s []float32, width, i int) int {
+	if len(s) == width {
+		return i
+	}
+	return i*width + i
+}
+
 // runner is one run.
 type runner struct {
 	prog    *model.Program
@@ -56,15 +64,18 @@ type runner struct {
 	tokens  int
 
 	diagonal   bool      // only the moments' diagonal is wanted
+	samples    int       // tokens per element without which this is so, too
 	transposed []float32 // of gather
 }
 
-// Run executes prog on every text from an empty cache, and passes the moments of every input on. Progress is called with nodes·texts done.
-func Run(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, visit Visit, progress func(done, total int64)) error {
+// Run executes prog on every text from an empty cache, and passes the moments of every input on; of inputs with fewer than samples tokens for each
+// element, the diagonal. Progress is called with nodes·texts done.
+func Run(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, samples int, visit Visit, progress func(done, total int64)) error {
 	r, err := newRunner(prog, w, texts)
 	if err != nil {
 		return err
 	}
+	r.samples = samples
 	return r.run(ctx, texts, visit, progress)
 }
 
@@ -168,7 +179,7 @@ func (r *runner) load(nodes []model.Node) error {
 
 // momentsLen returns how many moments of an input of the given width are kept.
 func (r *runner) momentsLen(width int) int {
-	if r.diagonal {
+	if r.diagonal || r.tokens < r.samples*width {
 		return width
 	}
 	return width * width
@@ -209,12 +220,8 @@ func (r *runner) visit(nodes []model.Node, visit Visit) error {
 			continue
 		}
 		delete(r.moments, w)
-		stride := 1
-		if !r.diagonal {
-			stride += r.inputs[w].Width
-		}
-		for i := 0; i < len(s); i += stride {
-			if x := s[i]; x-x != 0 {
+		for i := range r.inputs[w].Width {
+			if x := s[Diagonal(s, r.inputs[w].Width, i)]; x-x != 0 {
 				return fmt.Errorf("the input of %s is not a finite number (is the model damaged?)", w)
 			}
 		}
@@ -230,7 +237,7 @@ const strip = 128
 
 // gather adds the moments of t vectors x of width n to s.
 func (r *runner) gather(s, x []float32, n, t int) {
-	if r.diagonal {
+	if len(s) == n {
 		for i := range t {
 			for c, v := range x[i*n : (i+1)*n] {
 				s[c] += v * v

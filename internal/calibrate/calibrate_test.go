@@ -47,7 +47,7 @@ func program(t *testing.T) *model.Program {
 func TestTextsAddUp(t *testing.T) {
 	p, w := program(t), &random{cols: map[string]int{}, w: map[string][]float32{}}
 	run := func(texts ...[]int32) (all []float64) {
-		require.NoError(t, Run(context.Background(), p, w, texts, func(in *model.Input, s []float32, tokens int) error {
+		require.NoError(t, Run(context.Background(), p, w, texts, 0, func(in *model.Input, s []float32, tokens int) error {
 			n := 0
 			for _, x := range texts {
 				n += len(x)
@@ -72,16 +72,16 @@ func TestTextsAddUp(t *testing.T) {
 func TestRunFails(t *testing.T) {
 	p, w := program(t), &random{cols: map[string]int{}, w: map[string][]float32{}}
 	ignore := func(*model.Input, []float32, int) error { return nil }
-	require.ErrorContains(t, Run(context.Background(), p, w, nil, ignore, nil), "no text")
-	require.ErrorContains(t, Run(context.Background(), p, w, [][]int32{{40}}, ignore, nil), "outside the vocabulary")
+	require.ErrorContains(t, Run(context.Background(), p, w, nil, 0, ignore, nil), "no text")
+	require.ErrorContains(t, Run(context.Background(), p, w, [][]int32{{40}}, 0, ignore, nil), "outside the vocabulary")
 	stop := errors.New("stop")
-	require.ErrorIs(t, Run(context.Background(), p, w, [][]int32{{1}}, func(*model.Input, []float32, int) error { return stop }, nil), stop)
+	require.ErrorIs(t, Run(context.Background(), p, w, [][]int32{{1}}, 0, func(*model.Input, []float32, int) error { return stop }, nil), stop)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	require.ErrorIs(t, Run(ctx, p, w, [][]int32{{1}}, ignore, nil), context.Canceled)
+	require.ErrorIs(t, Run(ctx, p, w, [][]int32{{1}}, 0, ignore, nil), context.Canceled)
 	w.fail = "blk.1.ffn_up.weight"
-	require.ErrorContains(t, Run(context.Background(), p, w, [][]int32{{1}}, ignore, nil), "blk.1.ffn_up.weight")
+	require.ErrorContains(t, Run(context.Background(), p, w, [][]int32{{1}}, 0, ignore, nil), "blk.1.ffn_up.weight")
 	w.fail = ""
 	w.w["blk.0.attn_norm.weight"][0] = float32(math.NaN())
-	require.ErrorContains(t, Run(context.Background(), p, w, [][]int32{{1}}, ignore, nil), "not a finite number")
+	require.ErrorContains(t, Run(context.Background(), p, w, [][]int32{{1}}, 0, ignore, nil), "not a finite number")
 }

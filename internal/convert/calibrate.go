@@ -18,30 +18,30 @@ import (
 // Calibration tells SchemeBPW which inputs of the matrices matter: from an importance matrix or by running the model over text. The zero
 // value is none.
 type Calibration struct {
-	Imatrix    string  // file of llama-imatrix
-	Text       string  // file of text, if there is no Imatrix. What the model is later judged by must not be in it
-	Tokens     int     // how many tokens of Text are used; 0: DefaultTokens
-	Exponent   float64 // a column's step goes with the inverse mean square of its input to this power; 0: DefaultExponent
-	Damping    float64 // share by which mean squares are increased before error feedback; 0: DefaultDamping
-	Share      float64
-	RowShare   float64
-	NoFeedback bool   // with Text: choose column steps only
-	Save       string // with Text: file for the importance matrix, in the form that Imatrix names
-	SaveAll    string // with Text: file for everything that was found, in the form that Saved names
-	Saved      string // instead of Text: what an earlier run saved
+	Imatrix       string  // file of llama-imatrix
+	Text          string  // file of text, if there is no Imatrix. What the model is later judged by must not be in it
+	Tokens        int     // how many tokens of Text are used; 0: DefaultTokens
+	Exponent      float64 // a column's step goes with the inverse mean square of its input to this power; 0: DefaultExponent
+	Damping       float64 // share by which mean squares are increased before error feedback; 0: DefaultDamping
+	NoSensitivity bool    // with Text: fixed rules for the steps of types of matrices and of rows, whatever derivatives say
+	NoFeedback    bool    // with Text: choose column steps only
+	Save          string  // with Text: file for the importance matrix, in the form that Imatrix names
+	SaveAll       string  // with Text: file for everything that was found, in the form that Saved names
+	Saved         string  // instead of Text: what an earlier run saved
 }
 
 // Defaults of Calibration.
 const (
 	DefaultTokens   = 1 << 14
-	DefaultExponent = 0.3
-	DefaultDamping  = 0.05
+	DefaultExponent = 0.4
+	DefaultDamping  = 0.5
 )
 
 const (
 	calibrationContext = 512     // tokens that are read from an empty cache
 	maxTextBytes       = 1 << 26 // of the text that are looked at
 	minGain            = 0.1     // bits per weight for which error feedback is used
+	minSamples         = 2       // tokens per column for which it is
 )
 
 // check completes c.
@@ -83,7 +83,7 @@ func (c *Calibration) settings() map[string]any {
 	case c.Imatrix != "":
 		return map[string]any{"imatrix": filepath.Base(c.Imatrix), "exponent": c.Exponent}
 	case c.Text != "" || c.Saved != "":
-		return map[string]any{"text": filepath.Base(c.Text), "tokens": c.Tokens, "exponent": c.Exponent, "damping": c.Damping, "feedback": !c.NoFeedback}
+		return map[string]any{"text": filepath.Base(c.Text), "tokens": c.Tokens, "exponent": c.Exponent, "damping": c.Damping, "feedback": !c.NoFeedback, "sensitivity": !c.NoSensitivity}
 	}
 	return nil
 }
@@ -179,37 +179,41 @@ func (j *job) runText(prog *model.Program, progress func(done, total int64)) err
 			return j.moments(in, s, tokens)
 		}
 	}
-	err = calibrate.Run(j.ctx, prog, w, texts, visit, progress)
+	err = calibrate.Run(j.ctx, prog, w, texts, minSamples, visit, progress)
 	if err != nil {
 		err = fmt.Errorf("calibration with %s: %w", c.Text, err)
 	}
-	var sens *calibrate.Sensitivity
-	if err == nil {
-		if sens, err = j.differentiate(prog, w, texts); err == nil {
-			j.sensitivity = &sensitivity{Sensitivity: sens}
-		}
+	if err == nil && (!c.NoSensitivity || save != nil) {
+		err = j.differentiate(prog, w, texts)
 	}
 	if save != nil {
-		save.index.Sensitivity = sens
+		if j.sensitivity != nil {
+			save.index.Sensitivity = j.sensitivity.Sensitivity
+		}
 		err = save.finish(err)
 	}
 	return err
 }
 
-// sensitivityTexts is how many texts are enough for the derivatives.
-const sensitivityTexts = 4
+// Derivatives are averages over rows or whole matrices: less text is enough.
+const (
+	sensitivityTexts   = 6
+	sensitivityContext = 256
+)
 
-// differentiate finds the sensitivities with some of the texts.
-func (j *job) differentiate(prog *model.Program, w *sourceWeights, texts [][]int32) (*calibrate.Sensitivity, error) {
-	var some [][]int32
-	for i := range min(sensitivityTexts, len(texts)) {
-		some = append(some, texts[i*len(texts)/min(sensitivityTexts, len(texts))])
+// differentiate finds the sensitivities with parts of some of the texts.
+func (j *job) differentiate(prog *model.Program, w *sourceWeights, texts [][]int32) error {
+	n := min(sensitivityTexts, len(texts))
+	some := make([][]int32, n)
+	for i := range some {
+		some[i] = texts[i*len(texts)/n][:sensitivityContext]
 	}
 	s, err := calibrate.Differentiate(j.ctx, prog, w, some, func(done, total int64) { j.progress("differentiate", done, total) })
 	if err != nil {
-		return nil, fmt.Errorf("calibration with %s: %w", j.opt.Calibration.Text, err)
+		return fmt.Errorf("calibration with %s: %w", j.opt.Calibration.Text, err)
 	}
-	return s, nil
+	j.sensitivity = &sensitivity{Sensitivity: s}
+	return nil
 }
 
 // recall uses what an earlier run saved.
@@ -221,7 +225,7 @@ func (j *job) recall(prog *model.Program, progress func(done, total int64)) erro
 	}
 	defer f.Close()
 	c.Text, c.Tokens = index.Text, index.Tokens
-	if index.Sensitivity != nil {
+	if index.Sensitivity != nil && !c.NoSensitivity {
 		j.sensitivity = &sensitivity{Sensitivity: index.Sensitivity}
 	}
 	return readMoments(f, index, prog, j.moments, progress)
@@ -267,12 +271,12 @@ func (j *job) texts() ([][]int32, error) {
 
 // moments receives the second moments of one input.
 func (j *job) moments(in *model.Input, s []float32, tokens int) error {
-	n := in.Width
+	n, full := in.Width, len(s) > in.Width
 	diag := make([]float64, n)
 	mean := 0.0
 	seen := &imatrix.Matrix{MeanSq: make([]float32, n), Count: float64(tokens)}
 	for i := range diag {
-		diag[i] = float64(s[i*n+i])
+		diag[i] = float64(s[calibrate.Diagonal(s, n, i)])
 		mean += diag[i] / float64(n)
 		seen.MeanSq[i] = float32(diag[i] / float64(tokens))
 	}
@@ -282,49 +286,35 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 	if mean == 0 {
 		return nil
 	}
-	damp := j.opt.Calibration.Damping
+	damp := 1 + j.opt.Calibration.Damping
 	for i := range diag {
-		diag[i] = max(diag[i], meanFloor*mean) * (1 + damp)
-		s[i*n+i] = float32(diag[i])
+		diag[i] = max(diag[i], meanFloor*mean) * damp
+		s[calibrate.Diagonal(s, n, i)] = float32(diag[i])
 	}
-	if err := linalg.Best().Cholesky(s, n); err != nil {
-		return fmt.Errorf("the moments of the input of %s: %w (more text would help)", in.Weights[0], err)
-	}
-	gm, gl := 0.0, 0.0
-	steps := make([]float64, n/in.Repeat) // logarithms of what the columns' squared steps are the inverse of
-	g := Gain{Weights: in.Weights, Columns: n}
-	for i := range diag {
-		gm += math.Log2(diag[i]) / float64(n)
-		gl += 2 * math.Log2(float64(s[i*n+i])) / float64(n)
-	}
-	g.Diagonal, g.Feedback = (math.Log2(mean*(1+damp))-gm)/2, (gm-gl)/2
-	g.Used = !j.opt.Calibration.NoFeedback && g.Diagonal+g.Feedback >= minGain
-	for i := range diag {
-		x := math.Log(diag[i])
-		if g.Used {
-			x = 2 * math.Log(float64(s[i*n+i]))
+	left := diag // of the columns' mean squares, by what feedback does
+	g := Gain{Weights: in.Weights, Columns: n, Diagonal: (math.Log2(mean*damp) - meanLog2(diag)) / 2}
+	if full {
+		if err := linalg.Best().Cholesky(s, n); err != nil {
+			return fmt.Errorf("the moments of the input of %s: %w (more text would help)", in.Weights[0], err)
 		}
-		steps[in.Row(i)] += x / float64(in.Repeat)
+		l := make([]float64, n)
+		for i := range l {
+			l[i] = float64(s[i*n+i]) * float64(s[i*n+i])
+		}
+		g.Feedback = (meanLog2(diag) - meanLog2(l)) / 2
+		if g.Used = !j.opt.Calibration.NoFeedback && g.Diagonal+g.Feedback >= minGain; g.Used {
+			left = l
+		}
 	}
 	j.gains = append(j.gains, g)
-	var d []float32
-	if len(in.Scaled) > 0 {
-		j.fold.add(in, columnFactors(steps, j.opt.Calibration.Exponent))
-		d = j.fold.cols[in.Weights[0]]
-	}
-	left := 0.0
-	for i := range diag {
-		x := diag[i]
-		if g.Used {
-			x = float64(s[i*n+i]) * float64(s[i*n+i])
-		}
+	d := j.foldColumns(in, left)
+	for i := range left {
 		if d != nil {
-			x *= float64(d[i]) * float64(d[i])
+			left[i] *= float64(d[i]) * float64(d[i])
 		}
-		left += x / float64(tokens) / float64(n)
 	}
 	for _, w := range in.Weights {
-		j.columns[w] = left
+		j.columns[w] = average(left) / float64(tokens)
 	}
 	if !g.Used {
 		return nil
@@ -332,4 +322,31 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 	f := &quant.Feedback{Cols: n}
 	f.SetFactor(s, d)
 	return j.factors.add(in.Weights, f)
+}
+
+// foldColumns rescales an input's columns by what is left of their mean squares, and returns the factors, or nil.
+func (j *job) foldColumns(in *model.Input, left []float64) []float32 {
+	if len(in.Scaled) == 0 {
+		return nil
+	}
+	logs := make([]float64, in.Width/in.Repeat)
+	for i, x := range left {
+		logs[in.Row(i)] += math.Log(x) / float64(in.Repeat)
+	}
+	j.fold.add(in, columnFactors(logs, j.opt.Calibration.Exponent))
+	return j.fold.cols[in.Weights[0]]
+}
+
+func average(x []float64) (mean float64) {
+	for _, v := range x {
+		mean += v / float64(len(x))
+	}
+	return mean
+}
+
+func meanLog2(x []float64) (mean float64) {
+	for _, v := range x {
+		mean += math.Log2(v) / float64(len(x))
+	}
+	return mean
 }

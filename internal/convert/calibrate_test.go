@@ -55,7 +55,7 @@ func TestMomentsAgreeWithLlamaCPP(t *testing.T) {
 	require.NoError(t, err)
 	texts := windows(t, j, want.ChunkSize, want.Chunks)
 	seen := 0
-	err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, func(in *model.Input, s []float32, tokens int) error {
+	err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, 0, func(in *model.Input, s []float32, tokens int) error {
 		for _, w := range in.Weights {
 			m := want.Matrices[w]
 			if m == nil {
@@ -101,7 +101,7 @@ func TestFoldingKeepsTheFunction(t *testing.T) {
 		require.NoError(t, err)
 		texts := windows(t, j, 32, 2)
 		var plain [][]float32
-		err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, func(in *model.Input, s []float32, _ int) error {
+		err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, 0, func(in *model.Input, s []float32, _ int) error {
 			plain = append(plain, append([]float32{}, s...))
 			return nil
 		}, nil)
@@ -122,7 +122,7 @@ func TestFoldingKeepsTheFunction(t *testing.T) {
 		require.GreaterOrEqual(t, len(f.rows), 4*prog.Config.NLayers)
 		j.src = newFoldedSource(j.src, f)
 		at := 0
-		err = calibrate.Run(context.Background(), prog, &rescaledWeights{j.sourceWeights(), f}, texts, func(in *model.Input, s []float32, _ int) error {
+		err = calibrate.Run(context.Background(), prog, &rescaledWeights{j.sourceWeights(), f}, texts, 0, func(in *model.Input, s []float32, _ int) error {
 			n, d := in.Width, f.cols[in.Weights[0]]
 			for i := range n {
 				for k := range i + 1 {
@@ -184,7 +184,7 @@ func streamError(t *testing.T, arch, path string) float64 {
 	defer r.Close()
 	texts := windows(t, j, 64, 8)
 	last := func(w calibrate.Weights) (x []float32) {
-		require.NoError(t, calibrate.Run(context.Background(), prog, w, texts, func(in *model.Input, s []float32, _ int) error {
+		require.NoError(t, calibrate.Run(context.Background(), prog, w, texts, 0, func(in *model.Input, s []float32, _ int) error {
 			x = append(x[:0], s...)
 			return nil
 		}, nil))

@@ -33,6 +33,31 @@ type momentsIndex struct {
 type momentsInput struct {
 	Weights []string `json:"weights"`
 	Width   int      `json:"width"`
+
+	Diagonal bool `json:"diagonal,omitempty"` // is all there is, as one row
+}
+
+// rows returns how many rows are stored, row the length of one.
+func (m *momentsInput) rows() int {
+	if m.Diagonal {
+		return 1
+	}
+	return m.Width
+}
+
+func (m *momentsInput) row(i int) int {
+	if m.Diagonal {
+		return m.Width
+	}
+	return i + 1
+}
+
+// size returns the bytes of all rows.
+func (m *momentsInput) size() int64 {
+	if m.Diagonal {
+		return 4 * int64(m.Width)
+	}
+	return 4 * int64(m.Width) * int64(m.Width+1) / 2
 }
 
 // momentsWriter writes a calibration file.
@@ -56,10 +81,11 @@ func newMomentsWriter(path, text string) (*momentsWriter, error) {
 // add is a calibrate.Visit.
 func (m *momentsWriter) add(in *model.Input, s []float32, tokens int) error {
 	m.index.Tokens = tokens
-	m.index.Inputs = append(m.index.Inputs, momentsInput{Weights: in.Weights, Width: in.Width})
-	for i := range in.Width {
+	x := momentsInput{Weights: in.Weights, Width: in.Width, Diagonal: len(s) == in.Width}
+	m.index.Inputs = append(m.index.Inputs, x)
+	for i := range x.rows() {
 		m.row = m.row[:0]
-		for _, x := range s[i*in.Width : i*in.Width+i+1] {
+		for _, x := range s[i*in.Width:][:x.row(i)] {
 			m.row = binary.LittleEndian.AppendUint32(m.row, math.Float32bits(x))
 		}
 		if _, err := m.w.Write(m.row); err != nil {
@@ -133,7 +159,7 @@ func readMomentsIndex(f *os.File, prog *model.Program) (*momentsIndex, error) {
 	same := len(inputs) == len(index.Inputs) && index.Tokens > 0
 	for i := 0; same && i < len(inputs); i++ {
 		same = inputs[i].Width == index.Inputs[i].Width && slices.Equal(inputs[i].Weights, index.Inputs[i].Weights)
-		size += 4 * int64(inputs[i].Width) * int64(inputs[i].Width+1) / 2
+		size += index.Inputs[i].size()
 	}
 	if !same || size != at {
 		return nil, errors.New("was made with another model: calibrate again")
@@ -146,17 +172,21 @@ func readMoments(f *os.File, index *momentsIndex, prog *model.Program, visit cal
 	r := bufio.NewReaderSize(f, 1<<20)
 	inputs := prog.Inputs()
 	for k := range inputs {
-		n := inputs[k].Width
-		s, row := make([]float32, n*n), make([]byte, 4*n)
-		for i := range n {
-			if _, err := io.ReadFull(r, row[:4*(i+1)]); err != nil {
+		in := &index.Inputs[k]
+		n := in.Width
+		s, row := make([]float32, in.rows()*n), make([]byte, 4*n)
+		for i := range in.rows() {
+			b := row[:4*in.row(i)]
+			if _, err := io.ReadFull(r, b); err != nil {
 				return fmt.Errorf("%s: %w", f.Name(), err)
 			}
-			for j := range i + 1 {
-				s[i*n+j] = math.Float32frombits(binary.LittleEndian.Uint32(row[4*j:]))
+			for j := range len(b) / 4 {
+				s[i*n+j] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*j:]))
 			}
-			if x := s[i*n+i]; !(x >= 0 && x <= math.MaxFloat32) {
-				return fmt.Errorf("%s: a mean square of the input of %s is %g (the file is damaged)", f.Name(), inputs[k].Weights[0], x)
+		}
+		for i := range n {
+			if x := s[calibrate.Diagonal(s, n, i)]; !(x >= 0 && x <= math.MaxFloat32) {
+				return fmt.Errorf("%s: a mean square of the input of %s is %g (the file is damaged)", f.Name(), in.Weights[0], x)
 			}
 		}
 		if err := visit(&inputs[k], s, index.Tokens); err != nil {

@@ -14,6 +14,12 @@ type sensitivity struct {
 	columns map[string]float64 // matrix → mean of c
 }
 
+// How far steps move from the fixed rules to what sensitivities ask for, which are estimates themselves.
+const (
+	matrixShare = 0.5
+	rowShare    = 0.5
+)
+
 // Limits of what a row's step is multiplied by.
 const (
 	minRowFactor = 1. / 4
@@ -63,10 +69,9 @@ func (s *sensitivity) step(name string, steps []float64) float64 {
 
 // weigh moves the steps of the matrices towards what their sensitivities ask for.
 func (j *job) weigh(ms []*uniformMatrix) {
-	if j.sensitivity == nil {
+	if j.sensitivity == nil || j.opt.Calibration.NoSensitivity {
 		return
 	}
-	c := &j.opt.Calibration
 	want, n, shift := make([]float64, len(ms)), 0.0, 0.0
 	for i, m := range ms {
 		rows := m.p.info.Rows
@@ -74,7 +79,7 @@ func (j *job) weigh(ms []*uniformMatrix) {
 		for r, s := range m.stats {
 			magnitude[r] = s.SumAbs / float64(m.p.info.Cols) / m.q.MeanAbs
 		}
-		m.rowFactor = j.sensitivity.rowFactors(m.p.info.Name, magnitude, c.RowShare)
+		m.rowFactor = j.sensitivity.rowFactors(m.p.info.Name, magnitude, rowShare)
 		for r, x := range magnitude {
 			steps[r] = math.Sqrt(x)
 			if m.rowFactor != nil {
@@ -88,7 +93,7 @@ func (j *job) weigh(ms []*uniformMatrix) {
 	}
 	for i, m := range ms {
 		if want[i] > 0 {
-			m.weight *= math.Exp(c.Share * (math.Log(want[i]/m.weight) + shift/n))
+			m.weight *= math.Exp(matrixShare * (math.Log(want[i]/m.weight) + shift/n))
 		}
 	}
 }

@@ -39,7 +39,7 @@ func TestMeanSquares(t *testing.T) {
 	got, err := calibrate.MeanSquares(context.Background(), prog, j.sourceWeights(), texts, nil)
 	require.NoError(t, err)
 	seen := 0
-	err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, func(in *model.Input, s []float32, tokens int) error {
+	err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, 0, func(in *model.Input, s []float32, tokens int) error {
 		for _, w := range in.Weights {
 			seen++
 			for i, x := range got[w] {
