@@ -27,10 +27,10 @@ const (
 )
 
 // rowFactors returns what the steps of a matrix's rows are multiplied by: the share of the way from their magnitudes' rule to their sensitivity's.
-// magnitude is the mean magnitude of each row relative to the matrix's. Nil: nothing is known.
-func (s *sensitivity) rowFactors(name string, magnitude []float64, share float64) []float32 {
+// rule has the steps by the former, relative to the matrix's. Nil: nothing is known.
+func (s *sensitivity) rowFactors(name string, rule []float64, share float64) []float32 {
 	h := s.Rows[name]
-	if share == 0 || len(h) != len(magnitude) || name == "output.weight" || name == "token_embd.weight" { // tokens that the text lacks matter as well
+	if share == 0 || len(h) != len(rule) || name == "output.weight" || name == "token_embd.weight" { // tokens that the text lacks matter as well
 		return nil
 	}
 	mean := 0.0
@@ -42,7 +42,7 @@ func (s *sensitivity) rowFactors(name string, magnitude []float64, share float64
 	}
 	out := make([]float32, len(h))
 	for r, x := range h {
-		f := math.Pow(max(x, meanFloor*mean)/mean*max(magnitude[r], minRowFactor), -share/2)
+		f := math.Pow(math.Sqrt(max(x, meanFloor*mean)/mean)*max(rule[r], minRowFactor), -share)
 		out[r] = float32(min(max(f, minRowFactor), maxRowFactor))
 	}
 	return out
@@ -75,16 +75,13 @@ func (j *job) weigh(ms []*uniformMatrix) {
 	want, n, shift := make([]float64, len(ms)), 0.0, 0.0
 	for i, m := range ms {
 		rows := m.p.info.Rows
-		magnitude, steps := make([]float64, rows), make([]float64, rows)
+		steps := make([]float64, rows)
 		for r, s := range m.stats {
-			magnitude[r] = s.SumAbs / float64(m.p.info.Cols) / m.q.MeanAbs
+			steps[r] = math.Pow(s.SumAbs/float64(m.p.info.Cols)/m.q.MeanAbs, m.q.Exponent)
 		}
-		m.rowFactor = j.sensitivity.rowFactors(m.p.info.Name, magnitude, rowShare)
-		for r, x := range magnitude {
-			steps[r] = math.Sqrt(x)
-			if m.rowFactor != nil {
-				steps[r] *= float64(m.rowFactor[r])
-			}
+		m.rowFactor = j.sensitivity.rowFactors(m.p.info.Name, steps, rowShare)
+		for r, x := range m.rowFactor {
+			steps[r] *= float64(x)
 		}
 		if want[i] = j.sensitivity.step(m.p.info.Name, steps); want[i] > 0 {
 			n += float64(m.p.weights())
