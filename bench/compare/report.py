@@ -40,7 +40,7 @@ def cells(data, row, text):
     t = row["texts"][text]
     out = [f"{t['kld']:.5f} ± {t['kld_stderr']:.5f}", f"{t['kld_999']:.3f}", f"{t['same_top']:.1f}", perplexity(t["perplexity"])]
     other = compared_with(data, row) if row["program"] == "ellm-gpu" else None
-    if not other or row["kind"].startswith("entrollm"):
+    if not other or text not in other["texts"] or row["kind"].startswith("entrollm"):
         return [*out, ""]
     return [*out, f"{t['kld'] / other['texts'][text]['kld']:.3f} × {other['kind']}"]
 
