@@ -34,7 +34,7 @@ type Calibration struct {
 const (
 	DefaultTokens   = 1 << 14
 	DefaultExponent = 0.4
-	DefaultDamping  = 0.5
+	DefaultDamping  = 0.3
 )
 
 const (

@@ -16,7 +16,7 @@ type sensitivity struct {
 
 // How far steps move from the fixed rules to what sensitivities ask for, which are estimates themselves.
 const (
-	matrixShare = 0.5
+	matrixShare = 1.
 	rowShare    = 0.5
 )
 
