@@ -5,6 +5,7 @@
 #include "decode_outliers.cu"
 #include "elementwise.cu"
 #include "embed_rows.cu"
+#include "gemm_codes.cu"
 #include "gemm_resident.cu"
 #include "gemv_fused.cu"
 #include "gemv_packed.cu"

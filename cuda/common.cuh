@@ -18,6 +18,11 @@ extern __shared__ uint4 shared_dynamic_memory[];
     T* p = (T*)emu::shared_static(&p##_site, sizeof(T) * (n))
 #endif
 
+__device__ __forceinline__ uint4 uint4_of(const uint32_t* v) {
+    uint4 u = {v[0], v[1], v[2], v[3]};
+    return u;
+}
+
 // Sum of v over the warp, in every lane; always added in the same order.
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll

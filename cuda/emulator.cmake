@@ -25,7 +25,7 @@ function(add_emulator name checked kernels_file list main)
   set(kernels ${CMAKE_CURRENT_BINARY_DIR}/${name}_kernels.cpp)
   set_property(SOURCE ${kernels} APPEND PROPERTY OBJECT_DEPENDS "${KERNEL_FILES};${KERNEL_HEADERS};${kernels_file}")
   set(emu ${CUDA_DIR}/emu)
-  add_executable(${name} ${kernels} ${main} ${emu}/block.cpp ${emu}/fiber.cpp ${emu}/half.cpp ${emu}/memory.cpp)
+  add_executable(${name} ${kernels} ${main} ${emu}/block.cpp ${emu}/fiber.cpp ${emu}/half.cpp ${emu}/memory.cpp ${emu}/mma.cpp)
   target_include_directories(${name} PRIVATE ${CUDA_DIR} ${emu})
   target_link_libraries(${name} PRIVATE Threads::Threads)
   # float32 products are not fused with sums unless the kernel says so.

@@ -68,20 +68,21 @@ template <int TYPE> __device__ __forceinline__ void gemm(const matrix* w, const 
 // data      where stored row first_row begins (0: in w->data), [n_rows][w->stride]
 // first_row, n_rows   stored rows to multiply
 // x         [n_tokens][cols] (already multiplied by the column scales, if there are any)
+// xp, xp_stride   not read
 // bias      [rows], in natural row order; 0 = none
 // y         [n_tokens][rows], columns in natural row order; only the rows multiplied are written
-extern "C" __global__ void __launch_bounds__(256) gemm_u8(const matrix* w, const uint8_t* data, int32_t first_row, int32_t n_rows, const float* x, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_u8(const matrix* w, const uint8_t* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_U8>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }
-extern "C" __global__ void __launch_bounds__(256) gemm_i16(const matrix* w, const int16_t* data, int32_t first_row, int32_t n_rows, const float* x, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_i16(const matrix* w, const int16_t* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_I16>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }
-extern "C" __global__ void __launch_bounds__(256) gemm_f32(const matrix* w, const float* data, int32_t first_row, int32_t n_rows, const float* x, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_f32(const matrix* w, const float* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_F32>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }
-extern "C" __global__ void __launch_bounds__(256) gemm_f16(const matrix* w, const uint16_t* data, int32_t first_row, int32_t n_rows, const float* x, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_f16(const matrix* w, const uint16_t* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_F16>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }
-extern "C" __global__ void __launch_bounds__(256) gemm_bf16(const matrix* w, const uint16_t* data, int32_t first_row, int32_t n_rows, const float* x, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_bf16(const matrix* w, const uint16_t* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_BF16>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }

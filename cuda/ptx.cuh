@@ -52,8 +52,31 @@ __device__ __forceinline__ void next_word(uint32_t& lo, uint32_t& hi, uint32_t& 
         : "+r"(lo), "+r"(hi), "+r"(ahead), "+r"(pos), "+l"(next));
 }
 
+#if __CUDA_ARCH__ >= 750
+#define HAS_MMA
+// c += A·B on tensor cores, for 16 rows × 16 columns of A and 16 × 8 of B, float16 with float32 sums. Lane 4·g + t has of A rows g (a0, a2)
+// and g + 8 (a1, a3), columns 2t, 2t + 1 (a0, a1) and 2t + 8, 2t + 9 (a2, a3); of B the same 2 + 2 rows (b0, b1) of column g;
+// of c columns 2t and 2t + 1 of rows g (0, 1) and g + 8 (2, 3). Collective over the warp.
+__device__ __forceinline__ void mma_16x8x16(float* c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#else
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(b0));
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a2), "r"(a3), "r"(b1));
+#endif
+}
+#endif
+
 #else
 
+#define HAS_MMA
+inline void mma_16x8x16(float* c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    uint32_t a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+    emu::mma_16x8x16(c, a, b);
+}
 inline uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) { return (a & mask) | bits; }
 inline uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
     return emu::half_fma((uint16_t)a, (uint16_t)b, (uint16_t)c) | (uint32_t)emu::half_fma(a >> 16, b >> 16, c >> 16) << 16;

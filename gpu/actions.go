@@ -93,7 +93,7 @@ func (a *productAction) run(p *pass, s span) error {
 	for _, st := range a.steps {
 		p.where = st.where
 		dst := p.at(st.Dst, s.tok0)
-		if err := p.multiplyBatch(st, s, x, dst); err != nil {
+		if err := p.multiplyBatch(st, s.n, x, p.prepared, dst); err != nil {
 			return err
 		}
 		if !a.residual {
@@ -185,7 +185,8 @@ func (a *logitsAction) run(p *pass, s span) error {
 	for done := 0; done < s.n; {
 		part := span{s.tok0 + done, min(p.logitRows, s.n-done)}
 		x := a.input + driver.DevicePtr(4*part.tok0*st.weight.Cols)
-		if err := p.multiplyBatch(st, part, x, p.buffers[model.BufLogits]); err != nil {
+		xp := p.prepared + driver.DevicePtr(done)*driver.DevicePtr(p.preparedStride)
+		if err := p.multiplyBatch(st, part.n, x, xp, p.buffers[model.BufLogits]); err != nil {
 			return err
 		}
 		if err := p.fetchLogits(p.logits[done*vocab : (done+part.n)*vocab]); err != nil {

@@ -159,7 +159,9 @@ const (
 	kernelGemmBf16
 	kernelGemmF16
 	kernelGemmF32
+	kernelGemmHalfU8
 	kernelGemmI16
+	kernelGemmMmaU8
 	kernelGemmU8
 	kernelGemvAny
 	kernelGemvBf16
@@ -222,11 +224,13 @@ var kernelTable = [numKernels]struct {
 	{"decode_outliers_u8", 4},
 	{"embed_rows", 3},
 	{"embed_rows_coded", 3},
-	{"gemm_bf16", 8},
-	{"gemm_f16", 8},
-	{"gemm_f32", 8},
-	{"gemm_i16", 8},
-	{"gemm_u8", 8},
+	{"gemm_bf16", 10},
+	{"gemm_f16", 10},
+	{"gemm_f32", 10},
+	{"gemm_half_u8", 10},
+	{"gemm_i16", 10},
+	{"gemm_mma_u8", 10},
+	{"gemm_u8", 10},
 	{"gemv_any", 6},
 	{"gemv_bf16", 6},
 	{"gemv_f16", 6},
@@ -335,28 +339,38 @@ func (l *launcher) embedRowsCoded(grid driver.Dim, shared int, w driver.DevicePt
 }
 
 // gemmBf16 launches gemm_bf16 (cuda/gemm_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemmBf16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemmBf16, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+func (l *launcher) gemmBf16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmBf16, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
 }
 
 // gemmF16 launches gemm_f16 (cuda/gemm_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemmF16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemmF16, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+func (l *launcher) gemmF16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmF16, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
 }
 
 // gemmF32 launches gemm_f32 (cuda/gemm_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemmF32(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemmF32, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+func (l *launcher) gemmF32(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmF32, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+}
+
+// gemmHalfU8 launches gemm_half_u8 (cuda/gemm_codes.cu) in blocks of 128 threads.
+func (l *launcher) gemmHalfU8(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmHalfU8, grid, 128, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
 }
 
 // gemmI16 launches gemm_i16 (cuda/gemm_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemmI16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemmI16, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+func (l *launcher) gemmI16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmI16, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+}
+
+// gemmMmaU8 launches gemm_mma_u8 (cuda/gemm_codes.cu) in blocks of 128 threads.
+func (l *launcher) gemmMmaU8(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmMmaU8, grid, 128, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
 }
 
 // gemmU8 launches gemm_u8 (cuda/gemm_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemmU8(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemmU8, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+func (l *launcher) gemmU8(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmU8, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
 }
 
 // gemvAny launches gemv_any (cuda/gemv_resident.cu) in blocks of 256 threads.

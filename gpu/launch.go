@@ -13,6 +13,7 @@ import (
 type launcher struct {
 	dev     driver.Device
 	kernels [numKernels]driver.Kernel
+	mma     bool          // the device has tensor cores that gemm_mma_* use
 	stream  driver.Stream // that launches are queued on; nil = the default stream
 	where   string        // what the launches are for ("blk.3.attn_q.weight"), told by errors
 	with    []*weight     // the matrices that they work on
@@ -52,5 +53,8 @@ func (l *launcher) launch(id kernelID, grid driver.Dim, block, shared int, args 
 	}
 	return nil
 }
+
+// hasMMA tells whether a device has the tensor-core products that gemm_mma_* use.
+func hasMMA(i driver.Info) bool { return i.CCMajor > 7 || i.CCMajor == 7 && i.CCMinor >= 5 }
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }

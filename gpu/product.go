@@ -19,7 +19,7 @@ const (
 
 type (
 	gemvFunc func(grid driver.Dim, shared int, tasks, x, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error
-	gemmFunc func(grid driver.Dim, shared int, w, data driver.DevicePtr, firstRow, nRows int32, x driver.DevicePtr, nTokens int32, bias, y driver.DevicePtr) error
+	gemmFunc func(grid driver.Dim, shared int, w, data driver.DevicePtr, firstRow, nRows int32, x, xp driver.DevicePtr, xpStride int64, nTokens int32, bias, y driver.DevicePtr) error
 )
 
 // product is how a matrix is multiplied.
@@ -29,12 +29,14 @@ type product struct {
 	gemvShared int
 	prepared   bool // gemv reads the prepared vector
 	gemm       gemmFunc
+	gemmRows   int  // of a block of gemm, which does gemmTokens tokens
 	halfGemm   bool // gemm reads the prepared vectors
 }
 
 // chooseProduct picks the kernels for w in its form.
 func (l *launcher) chooseProduct(w *weight, sms int) product {
-	p := product{gemm: l.gemmFor(w.desc.Type)}
+	p := product{}
+	p.gemm, p.gemmRows, p.halfGemm = l.gemmFor(&w.desc)
 	if w.form == formCoded {
 		p.gemv, p.prepared = l.fusedGemv(w)
 		warps, perBlock := fusedWarps(w.Coded.Tiles())
@@ -94,7 +96,20 @@ func (l *launcher) fusedGemv(w *weight) (f gemvFunc, prepared bool) {
 	return byLowBits[k.LowBits], true
 }
 
-func (l *launcher) gemmFor(typ int32) gemmFunc {
+// gemmFor picks the product of many vectors with a decoded or raw matrix: on tensor cores where there are any, or else in packed half
+// precision, which both need prepared vectors; or in float32.
+func (l *launcher) gemmFor(d *matrixDesc) (f gemmFunc, rows int, prepared bool) {
+	const floatRows, halfRows = 64, 128
+	switch {
+	case d.Type != typeU8 || d.ScaleKind == scaleBlock && d.BlockShift < 4:
+		return l.gemmFloat(d.Type), floatRows, false
+	case l.mma:
+		return l.gemmMmaU8, halfRows, true
+	}
+	return l.gemmHalfU8, halfRows, true
+}
+
+func (l *launcher) gemmFloat(typ int32) gemmFunc {
 	switch typ {
 	case typeU8:
 		return l.gemmU8

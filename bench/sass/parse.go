@@ -110,35 +110,48 @@ func (l loop) own(code []instruction, all []loop) []instruction {
 	return own
 }
 
-// weights counts the weights that the instructions of one pass handle. The fused products look a pair up in shared memory; elsewhere a packed
-// half product is a pair and a float32 product a single weight; where there are no products every store writes a decoded pair.
-func weights(name string, code []instruction) int {
-	packed, single, stores, lookups := 0, 0, 0, 0
-	for _, in := range code {
-		switch base, _, _ := strings.Cut(in.op, "."); base {
-		case "HFMA2":
-			packed++
-		case "FFMA":
-			single++
-		case "ST", "STG":
-			stores++
-		case "LDS":
-			lookups++
-		}
-	}
-	switch {
-	case packed > 0 && strings.HasPrefix(name, "gemv_fused"):
-		return 2 * lookups
-	case packed > 0:
-		return 2 * packed
-	case single > 0:
-		return single
-	}
-	return 2 * stores
+// marks tell by which instruction of a kernel's main loop its weights are counted, and how many one stands for in a lane. The first
+// line that fits a kernel and finds something holds.
+var marks = []struct {
+	prefix, op string
+	weights    int
+}{
+	{"gemv_fused_", "LDS", 2},       // a look-up is a pair
+	{"gemm_mma_", "HMMA.16816", 64}, // 16 × 16 × 8 products of a warp
+	{"gemm_mma_", "HMMA.1688", 32},  // 16 × 8 × 8
+	{"decode_chunks_", "ST", 2},     // a pair is stored
+	{"decode_chunks_", "STG", 2},
+	{"gemv_any", "LDG.E", 1}, // an input; there is a loop for each type of weights
+	{"gem", "HFMA2", 2},
+	{"gem", "FFMA", 1},
 }
 
-// mainLoop returns the instructions of the loop that handles the most weights, and how many it handles in one pass. Loops without loops
-// inside them go first: what lies around them serves the ends of rows and other rare cases.
+// weights counts the weights (times tokens) that the instructions of one pass handle in a lane.
+func weights(name string, code []instruction) int {
+	if strings.HasPrefix(name, "gemv_fused_") && (countOps(code, "HFMA2")+countOps(code, "FFMA") == 0 || countOps(code, "SHF") == 0) {
+		return 0 // reads shared memory for something else than decoding
+	}
+	for _, m := range marks {
+		if n := countOps(code, m.op); n > 0 && strings.HasPrefix(name, m.prefix) {
+			return n * m.weights
+		}
+	}
+	return 0
+}
+
+// countOps counts instructions by name, whatever modifiers follow unless the name has some.
+func countOps(code []instruction, op string) int {
+	n := 0
+	for _, in := range code {
+		if in.op == op || strings.HasPrefix(in.op, op+".") && (!strings.Contains(op, ".") || strings.HasPrefix(op, "HMMA")) {
+			n++
+		}
+	}
+	return n
+}
+
+// mainLoop returns the instructions of the loop that handles the weights and how many it handles in one pass: the one with the most
+// weights, and among such the shortest. Loops without loops inside them go first: what lies around them serves the ends of rows.
 func mainLoop(k kernel) (body []instruction, most int) {
 	all := loops(k.code)
 	mostInner := false
@@ -146,7 +159,8 @@ func mainLoop(k kernel) (body []instruction, most int) {
 		own := l.own(k.code, all)
 		inner := len(own) == l.last-l.first+1
 		w := weights(k.name, own)
-		if w > 0 && (inner && !mostInner || inner == mostInner && w > most) {
+		better := w > most || w == most && len(own) < len(body)
+		if w > 0 && (inner && !mostInner || inner == mostInner && better) {
 			body, most, mostInner = own, w, inner
 		}
 	}

@@ -37,6 +37,9 @@ uint32_t lane_id();
 void* shared_dynamic();
 void* shared_static(const void* site, uint32_t bytes);
 
+// Tensor-core product of a warp, distributed over its lanes as PTX's mma.m16n8k16; a sum of 16 products is rounded once.
+void mma_16x8x16(float* c, const uint32_t* a, const uint32_t* b);
+
 // Half precision, round to nearest even, subnormals kept.
 float half_to_float(uint16_t h);
 uint16_t double_to_half(double d); // rounds once
