@@ -60,6 +60,7 @@ func (b *Backend) load(ctx context.Context, f *format.Reader, prog *model.Progra
 		return err
 	}
 	b.l.sync = os.Getenv("ELLM_GPU_SYNC") == "1"
+	b.l.mma = hasMMA(info)
 	if b.arena, err = newArena(b.dev, b.lay.Total()); err != nil {
 		return err
 	}

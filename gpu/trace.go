@@ -103,6 +103,7 @@ func (t *tracer) prepare(f *format.Reader, prog *model.Program, lay *layout) err
 	if t.l, err = newLauncher(t); err != nil {
 		return err
 	}
+	t.l.mma = hasMMA(t.info)
 	for _, w := range lay.weights {
 		if w.use&useProduct != 0 {
 			w.product = t.l.chooseProduct(w, max(t.info.SMs, 1))
@@ -129,6 +130,7 @@ func (t *tracer) product(w *weight, as form) ([]Launch, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.mma = hasMMA(t.info)
 	t.l, t.launches, t.tokens = l, nil, 1
 	kept, keptProduct := w.form, w.product
 	defer func() { w.form, w.product = kept, keptProduct }()
