@@ -108,6 +108,11 @@ func (m *Model) Time(w Work) Cost {
 	return c
 }
 
+// IssueSeconds is how long the device takes at least to start the instructions of a launch's main loop, all schedulers always busy.
+func (m *Model) IssueSeconds(w Work) float64 {
+	return m.clocks(w, m.kernels[w.Kernel])["instructions"] / (float64(m.dev.SMs) * m.dev.ClockMHz * 1e6)
+}
+
 // occupancy returns the share of multiprocessors that have work, and how well warps fill those.
 func (m *Model) occupancy(w Work, k kernelCount) (share, fill float64) {
 	d := m.dev
