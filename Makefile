@@ -105,7 +105,7 @@ compare: build ## quality per byte: MODEL=f16.gguf TEXT=file; also UNSEEN=file, 
 	bench/compare/quality.sh $(MODEL) $(TEXT) $(if $(wildcard $(PEER)/llama-quantize),--peer $(PEER)) \
 		$(if $(UNSEEN),--unseen $(UNSEEN)) $(if $(CALIBRATE),--calibrate $(CALIBRATE)) $(if $(SIZES),--sizes '$(SIZES)')
 
-.PHONY: asm kernel-counts jetson test-jetson gpu-bundle
+.PHONY: asm kernel-counts bench-kernels jetson test-jetson gpu-bundle
 
 asm: ## generate the Go assembly again (internal/asm)
 	cd internal/asm && for p in decode:cpu/decode/chunk dot:cpu/dot/dot linalg:internal/linalg/gemm; do \
@@ -121,6 +121,11 @@ jetson: kernels ## bin/ellm-gpu-jetson for Jetson boards (aarch64, glibc 2.27), 
 
 test-jetson: ## build the Jetson program and run its CPU half under qemu
 	.ci/test-jetson
+
+bench-kernels: kernels ## products in the shapes of real models on GPU 0 (DEVICE=1: another; FULL=-full: more cases), into bench/results
+	$(CGO) $(SIMD) $(GO) build -tags cuda -o bin/bench-kernels ./bench/kernels
+	@rm -f build/cublas.json; $(PYTHON) bench/kernels/cublas.py $(or $(DEVICE),0) build/cublas.json || echo 'cuBLAS is not compared'
+	bin/bench-kernels -device $(or $(DEVICE),0) $(FULL) -json bench/results/kernels.json -md bench/results/kernels.md $$(test -f build/cublas.json && echo -cublas build/cublas.json)
 
 gpu-bundle: build-cuda jetson ## build/ellm-gpu-bundle.tar.gz: tests and measurements for any machine with a GPU
 	$(CGO) bench/bundle/make build/ellm-gpu-bundle.tar.gz

@@ -2,6 +2,7 @@
 """report.py FOLDER VERSION: joins what run.sh left in FOLDER to report.json and report.md. Python 3.6 or later."""
 import glob
 import json
+import math
 import os
 import platform
 import re
@@ -43,7 +44,9 @@ for line in read(os.path.join(out, "steps.tsv"), "").splitlines():
 
 measured, predicted = [], []
 for path in sorted(glob.glob(os.path.join(out, "bench-*.json"))):
-    measured += read_json(path) or []
+    for result in read_json(path) or []:
+        result["name"] = os.path.basename(path)[len("bench-"):-len(".json")].rsplit("-", 1)[0]  # bench-NAME-PLAN.json
+        measured.append(result)
 for path in sorted(glob.glob(os.path.join(out, "predicted-*.json"))):
     for plan in read_json(path) or []:
         plan["model"] = os.path.basename(path)[len("predicted-"):-len(".json")]
@@ -59,12 +62,9 @@ report = {
     "devices": read_json(os.path.join(out, "devices.json")),
     "steps": steps,
     "measured": measured,
-    "products": read_json(os.path.join(out, "products.json")) or [],
+    "products": read_json(os.path.join(out, "products.json")),
     "predicted": predicted,
 }
-with open(os.path.join(out, "report.json"), "w") as f:
-    json.dump(report, f, indent=1)
-
 lines = ["# ellm-gpu %s on %s" % (version, report["board"] or report["driver"] or report["machine"]), ""]
 for d in report["devices"] or []:
     if d.get("available"):
@@ -88,11 +88,35 @@ for p in predicted:
     q = p.get("predicted")
     if q:
         lines.append("| %s | %s | %.1f | %.0f | %s |" % (p["model"], p["plan"], q["decode_ts"], q["prefill_ts"], q["described"]))
-if report["products"]:
-    lines += ["", "## Products with one vector, measured", "",
-              "Predicted times are of a described device of that name, to be compared; 0 = not described.", "",
-              "| rows × columns | coding | form | kernel | µs | GB/s | G weights/s | predicted µs |", "|---|---|---|---|---|---|---|---|"]
-    for m in report["products"]:
-        lines.append("| %d × %d | %s | %s | %s | %.1f | %.1f | %.1f | %.1f |" % (m["rows"], m["cols"], m["coding"], m["form"], m["kernel"], m["us"], m["gb_s"], m["g_weights_s"], m.get("predicted_us", 0)))
+
+
+def compare(pairs):
+    """Predicted and measured times: (name, predicted, measured)."""
+    ratios = sorted(p / m for _, p, m in pairs)
+    mean = math.exp(sum(math.log(r) for r in ratios) / len(ratios))
+    inside = sum(0.8 <= r <= 1.25 for r in ratios)
+    return "predicted / measured time: geometric mean %.2f, from %.2f to %.2f; %d of %d within 25 %%" % (mean, ratios[0], ratios[-1], inside, len(ratios))
+
+
+products = (report["products"] or {}).get("results", [])
+models = {(p["model"], p["plan"]): p["predicted"] for p in predicted if p.get("predicted")}
+pairs = []
+for r in measured:
+    q = models.get((r["name"], r["plan"]))
+    if q:
+        kind, rate = ("decode", q["decode_ts"]) if r["n_gen"] else ("prefill", q["prefill_ts"])
+        pairs.append(("%s, %s, %s" % (os.path.basename(r["model_filename"]), r["plan"], kind), 1 / rate, 1 / r["avg_ts"]))
+timed = [("", m["predicted_us"], m["measured_us"]) for m in products if m.get("measured_us") and m.get("predicted_us")]
+report["prediction"] = {"products": compare(timed) if timed else None, "models": compare(pairs) if pairs else None}
+if timed or pairs:
+    lines += ["", "## Predictions against measurements", ""]
+    lines += ["- products: " + report["prediction"]["products"]] if timed else []
+    lines += ["- models: " + report["prediction"]["models"]] if pairs else []
+    lines += ["- %s: predicted %.1f, measured %.1f t/s" % (name, 1 / p, 1 / m) for name, p, m in pairs if name]
+text = read(os.path.join(out, "products.md"))
+if text:
+    lines += ["", text.replace("# Products", "## Products", 1).rstrip()]
+with open(os.path.join(out, "report.json"), "w") as f:
+    json.dump(report, f, indent=1)
 with open(os.path.join(out, "report.md"), "w") as f:
     f.write("\n".join(lines) + "\n")

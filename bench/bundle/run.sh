@@ -70,9 +70,15 @@ else
   step sanitizer on_gpu "$sanitizer" --error-exitcode 9 ./gpu.test -test.v -test.run 'TestDecodeBitForBit|TestProducts$|TestAttention|TestEmbedRows|TestXPrepare'
 fi
 
-export ELLM_MEASURE=$out/products.json
-step microbenchmarks on_gpu ./gpu.test -test.v -test.run '^TestMeasureProducts$'
-unset ELLM_MEASURE
+compare=()
+if ! command -v python3 >/dev/null; then
+  skip cublas 'no python3 here'
+elif python3 cublas.py "$device" "$out/cublas.json" >"$out/logs/cublas" 2>&1; then
+  compare=(-cublas "$out/cublas.json")
+else
+  skip cublas "$(tail -n 1 "$out/logs/cublas")"
+fi
+step microbenchmarks ./$arch/kernels -device "$device" -json "$out/products.json" -md "$out/products.md" "${compare[@]}"
 
 tiny=$out/tiny.ellm
 step compress "$bin" compress tiny-llama.gguf -o "$tiny" --lossless
