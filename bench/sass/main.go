@@ -83,7 +83,7 @@ func report(path string) (spills int, err error) {
 
 // multiplies tells whether a kernel touches every weight of a matrix, so that instructions per weight mean something.
 func multiplies(name string) bool {
-	return strings.HasPrefix(name, "gemv_") || strings.HasPrefix(name, "gemm_") || strings.HasPrefix(name, "decode_chunks_")
+	return strings.HasPrefix(name, "gemv_") || strings.HasPrefix(name, "gemm_") || strings.HasPrefix(name, "decode_chunks_") || strings.HasPrefix(name, "unpack_codes_")
 }
 
 func output(name string, args ...string) ([]byte, error) {

@@ -121,6 +121,8 @@ var marks = []struct {
 	{"gemm_mma_", "HMMA.1688", 32},  // 16 × 8 × 8
 	{"decode_chunks_", "ST", 2},     // a pair is stored
 	{"decode_chunks_", "STG", 2},
+	{"unpack_codes_", "ST", 1},
+	{"unpack_codes_", "STG", 1},
 	{"gemv_any", "LDG.E", 1}, // an input; there is a loop for each type of weights
 	{"gem", "HFMA2", 2},
 	{"gem", "FFMA", 1},
@@ -131,12 +133,38 @@ func weights(name string, code []instruction) int {
 	if strings.HasPrefix(name, "gemv_fused_") && (countOps(code, "HFMA2")+countOps(code, "FFMA") == 0 || countOps(code, "SHF") == 0) {
 		return 0 // reads shared memory for something else than decoding
 	}
+	if m := packedName.FindStringSubmatch(name); m != nil {
+		return countPacked(code, m)
+	}
 	for _, m := range marks {
 		if n := countOps(code, m.op); n > 0 && strings.HasPrefix(name, m.prefix) {
 			return n * m.weights
 		}
 	}
 	return 0
+}
+
+// packedName matches the products with packed codes: bits, columns of a block, "_min".
+var packedName = regexp.MustCompile(`^gemv_packed(\d)(?:_block(\d+))?(_min)?$`)
+
+// countPacked counts the weights of a product with packed codes. A lane loads pieces of 32 columns of four rows: as many times 16 bytes as a code has
+// bits, as much again four times for the inputs, and once for each scale with minimum.
+func countPacked(code []instruction, m []string) int {
+	loads := int(m[1][0]-'0') + 4
+	if m[3] != "" {
+		loads++
+		if m[2] == "16" {
+			loads++
+		}
+	}
+	n := 0
+	for _, in := range code {
+		if base, _, _ := strings.Cut(in.op, "."); (base == "LDG" || base == "LD") && strings.Contains(in.op, ".128") {
+			n++
+		}
+	}
+	const weights = 4 * 32
+	return n * weights / loads
 }
 
 // countOps counts instructions by name, whatever modifiers follow unless the name has some.
