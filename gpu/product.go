@@ -30,13 +30,14 @@ type product struct {
 	prepared   bool // gemv reads the prepared vector
 	gemm       gemmFunc
 	gemmRows   int  // of a block of gemm, which does gemmTokens tokens
+	gemmUnit   int  // tokens that it computes together, wanted or not
 	halfGemm   bool // gemm reads the prepared vectors
 }
 
 // chooseProduct picks the kernels for w in its form.
 func (l *launcher) chooseProduct(w *weight, sms int) product {
 	p := product{}
-	p.gemm, p.gemmRows, p.halfGemm = l.gemmFor(&w.desc)
+	l.chooseGemm(&p, &w.desc)
 	if w.form == formCoded {
 		p.gemv, p.prepared = l.fusedGemv(w)
 		warps, perBlock := fusedWarps(w.Coded.Tiles())
@@ -96,17 +97,17 @@ func (l *launcher) fusedGemv(w *weight) (f gemvFunc, prepared bool) {
 	return byLowBits[k.LowBits], true
 }
 
-// gemmFor picks the product of many vectors with a decoded or raw matrix: on tensor cores where there are any, or else in packed half
+// chooseGemm picks the product of many vectors with a decoded or raw matrix: on tensor cores where there are any, or else in packed half
 // precision, which both need prepared vectors; or in float32.
-func (l *launcher) gemmFor(d *matrixDesc) (f gemmFunc, rows int, prepared bool) {
-	const floatRows, halfRows = 64, 128
+func (l *launcher) chooseGemm(p *product, d *matrixDesc) {
 	switch {
 	case d.Type != typeU8 || d.ScaleKind == scaleBlock && d.BlockShift < 4:
-		return l.gemmFloat(d.Type), floatRows, false
+		p.gemm, p.gemmRows, p.gemmUnit = l.gemmFloat(d.Type), 64, gemmTokens
 	case l.mma:
-		return l.gemmMmaU8, halfRows, true
+		p.gemm, p.gemmRows, p.gemmUnit, p.halfGemm = l.gemmMmaU8, 128, 8, true
+	default:
+		p.gemm, p.gemmRows, p.gemmUnit, p.halfGemm = l.gemmHalfU8, 128, 16, true
 	}
-	return l.gemmHalfU8, halfRows, true
 }
 
 func (l *launcher) gemmFloat(typ int32) gemmFunc {

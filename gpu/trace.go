@@ -179,8 +179,10 @@ func (w *weight) work(kernel string, grid driver.Dim, args []uint64, tokens int)
 	case strings.HasPrefix(kernel, "gemv_"):
 		return all * float64(grid.Y), w.readBytes(w.form) * float64(grid.Y)
 	case strings.HasPrefix(kernel, "gemm_") && len(args) > 7: // arguments: matrix, data, first row, rows, x, prepared x, its stride, tokens
-		rows := float64(args[3])
-		return rows * float64(w.Cols) * float64(args[7]), float64(w.planeBytes(1)) * rows * float64(grid.Y)
+		// Whole tiles are computed, as far as tokens of a warp are wanted.
+		unit := w.product.gemmUnit
+		rows, tokens := grid.X*w.product.gemmRows, ceilDiv(int(args[7]), unit)*unit
+		return float64(rows) * float64(w.Cols) * float64(tokens), float64(w.planeBytes(1)) * float64(args[3]) * float64(grid.Y)
 	case strings.HasPrefix(kernel, "unpack_codes_") && len(args) > 2: // arguments: matrix, first quad, quads
 		rows := min(int(args[2])*quadRows, w.Rows)
 		share := float64(rows) / float64(w.Rows)
