@@ -131,6 +131,23 @@ void test_half() {
     }
 }
 
+// Small integers: every order of summation gives the same.
+void test_mma() {
+    const uint64_t a_at = BASE, b_at = BASE + 4096, c_at = BASE + 8192;
+    uint16_t *a = (uint16_t*)words(a_at), *b = (uint16_t*)words(b_at);
+    float *c = (float*)words(c_at), want[256];
+    auto small = [](int i) { return (i * 37 + i / 7 * 11) % 17 - 8; };
+    for (int i = 0; i < 512; i++) a[i] = emu::double_to_half(small(i));
+    for (int i = 0; i < 256; i++) b[i] = emu::double_to_half(small(i + 1000));
+    for (int i = 0; i < 256; i++) {
+        int row = i / 8, col = i % 8, warp = row / 16;
+        c[i] = want[i] = (float)small(i + 2000);
+        for (int k = 0; k < 16; k++) want[i] += (float)(small(row * 16 + k) * small(1000 + (warp * 16 + k) * 8 + col));
+    }
+    works("t_mma", {1, 1, 1}, {64, 1, 1}, 0, {a_at, b_at, c_at});
+    for (int i = 0; i < 256; i++) expect(c[i] == want[i], "mma_16x8x16, element " + std::to_string(i));
+}
+
 void test_memory() {
     const uint64_t outside = BASE + BUFFER - 4 * 60; // 60 words before the end
     refused("f_read", 64, 0, {outside, 0, BASE}, "thread (60,0,0): global memory: read of 4 bytes at 0x200000010000 outside of every allocation, 65536 bytes after");
@@ -187,6 +204,7 @@ int main() {
     test_warps();
     test_bits();
     test_half();
+    test_mma();
     test_memory();
     test_collectives();
     printf("emulator self-test: %s\n", failures ? "FAILED" : "ok");

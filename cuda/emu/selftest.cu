@@ -70,6 +70,23 @@ extern "C" __global__ void __launch_bounds__(32) t_half(const uint32_t* in, uint
     int i = blockIdx.x * 32 + threadIdx.x;
     out[i] = half2_fma(in[3 * i], in[3 * i + 1], in[3 * i + 2]);
 }
+// Two warps, each its own product. a: halves [2][16 rows][16], b: [2][16][8], c: float [2][16][8], as PTX distributes them over lanes.
+extern "C" __global__ void __launch_bounds__(64) t_mma(const uint16_t* a, const uint16_t* b, float* c) {
+    int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    a += warp * 256;
+    b += warp * 128;
+    c += warp * 128;
+    uint32_t av[4], bv[2];
+    for (int i = 0; i < 4; i++) {
+        const uint16_t* p = a + (g + i % 2 * 8) * 16 + 2 * t + i / 2 * 8;
+        av[i] = p[0] | (uint32_t)p[1] << 16;
+    }
+    for (int i = 0; i < 2; i++) bv[i] = b[(2 * t + 8 * i) * 8 + g] | (uint32_t)b[(2 * t + 8 * i + 1) * 8 + g] << 16;
+    float cv[4];
+    for (int i = 0; i < 4; i++) cv[i] = c[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+    mma_16x8x16(cv, av[0], av[1], av[2], av[3], bv[0], bv[1]);
+    for (int i = 0; i < 4; i++) c[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = cv[i];
+}
 // next_word twice: not due, then due.
 extern "C" __global__ void __launch_bounds__(32) t_next_word(const uint32_t* words, uint32_t* out) {
     uint32_t lo = 1, hi = 2, ahead = 3, pos = 31;
