@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
@@ -39,7 +40,7 @@ type result struct {
 	RowsPerChunk int     `json:"rows_per_chunk"`
 	Plan         string  `json:"plan"`
 	Form         string  `json:"form"`
-	Kernel       string  `json:"kernel"`          // that takes most of the predicted time
+	Kernel       string  `json:"kernel"`          // or several, separated by commas
 	Bits         float64 `json:"bits_per_weight"` // as read from device memory
 	Error        float64 `json:"nmse"`
 	MeasuredUS   float64 `json:"measured_us,omitempty"`
@@ -56,18 +57,17 @@ func newResult(s shape, st setting, f *format.Reader, single *gpu.Single, m *pre
 	t, _ := f.Tensor("w")
 	r := result{Model: s.model, Rows: s.rows, Cols: s.cols, Tokens: st.tokens, Coding: st.coding.name, MaxLen: st.maxLen, RowsPerChunk: t.Coded.Coding.RowsPerGroup,
 		Plan: string(st.plan), Form: single.Form, Bits: 8 * float64(single.Bytes) / float64(s.rows*s.cols)}
-	longest := -1.0
+	var kernels []string
 	for _, l := range single.Launches {
-		seconds := 0.0
 		if m != nil {
-			seconds = m.Time(l.Work).Seconds
-			r.PredictedUS += 1e6 * seconds
+			r.PredictedUS += 1e6 * m.Time(l.Work).Seconds
 			r.issueUS += 1e6 * m.IssueSeconds(l.Work)
 		}
-		if seconds > longest {
-			r.Kernel, longest = l.Kernel, seconds
+		if !slices.Contains(kernels, l.Kernel) {
+			kernels = append(kernels, l.Kernel)
 		}
 	}
+	r.Kernel = strings.Join(kernels, ", ")
 	return r
 }
 
