@@ -1,11 +1,20 @@
 // Decodes coded rows into a plane of fixed-width codes: once at load (plan "resident"), or a piece at a time ahead of a batched product.
-#include "huffman.cuh"
+#include "pair_stream.cuh"
 
 __device__ __forceinline__ void store_pair(uint8_t* p, int32_t a, int32_t b) { *(uint16_t*)p = (uint16_t)((a & 0xff) | (b & 0xff) << 8); }
 __device__ __forceinline__ void store_pair(uint16_t* p, int32_t a, int32_t b) { *(uint32_t*)p = (uint32_t)((a & 0xffff) | b << 16); }
 
-// One chunk: the lane's pair of every row and step. q = values[a], or (a << s | lo) + offset, or float bits.
-template <class T> __device__ __forceinline__ void decode_chunk(const matrix* w, int32_t group, int32_t tile, const uint32_t* table, uint32_t mask, int32_t offset, T* plane) {
+// Any coding, any plane. One chunk: the lane's pair of every row and step. q = values[a], or (a << s | lo) + offset, or float bits.
+template <class T> struct any_decoder {
+    int32_t offset;
+    const uint32_t* table;
+    uint32_t mask;
+
+    __device__ __forceinline__ any_decoder(const matrix* w, uint32_t* table_sh, int32_t offset_) : offset(offset_), table(table_sh), mask(0) {}
+    __device__ __forceinline__ void load_table(const matrix* w, int32_t index, uint32_t* table_sh) { mask = ::load_table(w, index, table_sh); }
+    __device__ __forceinline__ void chunk(const matrix* w, int32_t group, int32_t tile, T* plane) const;
+};
+template <class T> __device__ __forceinline__ void any_decoder<T>::chunk(const matrix* w, int32_t group, int32_t tile, T* plane) const {
     int32_t rows = group_rows(w, group), steps = tile_steps(w, tile), stride = w->stride, low_bits = w->low_bits, float_kind = w->float_kind;
     const int32_t* values = w->values;
     T* row = plane + tile * w->steps_per_tile * 64 + 2 * (threadIdx.x % WARP);
@@ -27,12 +36,50 @@ template <class T> __device__ __forceinline__ void decode_chunk(const matrix* w,
     }
 }
 
-template <class T> __device__ __forceinline__ void decode_chunks(const matrix* w, int32_t first_group, int32_t n_groups, T* plane) {
+// Stores pairs of bytes: an entry holds them above the length, in bits 16 … 31.
+struct byte_sink {
+    uint8_t* next; // the lane's pair of the next step
+    int32_t steps; // N of begin
+
+    template <int N> __device__ __forceinline__ void begin() {
+        next += 64 * N;
+        steps = N;
+    }
+    __device__ __forceinline__ void pair(int k, uint32_t entry, uint32_t low, int at_even, int at_odd) {
+        uint32_t bytes = (entry >> 16) + (low >> at_even | low >> (8 + at_odd)); // both low values start at bit 0 of their bytes
+        *(uint16_t*)(next + 64 * (k - steps)) = (uint16_t)bytes;
+    }
+};
+
+// Bytes, S = 0 … 4 low bits.
+template <int S> struct byte_decoder {
+    int32_t offset;
+    pair_stream<2, S> pairs;
+
+    __device__ __forceinline__ byte_decoder(const matrix* w, uint32_t* table_sh, int32_t offset_) : offset(offset_), pairs(table_sh) {}
+    __device__ __forceinline__ void load_table(const matrix* w, int32_t index, uint32_t* table_sh) {
+        const int32_t *values = w->values, add = offset;
+        pairs.load_table(w, index, table_sh, [=](int32_t a, int32_t b) {
+            int32_t qa = (values ? values[a] : a << S) + add, qb = (values ? values[b] : b << S) + add;
+            return (uint32_t)(qa & 0xff) << 16 | (uint32_t)(qb & 0xff) << 24;
+        });
+    }
+    __device__ __forceinline__ void chunk(const matrix* w, int32_t group, int32_t tile, uint8_t* plane) {
+        int32_t rows = group_rows(w, group), n_steps = tile_steps(w, tile), row_words = n_steps * w->max_len / 32 + 2; // a row takes at most
+        uint8_t* row = plane + tile * w->steps_per_tile * 64 + 2 * (threadIdx.x % WARP);
+        pairs.open(w, group, tile, n_steps, rows);
+        for (int32_t r = 0; r < rows; r++, row += w->stride) {
+            byte_sink sink = {row, 0};
+            pairs.row(sink, n_steps, row_words);
+        }
+    }
+};
+
+template <class Decoder, class T> __device__ __forceinline__ void decode_chunks(const matrix* w, int32_t first_group, int32_t n_groups, T* plane) {
     SHARED_DYNAMIC(uint32_t, table_sh);
     int32_t tiles = w->tiles, warp = threadIdx.x / WARP, loaded = -1;
-    int32_t offset = w->float_kind ? 0 : (w->values ? 0 : w->zero) - (int32_t)w->data_zero;
     const int32_t warps = 8;
-    uint32_t mask = 0;
+    Decoder decoder(w, table_sh, w->float_kind ? 0 : (w->values ? 0 : w->zero) - (int32_t)w->data_zero);
     // Each block takes a contiguous range of chunks, eight at a time as far as they share a table.
     int64_t n = (int64_t)n_groups * tiles;
     int32_t chunk = first_group * tiles + (int32_t)(n * blockIdx.x / gridDim.x);
@@ -41,10 +88,10 @@ template <class T> __device__ __forceinline__ void decode_chunks(const matrix* w
         int32_t group = chunk / tiles, last = (min(chunk + warps, end) - 1) / tiles;
         int32_t same = same_table(w, group, last - group + 1), stop = min(min(chunk + warps, end), (group + same) * tiles);
         int32_t index = w->group_table[group];
-        if (index != loaded) mask = load_table(w, index, table_sh);
+        if (index != loaded) decoder.load_table(w, index, table_sh);
         loaded = index;
         int32_t mine = chunk + warp, g = mine / tiles;
-        if (mine < stop) decode_chunk(w, g, mine % tiles, table_sh, mask, offset, plane + (int64_t)(g - first_group) * w->rows_per_group * w->stride);
+        if (mine < stop) decoder.chunk(w, g, mine % tiles, plane + (int64_t)(g - first_group) * w->rows_per_group * w->stride);
         chunk = stop;
     }
 }
@@ -59,13 +106,18 @@ template <class T> __device__ __forceinline__ void decode_chunks(const matrix* w
 // n_groups     groups to decode
 // plane        [stored row − first_group·rows_per_group][w->stride] codes; columns up to 64·steps are written
 
-// plane: u8, q − data_zero, which must lie in 0 … 255 (outliers aside)
-extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks(w, first_group, n_groups, plane); }
+// plane: u8, q − data_zero, which must lie in 0 … 255 (outliers aside). Any low_bits, and those in the name, which are faster
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks<any_decoder<uint8_t> >(w, first_group, n_groups, plane); }
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8_low0(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks<byte_decoder<0> >(w, first_group, n_groups, plane); }
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8_low1(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks<byte_decoder<1> >(w, first_group, n_groups, plane); }
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8_low2(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks<byte_decoder<2> >(w, first_group, n_groups, plane); }
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8_low3(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks<byte_decoder<3> >(w, first_group, n_groups, plane); }
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8_low4(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks<byte_decoder<4> >(w, first_group, n_groups, plane); }
 // plane: i16, q − data_zero
 extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_i16(const matrix* w, int32_t first_group, int32_t n_groups, int16_t* plane) {
-    decode_chunks(w, first_group, n_groups, (uint16_t*)plane);
+    decode_chunks<any_decoder<uint16_t> >(w, first_group, n_groups, (uint16_t*)plane);
 }
 // plane: bits of bf16 or f16 numbers (float_kind)
 extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_float(const matrix* w, int32_t first_group, int32_t n_groups, uint16_t* plane) {
-    decode_chunks(w, first_group, n_groups, plane);
+    decode_chunks<any_decoder<uint16_t> >(w, first_group, n_groups, plane);
 }

@@ -56,48 +56,70 @@ extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_f32(const gemv_t
 // Integer codings without `values`, low_bits = 0, SCALE_TENSOR or SCALE_ROW; −31 ≤ table_bias + a ≤ 32 for all levels a.
 // _gN: N pairs per peek: g3 for max_len ≤ 10, g2 (as all kernels below) for every table.
 extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g2(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 0, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    fused_half<2, 0, PER_ROW>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
 extern "C" __global__ void __launch_bounds__(256, 4) gemv_fused_g3(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<3, 0, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    fused_half<3, 0, PER_ROW>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
 // The same with low_bits = 1 … 4.
 extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low1(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 1, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    fused_half<2, 1, PER_ROW>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
 extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low2(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 2, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    fused_half<2, 2, PER_ROW>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
 extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low3(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 3, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    fused_half<2, 3, PER_ROW>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
 extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_low4(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 4, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    fused_half<2, 4, PER_ROW>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
-// SCALE_BLOCK with or without minimum, low_bits = 0 … 4, code_offset 0. |block_scale| ≤ 1.
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block0(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 0, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+// SCALE_BLOCK with or without minimum, low_bits = 0 … 4, code_offset 0, |block_scale| ≤ 1. Blocks of 32 columns:
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_block32_0(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 0, BLOCK_32>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block1(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 1, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block32_1(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 1, BLOCK_32>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block2(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 2, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block32_2(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 2, BLOCK_32>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block3(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 3, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block32_3(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 3, BLOCK_32>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
-extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block4(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
-    fused_half<2, 4, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block32_4(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 4, BLOCK_32>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+// Of 16:
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_fused_block16_0(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 0, BLOCK_16>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block16_1(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 1, BLOCK_16>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block16_2(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 2, BLOCK_16>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+// Of 64 or more:
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block64_0(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 0, BLOCK_64>(gemv_part(tasks, x, xp, xp_stride, first_token));
+    prepare_after(after, first_token);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_block64_1(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    fused_half<2, 1, BLOCK_64>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }

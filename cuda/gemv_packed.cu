@@ -6,22 +6,15 @@ __device__ __forceinline__ uint32_t word_of_row(uint4 v, int r) { return r == 0 
 
 // Scales, and minima where MIN, of a block of four rows.
 template <bool MIN> struct quad_scales {
-    uint4 raw;
+    uint2 scales, minima;
 
-    __device__ __forceinline__ void load(const char* scales, uint32_t block) {
-        if (MIN) {
-            raw = __ldg((const uint4*)scales + block);
-        } else {
-            uint2 v = __ldg((const uint2*)scales + block);
-            raw.x = v.x;
-            raw.y = v.y;
-        }
+    __device__ __forceinline__ void load(const char* scales_gl, int64_t to_minima, uint32_t block) {
+        scales = __ldg((const uint2*)scales_gl + block);
+        if (MIN) minima = __ldg((const uint2*)(scales_gl + to_minima) + block);
     }
-    __device__ __forceinline__ float scale(int r) const {
-        if (MIN) return half_to_float((uint16_t)word_of_row(raw, r));
-        return half_to_float((uint16_t)((r < 2 ? raw.x : raw.y) >> (r % 2 ? 16 : 0)));
-    }
-    __device__ __forceinline__ float min(int r) const { return half_to_float((uint16_t)(word_of_row(raw, r) >> 16)); }
+    static __device__ __forceinline__ float of_row(uint2 v, int r) { return half_to_float((uint16_t)((r < 2 ? v.x : v.y) >> (r % 2 ? 16 : 0))); }
+    __device__ __forceinline__ float scale(int r) const { return of_row(scales, r); }
+    __device__ __forceinline__ float min(int r) const { return of_row(minima, r); }
 };
 
 // Four rows times some pieces of the input: Σ (code − center)·x for BLOCK = 0; with scales per block of ≥ 32 or of 16 columns (BLOCK = 32, 16)
@@ -47,8 +40,8 @@ template <int BITS, int BLOCK, bool MIN> struct quad_product {
         if (MIN) sum[r] = fmaf(scales.min(r), sum_x * min_ratio, sum[r]);
     }
 
-    // words: of piece p of the four rows, `pitch` bytes apart. scales: of the four rows.
-    __device__ __forceinline__ void piece(const char* words, int64_t pitch, const char* scales, uint32_t p) {
+    // words: of piece p of the four rows, `pitch` bytes apart. scales: of the four rows, to_minima bytes before their minima.
+    __device__ __forceinline__ void piece(const char* words, int64_t pitch, const char* scales, int64_t to_minima, uint32_t p) {
         uint4 v[BITS], xq[4];
 #pragma unroll
         for (int k = 0; k < BITS; k++) v[k] = __ldg((const uint4*)(words + k * pitch));
@@ -60,8 +53,8 @@ template <int BITS, int BLOCK, bool MIN> struct quad_product {
         float2 sum_x;
         if (BLOCK) {
             sum_x = __ldg(sums + p);
-            first.load(scales, BLOCK == 16 ? 2 * p : p >> shift);
-            if (BLOCK == 16) second.load(scales, 2 * p + 1);
+            first.load(scales, to_minima, BLOCK == 16 ? 2 * p : p >> shift);
+            if (BLOCK == 16) second.load(scales, to_minima, 2 * p + 1);
         }
 #pragma unroll
         for (int r = 0; r < QUAD; r++) {
@@ -97,23 +90,24 @@ template <int BITS, int BLOCK, bool MIN> struct quad_product {
         uint32_t pieces = packed_pieces(w->cols);
         int64_t pitch = (int64_t)sizeof(uint4) * pieces;
         const char* words = (const char*)w->data + quad * BITS * pitch + (int64_t)sizeof(uint4) * slice;
-        const char* scales = (const char*)w->block_scale + (int64_t)quad * w->block_stride * (MIN ? 16 : 8);
+        const char* scales = (const char*)w->block_scale + (int64_t)quad * w->block_stride * 8;
+        int64_t to_minima = MIN ? (const char*)w->block_min - (const char*)w->block_scale : 0;
 #pragma unroll
         for (int r = 0; r < QUAD; r++) sum[r] = 0;
 #pragma unroll 1
-        for (uint32_t p = slice; p < pieces; p += lanes, words += sizeof(uint4) * lanes) piece(words, pitch, scales, p);
+        for (uint32_t p = slice; p < pieces; p += lanes, words += sizeof(uint4) * lanes) piece(words, pitch, scales, to_minima, p);
     }
 };
 
 // What a quad's remainders add.
-template <int BLOCK, bool MIN> __device__ __forceinline__ void add_remainders(const matrix* w, const uint8_t* xp, int32_t quad, int32_t slice, int32_t lanes, float* sum) {
+template <int BLOCK> __device__ __forceinline__ void add_remainders(const matrix* w, const uint8_t* xp, int32_t quad, int32_t slice, int32_t lanes, float* sum) {
     uint32_t end = w->remainder_start[quad + 1];
     float unit = (float)(1 << w->low_bits);
     for (uint32_t k = w->remainder_start[quad] + slice; k < end; k += lanes) {
         uint32_t o = __ldg(w->remainders + k);
         int32_t col = outlier_col(o), row = outlier_row(o) % QUAD;
         float v = (float)outlier_delta(o) * unit * prepared_value(xp, col);
-        if (BLOCK) v *= half_to_float(w->block_scale[(((int64_t)quad * w->block_stride + (col >> w->block_shift)) * QUAD + row) * (MIN ? 2 : 1)]);
+        if (BLOCK) v *= half_to_float(w->block_scale[((int64_t)quad * w->block_stride + (col >> w->block_shift)) * QUAD + row]);
 #pragma unroll
         for (int r = 0; r < QUAD; r++)
             if (r == row) sum[r] += v;
@@ -130,7 +124,7 @@ template <int BITS, int BLOCK, bool MIN> __device__ __forceinline__ void gemv_pa
     for (int32_t first = (block * 8 + threadIdx.x / WARP) * per_warp; first < quads; first += task->blocks * 8 * per_warp) {
         int32_t quad = min(first + (int32_t)(threadIdx.x % WARP) / lanes, quads - 1); // all lanes stay for the shuffles
         product.run(w, quad, slice, lanes);
-        if (w->remainder_start) add_remainders<BLOCK, MIN>(w, xp, quad, slice, lanes, product.sum);
+        if (w->remainder_start) add_remainders<BLOCK>(w, xp, quad, slice, lanes, product.sum);
         float sum = 0; // of row `slice` of the four
 #pragma unroll
         for (int r = 0; r < QUAD; r++) {
@@ -176,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) gemv_packed8(const gemv_tas
     prepare_after(after, first_token);
 }
 
-// SCALE_BLOCK, block ≥ 32; _min: has_min. With 8 bits for all that has no kernel of its own.
+// SCALE_BLOCK, block ≥ 32; _min: with minima. With 8 bits for all that has no kernel of its own.
 extern "C" __global__ void __launch_bounds__(256, 3) gemv_packed4_block32(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
     gemv_packed<4, 32, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);

@@ -38,7 +38,8 @@ struct matrix {
     const uint32_t* remainders;
     // Scales.
     const uint16_t* row_scale;   // float16 [rows], SCALE_ROW
-    const uint16_t* block_scale; // float16 [⌈rows/4⌉][block_stride][4 rows] or, with has_min, [4 rows][2] = scale, min; zeros beyond rows and cols
+    const uint16_t* block_scale; // float16 [⌈rows/4⌉][block_stride][4 rows]; zeros beyond rows and cols
+    const uint16_t* block_min;   // likewise the blocks' minima; 0 = none
     const float* col_scale;      // [cols]; only embed_rows_* reads it, products take x already multiplied (mul_cols)
 
     int32_t rows, cols;
@@ -58,7 +59,6 @@ struct matrix {
     int32_t blocks;     // cols / block, SCALE_BLOCK
     int32_t block_stride; // ⌈64·steps / block⌉
     int32_t block_shift; // log2(block), ≥ 1
-    int32_t has_min;    // block_scale holds pairs
     // gemv_fused_* (all but _f32): q = ((a + table_bias) << s) + lo + code_offset, with a + table_bias in −31 … 32, best around 0.
     int32_t table_bias;
     int32_t code_offset; // must be 0 for gemv_fused_block_*
@@ -73,7 +73,7 @@ struct matrix {
     float min;        // SCALE_TENSOR
     float data_zero;  // TYPE_U8, TYPE_I16: q = data + data_zero
     float block_unit; // block scale = block_unit · block_scale
-    float min_unit;   // block minimum = min_unit · block_scale's second value
+    float min_unit;   // block minimum = min_unit · block_min
     float data_offset; // TYPE_U8: 128 + data_offset should be about the commonest code, where products are most accurate
 };
 
@@ -97,12 +97,8 @@ __device__ __forceinline__ affine matrix_affine(const matrix* w, int32_t stored,
         a.s = w->scale * half_to_float(w->row_scale[stored]);
     } else if (w->scale_kind == SCALE_BLOCK) {
         int64_t b = ((int64_t)(stored / 4) * w->block_stride + (col >> w->block_shift)) * 4 + stored % 4;
-        if (w->has_min) {
-            a.s = w->block_unit * half_to_float(w->block_scale[2 * b]);
-            a.m = w->min_unit * half_to_float(w->block_scale[2 * b + 1]);
-        } else {
-            a.s = w->block_unit * half_to_float(w->block_scale[b]);
-        }
+        a.s = w->block_unit * half_to_float(w->block_scale[b]);
+        if (w->block_min) a.m = w->min_unit * half_to_float(w->block_min[b]);
     }
     return a;
 }

@@ -39,17 +39,17 @@ __device__ __forceinline__ uint32_t half2_same(uint16_t h) {
     asm("mov.b32 %0, {%1, %1};" : "=r"(r) : "h"(h));
     return r;
 }
-// If bit 5 of pos is set: moves a window of three words on by one. The third is the read-only word at address next, which
-// moves on by 32 words without a carry into its upper half. (The compiler's own version of this copies registers.)
-__device__ __forceinline__ void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, uint64_t& next) {
+// If pos, which was `before`, has passed a multiple of 32: moves a window of three words on by one. `next` is the address of the read-only word behind the
+// third; it moves on by 32 words without a carry into its upper half. The third is loaded in any case: that is an instruction less than asking whether.
+__device__ __forceinline__ void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t pos, uint32_t before, uint64_t& next) {
     asm("{ .reg .pred p; .reg .b32 t, l, h;\n\t"
-        "and.b32 t, %3, 32; setp.ne.u32 p, t, 0;\n\t"
+        "lop3.b32 t, %4, %5, 32, 0x28; setp.ne.u32 p, t, 0;\n\t"
         "selp.b32 %0, %1, %0, p;\n\t"
         "selp.b32 %1, %2, %1, p;\n\t"
-        "@p ld.global.nc.u32 %2, [%4];\n\t"
-        "xor.b32 %3, %3, t; shl.b32 t, t, 2;\n\t"
-        "mov.b64 {l, h}, %4; add.u32 l, l, t; mov.b64 %4, {l, h}; }"
-        : "+r"(lo), "+r"(hi), "+r"(ahead), "+r"(pos), "+l"(next));
+        "shl.b32 t, t, 2;\n\t"
+        "mov.b64 {l, h}, %3; add.u32 l, l, t; mov.b64 %3, {l, h};\n\t"
+        "ld.global.nc.u32 %2, [%3 + -128]; }"
+        : "+r"(lo), "+r"(hi), "+r"(ahead), "+l"(next) : "r"(pos), "r"(before));
 }
 
 #if __CUDA_ARCH__ >= 750
@@ -81,12 +81,11 @@ inline uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) { return (a & m
 inline uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c) {
     return emu::half_fma((uint16_t)a, (uint16_t)b, (uint16_t)c) | (uint32_t)emu::half_fma(a >> 16, b >> 16, c >> 16) << 16;
 }
-inline void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t& pos, uint64_t& next) {
-    if (!(pos & 32)) return;
+inline void next_word(uint32_t& lo, uint32_t& hi, uint32_t& ahead, uint32_t pos, uint32_t before, uint64_t& next) {
+    if (!((pos ^ before) & 32)) return;
     lo = hi;
     hi = ahead;
     ahead = *(const uint32_t*)(uintptr_t)next;
-    pos ^= 32;
     next = (next & ~0xffffffffull) | (uint32_t)(next + 128);
 }
 inline float half_to_float(uint16_t h) { return emu::half_to_float(h); }

@@ -50,6 +50,7 @@ type matrixDesc struct {
 	Remainders     driver.DevicePtr
 	RowScale       driver.DevicePtr
 	BlockScale     driver.DevicePtr
+	BlockMin       driver.DevicePtr
 	ColScale       driver.DevicePtr
 	Rows           int32
 	Cols           int32
@@ -69,7 +70,6 @@ type matrixDesc struct {
 	Blocks         int32
 	BlockStride    int32
 	BlockShift     int32
-	HasMin         int32
 	TableBias      int32
 	CodeOffset     int32
 	PackedBits     int32
@@ -151,6 +151,11 @@ const (
 	kernelDecodeChunksFloat
 	kernelDecodeChunksI16
 	kernelDecodeChunksU8
+	kernelDecodeChunksU8Low0
+	kernelDecodeChunksU8Low1
+	kernelDecodeChunksU8Low2
+	kernelDecodeChunksU8Low3
+	kernelDecodeChunksU8Low4
 	kernelDecodeOutliersFloat
 	kernelDecodeOutliersI16
 	kernelDecodeOutliersU8
@@ -166,11 +171,16 @@ const (
 	kernelGemvAny
 	kernelGemvBf16
 	kernelGemvF16
-	kernelGemvFusedBlock0
-	kernelGemvFusedBlock1
-	kernelGemvFusedBlock2
-	kernelGemvFusedBlock3
-	kernelGemvFusedBlock4
+	kernelGemvFusedBlock160
+	kernelGemvFusedBlock161
+	kernelGemvFusedBlock162
+	kernelGemvFusedBlock320
+	kernelGemvFusedBlock321
+	kernelGemvFusedBlock322
+	kernelGemvFusedBlock323
+	kernelGemvFusedBlock324
+	kernelGemvFusedBlock640
+	kernelGemvFusedBlock641
 	kernelGemvFusedF32
 	kernelGemvFusedG2
 	kernelGemvFusedG3
@@ -214,11 +224,16 @@ var kernelTable = [numKernels]struct {
 	{"add", 3},
 	{"attention_f16", 7},
 	{"attention_q8", 7},
-	{"block_scales", 13},
+	{"block_scales", 14},
 	{"copy_words", 3},
 	{"decode_chunks_float", 4},
 	{"decode_chunks_i16", 4},
 	{"decode_chunks_u8", 4},
+	{"decode_chunks_u8_low0", 4},
+	{"decode_chunks_u8_low1", 4},
+	{"decode_chunks_u8_low2", 4},
+	{"decode_chunks_u8_low3", 4},
+	{"decode_chunks_u8_low4", 4},
 	{"decode_outliers_float", 4},
 	{"decode_outliers_i16", 4},
 	{"decode_outliers_u8", 4},
@@ -234,11 +249,16 @@ var kernelTable = [numKernels]struct {
 	{"gemv_any", 6},
 	{"gemv_bf16", 6},
 	{"gemv_f16", 6},
-	{"gemv_fused_block0", 6},
-	{"gemv_fused_block1", 6},
-	{"gemv_fused_block2", 6},
-	{"gemv_fused_block3", 6},
-	{"gemv_fused_block4", 6},
+	{"gemv_fused_block16_0", 6},
+	{"gemv_fused_block16_1", 6},
+	{"gemv_fused_block16_2", 6},
+	{"gemv_fused_block32_0", 6},
+	{"gemv_fused_block32_1", 6},
+	{"gemv_fused_block32_2", 6},
+	{"gemv_fused_block32_3", 6},
+	{"gemv_fused_block32_4", 6},
+	{"gemv_fused_block64_0", 6},
+	{"gemv_fused_block64_1", 6},
 	{"gemv_fused_f32", 6},
 	{"gemv_fused_g2", 6},
 	{"gemv_fused_g3", 6},
@@ -289,8 +309,8 @@ func (l *launcher) attentionQ8(grid driver.Dim, shared int, a driver.DevicePtr, 
 }
 
 // blockScales launches block_scales (cuda/block_scales.cu) in blocks of 256 threads.
-func (l *launcher) blockScales(grid driver.Dim, shared int, d driver.DevicePtr, dMin driver.DevicePtr, sub driver.DevicePtr, subMin driver.DevicePtr, rows int32, blocks int32, stride int32, perSuper int32, subBits int32, subBias int32, invUnit float32, invMinUnit float32, out driver.DevicePtr) error {
-	return l.launch(kernelBlockScales, grid, 256, shared, uint64(d), uint64(dMin), uint64(sub), uint64(subMin), uint64(uint32(rows)), uint64(uint32(blocks)), uint64(uint32(stride)), uint64(uint32(perSuper)), uint64(uint32(subBits)), uint64(uint32(subBias)), uint64(math.Float32bits(invUnit)), uint64(math.Float32bits(invMinUnit)), uint64(out))
+func (l *launcher) blockScales(grid driver.Dim, shared int, d driver.DevicePtr, dMin driver.DevicePtr, sub driver.DevicePtr, subMin driver.DevicePtr, rows int32, blocks int32, stride int32, perSuper int32, subBits int32, subBias int32, invUnit float32, invMinUnit float32, out driver.DevicePtr, outMin driver.DevicePtr) error {
+	return l.launch(kernelBlockScales, grid, 256, shared, uint64(d), uint64(dMin), uint64(sub), uint64(subMin), uint64(uint32(rows)), uint64(uint32(blocks)), uint64(uint32(stride)), uint64(uint32(perSuper)), uint64(uint32(subBits)), uint64(uint32(subBias)), uint64(math.Float32bits(invUnit)), uint64(math.Float32bits(invMinUnit)), uint64(out), uint64(outMin))
 }
 
 // copyWords launches copy_words (cuda/elementwise.cu) in blocks of 256 threads.
@@ -311,6 +331,31 @@ func (l *launcher) decodeChunksI16(grid driver.Dim, shared int, w driver.DeviceP
 // decodeChunksU8 launches decode_chunks_u8 (cuda/decode_chunks.cu) in blocks of 256 threads.
 func (l *launcher) decodeChunksU8(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
 	return l.launch(kernelDecodeChunksU8, grid, 256, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
+}
+
+// decodeChunksU8Low0 launches decode_chunks_u8_low0 (cuda/decode_chunks.cu) in blocks of 256 threads.
+func (l *launcher) decodeChunksU8Low0(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
+	return l.launch(kernelDecodeChunksU8Low0, grid, 256, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
+}
+
+// decodeChunksU8Low1 launches decode_chunks_u8_low1 (cuda/decode_chunks.cu) in blocks of 256 threads.
+func (l *launcher) decodeChunksU8Low1(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
+	return l.launch(kernelDecodeChunksU8Low1, grid, 256, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
+}
+
+// decodeChunksU8Low2 launches decode_chunks_u8_low2 (cuda/decode_chunks.cu) in blocks of 256 threads.
+func (l *launcher) decodeChunksU8Low2(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
+	return l.launch(kernelDecodeChunksU8Low2, grid, 256, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
+}
+
+// decodeChunksU8Low3 launches decode_chunks_u8_low3 (cuda/decode_chunks.cu) in blocks of 256 threads.
+func (l *launcher) decodeChunksU8Low3(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
+	return l.launch(kernelDecodeChunksU8Low3, grid, 256, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
+}
+
+// decodeChunksU8Low4 launches decode_chunks_u8_low4 (cuda/decode_chunks.cu) in blocks of 256 threads.
+func (l *launcher) decodeChunksU8Low4(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
+	return l.launch(kernelDecodeChunksU8Low4, grid, 256, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
 }
 
 // decodeOutliersFloat launches decode_outliers_float (cuda/decode_outliers.cu) in blocks of 128 threads.
@@ -388,29 +433,54 @@ func (l *launcher) gemvF16(grid driver.Dim, shared int, tasks driver.DevicePtr, 
 	return l.launch(kernelGemvF16, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
-// gemvFusedBlock0 launches gemv_fused_block0 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock0(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock0, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+// gemvFusedBlock160 launches gemv_fused_block16_0 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock160(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock160, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
-// gemvFusedBlock1 launches gemv_fused_block1 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock1(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock1, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+// gemvFusedBlock161 launches gemv_fused_block16_1 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock161(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock161, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
-// gemvFusedBlock2 launches gemv_fused_block2 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock2(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock2, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+// gemvFusedBlock162 launches gemv_fused_block16_2 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock162(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock162, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
-// gemvFusedBlock3 launches gemv_fused_block3 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock3(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock3, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+// gemvFusedBlock320 launches gemv_fused_block32_0 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock320(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock320, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
-// gemvFusedBlock4 launches gemv_fused_block4 (cuda/gemv_fused.cu) in blocks of 256 threads.
-func (l *launcher) gemvFusedBlock4(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
-	return l.launch(kernelGemvFusedBlock4, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+// gemvFusedBlock321 launches gemv_fused_block32_1 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock321(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock321, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvFusedBlock322 launches gemv_fused_block32_2 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock322(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock322, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvFusedBlock323 launches gemv_fused_block32_3 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock323(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock323, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvFusedBlock324 launches gemv_fused_block32_4 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock324(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock324, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvFusedBlock640 launches gemv_fused_block64_0 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock640(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock640, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// gemvFusedBlock641 launches gemv_fused_block64_1 (cuda/gemv_fused.cu) in blocks of 256 threads.
+func (l *launcher) gemvFusedBlock641(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvFusedBlock641, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
 // gemvFusedF32 launches gemv_fused_f32 (cuda/gemv_fused.cu) in blocks of 256 threads.

@@ -316,9 +316,9 @@ func (l *loader) expandScales(w *weight) error {
 		}
 		const threads = 256
 		grid := driver.D1(min(ceilDiv(ceilDiv(n, quadRows)*quadRows*int(d.BlockStride), threads), blocksPerSM*l.sms))
-		out := d.BlockScale + driver.DevicePtr(w.blockScaleBytes(r))
+		at := driver.DevicePtr(w.blockScaleBytes(r))
 		if err := l.blockScales(grid, 0, src[0], src[1], src[2], src[3], int32(n), d.Blocks, d.BlockStride, int32(c.Scale.Super/c.Scale.Block),
-			int32(c.Scale.SubBits), int32(c.Scale.SubBias), 1/d.BlockUnit, 1/d.MinUnit, out); err != nil {
+			int32(c.Scale.SubBits), int32(c.Scale.SubBias), 1/d.BlockUnit, 1/d.MinUnit, d.BlockScale+at, d.BlockMin+at); err != nil {
 			return err
 		}
 		if err := l.dev.Synchronize(); err != nil {

@@ -31,9 +31,9 @@ type packing struct {
 // gemvKernel chooses a product of one vector among a launcher's methods.
 type gemvKernel func(l *launcher) gemvFunc
 
-// packedKernels returns the products for codes of each width, by kind of scale.
-func packedKernels(d *matrixDesc) map[int]gemvKernel {
-	switch min := d.HasMin != 0; {
+// packedKernels returns the products for codes of each width, by kind of scale. min: blocks have minima.
+func packedKernels(d *matrixDesc, min bool) map[int]gemvKernel {
+	switch {
 	case d.ScaleKind == scaleTensor, d.ScaleKind == scaleRow:
 		return map[int]gemvKernel{
 			3: func(l *launcher) gemvFunc { return l.gemvPacked3 },
@@ -88,7 +88,7 @@ func (w *weight) describePacked(tables []*huffman.Table) {
 		shares = levelShares(c, tables)
 	}
 	least := 0.0
-	kernels := packedKernels(d)
+	kernels := packedKernels(d, c.DMin != nil)
 	for _, width := range []int{3, 4, 5, 6, 8} {
 		clip := window{}
 		if kernels[width] == nil {

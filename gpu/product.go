@@ -22,6 +22,9 @@ type (
 	gemmFunc func(grid driver.Dim, shared int, w, data driver.DevicePtr, firstRow, nRows int32, x, xp driver.DevicePtr, xpStride int64, nTokens int32, bias, y driver.DevicePtr) error
 )
 
+// decodeFunc decodes groups to a plane.
+type decodeFunc func(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup, nGroups int32, plane driver.DevicePtr) error
+
 // product is how a matrix is multiplied.
 type product struct {
 	gemv       gemvFunc
@@ -87,12 +90,21 @@ func (l *launcher) fusedGemv(w *weight) (f gemvFunc, prepared bool) {
 	if !half {
 		return l.gemvFusedF32, false
 	}
-	byLowBits := [...]gemvFunc{l.gemvFusedG2, l.gemvFusedLow1, l.gemvFusedLow2, l.gemvFusedLow3, l.gemvFusedLow4}
+	byLowBits := []gemvFunc{l.gemvFusedG2, l.gemvFusedLow1, l.gemvFusedLow2, l.gemvFusedLow3, l.gemvFusedLow4}
 	switch {
+	case d.ScaleKind == scaleBlock && d.BlockShift < 4:
+		return l.gemvFusedF32, false
+	case d.ScaleKind == scaleBlock && d.BlockShift == 4:
+		byLowBits = []gemvFunc{l.gemvFusedBlock160, l.gemvFusedBlock161, l.gemvFusedBlock162}
+	case d.ScaleKind == scaleBlock && d.BlockShift == 5:
+		byLowBits = []gemvFunc{l.gemvFusedBlock320, l.gemvFusedBlock321, l.gemvFusedBlock322, l.gemvFusedBlock323, l.gemvFusedBlock324}
 	case d.ScaleKind == scaleBlock:
-		byLowBits = [...]gemvFunc{l.gemvFusedBlock0, l.gemvFusedBlock1, l.gemvFusedBlock2, l.gemvFusedBlock3, l.gemvFusedBlock4}
+		byLowBits = []gemvFunc{l.gemvFusedBlock640, l.gemvFusedBlock641}
 	case k.LowBits == 0 && d.MaxLen <= tripleMaxLen:
 		return l.gemvFusedG3, true
+	}
+	if k.LowBits >= len(byLowBits) {
+		return l.gemvFusedF32, false
 	}
 	return byLowBits[k.LowBits], true
 }
@@ -143,11 +155,16 @@ func (l *launcher) decode(w *weight, first, n, sms int, plane driver.DevicePtr) 
 // decodeChunks is decode without outliers.
 func (l *launcher) decodeChunks(w *weight, first, n, sms int, plane driver.DevicePtr) error {
 	chunks := l.decodeChunksU8
+	fast := [...]decodeFunc{l.decodeChunksU8Low0, l.decodeChunksU8Low1, l.decodeChunksU8Low2, l.decodeChunksU8Low3, l.decodeChunksU8Low4}
 	switch w.desc.Type {
 	case typeI16:
 		chunks = l.decodeChunksI16
 	case typeF16, typeBf16:
 		chunks = l.decodeChunksFloat
+	default:
+		if w.Coded.Coding.LowBits < len(fast) {
+			chunks = fast[w.Coded.Coding.LowBits]
+		}
 	}
 	const warps = 8
 	grid := driver.D1(min(ceilDiv(n*w.Coded.Tiles(), warps), blocksPerSM*sms))

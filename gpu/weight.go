@@ -136,6 +136,9 @@ func (w *weight) scaleParts() []part {
 		ps = append(ps, hostPart(&d.RowScale, c.RowScale))
 	case format.ScaleBlock:
 		ps = append(ps, part{dst: &d.BlockScale, size: w.blockScaleBytes(c.Rows)})
+		if c.DMin != nil {
+			ps = append(ps, part{dst: &d.BlockMin, size: w.blockScaleBytes(c.Rows)})
+		}
 	}
 	if c.ColScale != nil {
 		ps = append(ps, hostPart(&d.ColScale, c.ColScale))
@@ -143,14 +146,9 @@ func (w *weight) scaleParts() []part {
 	return ps
 }
 
-// blockScaleBytes returns the bytes of some rows' effective block scales: a float16, or a pair with the minimum, per block of a row. They
-// come in fours of rows.
+// blockScaleBytes returns the bytes of some rows' effective block scales, or minima: a float16 per block of a row. They come in fours of rows.
 func (w *weight) blockScaleBytes(rows int) int64 {
-	n := 2 * int64(w.desc.BlockStride) * quadRows * int64(ceilDiv(rows, quadRows))
-	if w.Coded.DMin != nil {
-		n *= 2
-	}
-	return n
+	return 2 * int64(w.desc.BlockStride) * quadRows * int64(ceilDiv(rows, quadRows))
 }
 
 // planeBytes returns the bytes of a decoded plane of some rows.
@@ -257,7 +255,7 @@ func (w *weight) describeScale() error {
 		d.BlockStride = int32(ceilDiv(c.Steps()*format.StepCols, c.Scale.Block))
 		d.BlockUnit, d.MinUnit = halfUnit(c.D, subBound(c.SubScale, c.Scale.SubBits, c.Scale.SubBias)), 1
 		if c.DMin != nil {
-			d.HasMin, d.MinUnit = 1, halfUnit(c.DMin, subBound(c.SubMin, c.Scale.SubBits, 0))
+			d.MinUnit = halfUnit(c.DMin, subBound(c.SubMin, c.Scale.SubBits, 0))
 		}
 	}
 	return nil
