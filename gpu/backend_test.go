@@ -183,8 +183,8 @@ func TestPlansGiveTheSameTokens(t *testing.T) {
 		fused, s2 := loadTiny(t, m, engine.PlanFused)
 		assert.Equal(t, greedy(t, resident, prompt(5), 10), greedy(t, fused, prompt(5), 10), arch)
 		assert.Zero(t, s1.launchedAny("gemv_fused"), "resident decodes nothing in a product")
-		assert.Positive(t, s1.launchedAny("gemv_u8", "gemv_any"))
-		assert.Zero(t, s2.launchedAny("gemv_u8", "gemv_any"), "fused reads no plane token by token")
+		assert.Positive(t, s1.launchedAny("gemv_packed", "gemv_any"))
+		assert.Zero(t, s2.launchedAny("gemv_packed", "gemv_any"), "fused reads no plane token by token")
 		assert.Positive(t, s2.launchedAny("gemv_fused_g", "gemv_fused_low", "gemv_fused_block"))
 		assert.Positive(t, s2.launchedAny("gemv_fused_f32"))
 	}
