@@ -201,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) gemv_packed3_block16(const 
     gemv_packed<3, 16, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_packed3_block16_min(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_packed3_block16_min(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
     gemv_packed<3, 16, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }

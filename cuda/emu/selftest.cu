@@ -89,13 +89,12 @@ extern "C" __global__ void __launch_bounds__(64) t_mma(const uint16_t* a, const 
 }
 // next_word twice: not due, then due.
 extern "C" __global__ void __launch_bounds__(32) t_next_word(const uint32_t* words, uint32_t* out) {
-    uint32_t lo = 1, hi = 2, ahead = 3, pos = 31;
+    uint32_t lo = 1, hi = 2, ahead = 3;
     uint64_t next = (uintptr_t)words;
-    next_word(lo, hi, ahead, pos, next);
-    out[0] = lo == 1 && hi == 2 && ahead == 3 && pos == 31 && next == (uintptr_t)words;
-    pos += 7;
-    next_word(lo, hi, ahead, pos, next);
-    out[1] = lo == 2 && hi == 3 && ahead == words[0] && pos == 6 && next == (uintptr_t)(words + 32);
+    next_word(lo, hi, ahead, 31, 12, next);
+    out[0] = lo == 1 && hi == 2 && ahead == 3 && next == (uintptr_t)words;
+    next_word(lo, hi, ahead, 38, 31, next);
+    out[1] = lo == 2 && hi == 3 && ahead == words[0] && next == (uintptr_t)(words + 32);
 }
 
 // ---- what must be refused ----
