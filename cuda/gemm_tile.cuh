@@ -62,7 +62,7 @@ struct code_scales : gemm_scales {
         zero = center_code;
         by_row = w->scale_kind != SCALE_BLOCK;
         s = w->block_unit;
-        min_ratio = !by_row && w->has_min ? w->min_unit / w->block_unit : 0;
+        min_ratio = !by_row && w->block_min ? w->min_unit / w->block_unit : 0;
     }
     // Scales and minima of the first and of the other 16 columns.
     __device__ __forceinline__ uint2 load(int32_t stored, int32_t col) const {

@@ -106,7 +106,7 @@ __device__ __forceinline__ affine matrix_affine(const matrix* w, int32_t stored,
 // The half of a block's scale, and above it that of its minimum (0 if there are none).
 __device__ __forceinline__ uint32_t block_scale_bits(const matrix* w, int32_t stored, int32_t col) {
     int64_t b = ((int64_t)(stored / 4) * w->block_stride + (col >> w->block_shift)) * 4 + stored % 4;
-    return w->has_min ? ((const uint32_t*)w->block_scale)[b] : w->block_scale[b];
+    return w->block_scale[b] | (w->block_min ? (uint32_t)w->block_min[b] << 16 : 0);
 }
 
 // Element i of stored data, as a float.

@@ -144,20 +144,13 @@ func weights(name string, code []instruction) int {
 	return 0
 }
 
-// packedName matches the products with packed codes: bits, columns of a block, "_min".
-var packedName = regexp.MustCompile(`^gemv_packed(\d)(?:_block(\d+))?(_min)?$`)
+// packedName matches the products with packed codes, and their bits.
+var packedName = regexp.MustCompile(`^gemv_packed(\d)`)
 
 // countPacked counts the weights of a product with packed codes. A lane loads pieces of 32 columns of four rows: as many times 16 bytes as a code has
-// bits, as much again four times for the inputs, and once for each scale with minimum.
+// bits, and as much again four times for the inputs.
 func countPacked(code []instruction, m []string) int {
-	loads := int(m[1][0]-'0') + 4
-	if m[3] != "" {
-		loads++
-		if m[2] == "16" {
-			loads++
-		}
-	}
-	n := 0
+	loads, n := int(m[1][0]-'0')+4, 0
 	for _, in := range code {
 		if base, _, _ := strings.Cut(in.op, "."); (base == "LDG" || base == "LD") && strings.Contains(in.op, ".128") {
 			n++
