@@ -123,9 +123,8 @@ var marks = []struct {
 	{"decode_chunks_", "STG", 2},
 	{"unpack_codes_", "ST", 1},
 	{"unpack_codes_", "STG", 1},
-	{"gemv_any", "LDG.E", 1}, // an input; there is a loop for each type of weights
-	{"gem", "HFMA2", 2},
-	{"gem", "FFMA", 1},
+	{"gemm_", "HFMA2", 2},
+	{"gemm_", "FFMA", 1},
 }
 
 // weights counts the weights (times tokens) that the instructions of one pass handle in a lane.
@@ -135,6 +134,12 @@ func weights(name string, code []instruction) int {
 	}
 	if m := packedName.FindStringSubmatch(name); m != nil {
 		return countPacked(code, m)
+	}
+	switch name {
+	case "gemv_any": // a loop for each type, unrolled four times, in which inputs are loaded one by one
+		return min(4, countOps(code, "LDG.E"))
+	case "gemv_f16", "gemv_bf16": // 8 weights and their inputs take three loads
+		return countWide(code) * 8 / 3
 	}
 	for _, m := range marks {
 		if n := countOps(code, m.op); n > 0 && strings.HasPrefix(name, m.prefix) {
@@ -150,14 +155,19 @@ var packedName = regexp.MustCompile(`^gemv_packed(\d)`)
 // countPacked counts the weights of a product with packed codes. A lane loads pieces of 32 columns of four rows: as many times 16 bytes as a code has
 // bits, and as much again four times for the inputs.
 func countPacked(code []instruction, m []string) int {
-	loads, n := int(m[1][0]-'0')+4, 0
+	const weights = 4 * 32
+	return countWide(code) * weights / (int(m[1][0]-'0') + 4)
+}
+
+// countWide counts loads of 16 bytes from device memory.
+func countWide(code []instruction) int {
+	n := 0
 	for _, in := range code {
 		if base, _, _ := strings.Cut(in.op, "."); (base == "LDG" || base == "LD") && strings.Contains(in.op, ".128") {
 			n++
 		}
 	}
-	const weights = 4 * 32
-	return n * weights / loads
+	return n
 }
 
 // countOps counts instructions by name, whatever modifiers follow unless the name has some.
