@@ -76,9 +76,14 @@ func (p *program) printInspect(r *convert.InspectReport, withSource bool) {
 	row("total", fmt.Sprint(r.Weights), "", fixed(t.BitsPerWeight, 3), fixed(t.Entropy, 3), fixed(t.OverEntropy, 2), decibel(t.SQNR))
 	b := &t.Bytes
 	fmt.Fprintf(p.Out, "\n%s: scheme %s, made from %s\n", r.Path, r.Scheme, r.Source)
-	fmt.Fprintf(p.Out, "codes %s · low bits %s · outliers %s · lane index %s · row order %s · scales %s · uncoded tensors %s · %d code tables %s · rest %s\n",
-		bytesText(b.Codes), bytesText(b.LowBits), bytesText(b.Outliers), bytesText(b.Index), bytesText(b.RowOrder), bytesText(b.Scales), bytesText(b.Raw),
+	fmt.Fprintf(p.Out, "codes %s · low bits %s · padding %s · outliers %s · lane index %s · row order %s · scales %s · uncoded tensors %s · %d code tables %s · rest %s\n",
+		bytesText(b.Codes), bytesText(b.LowBits), bytesText(b.Padding), bytesText(b.Outliers), bytesText(b.Index), bytesText(b.RowOrder), bytesText(b.Scales), bytesText(b.Raw),
 		r.Tables, bytesText(r.TableSize), bytesText(r.OtherBytes))
+	if r.Coded > 0 {
+		fmt.Fprintf(p.Out, "entropy %s + longer codes %s + padding %s + the rest above %s = file %s, %.2f %% over the entropy\n",
+			bytesText(r.EntropyBytes), bytesText(b.Codes+b.LowBits-r.EntropyBytes), bytesText(b.Padding),
+			bytesText(r.FileBytes-b.Codes-b.LowBits-b.Padding), bytesText(r.FileBytes), r.FileOverEntropy)
+	}
 	fmt.Fprintf(p.Out, "file %s: %.3f bits per weight; one Huffman code of single integers for the whole model would take %.3f without scales\n",
 		bytesText(r.FileBytes), r.BitsPerWeight, r.SingleSymbol)
 }

@@ -47,6 +47,12 @@ func decodeCodes(t *testing.T, m *Matrix, c *format.Coded, d *Decoder) []int32 {
 	for g := range c.Groups() {
 		buf, err = d.Codes(g, buf)
 		require.NoError(t, err)
+		bits, err := d.CodeBits(g)
+		require.NoError(t, err)
+		// Each of 32 lanes may end in the middle of a word, and a chunk in the middle of 8 words.
+		words := c.ChunkOffset[(g+1)*c.Tiles()] - c.ChunkOffset[g*c.Tiles()]
+		require.GreaterOrEqual(t, 32*int64(words), bits)
+		require.Less(t, 32*int64(words)-bits, int64(c.Tiles()*(32*32+8*32)))
 		for i := range c.GroupRows(g) {
 			copy(out[c.Row(g*c.Coding.RowsPerGroup+i)*m.Cols:], buf[i*m.Cols:(i+1)*m.Cols])
 		}

@@ -31,8 +31,8 @@ func NewDecoder(c *format.Coded, tables []*huffman.Table) (*Decoder, error) {
 	return d, nil
 }
 
-// Codes decodes group g: GroupRows(g) × Cols codes (see the package comment), rows in stored order. dst is reused if it is large enough.
-func (d *Decoder) Codes(g int, dst []int32) ([]int32, error) {
+// levels decodes the levels of group g: GroupRows(g) × Steps()·64 bytes, the padding columns included.
+func (d *Decoder) levels(g int) ([]uint8, error) {
 	c := d.c
 	rows, stride := c.GroupRows(g), c.Steps()*format.StepCols
 	levels := make([]uint8, rows*stride)
@@ -46,6 +46,30 @@ func (d *Decoder) Codes(g int, dst []int32) ([]int32, error) {
 			return nil, fmt.Errorf("group %d, tile %d: %w", g, k, err)
 		}
 	}
+	return levels, nil
+}
+
+// CodeBits returns the length of all codes of group g in bits, without the padding to whole words and chunks.
+func (d *Decoder) CodeBits(g int) (int64, error) {
+	levels, err := d.levels(g)
+	if err != nil {
+		return 0, err
+	}
+	t, bits := d.tables[d.c.GroupTable[g]], int64(0)
+	for i := 0; i < len(levels); i += 2 {
+		bits += int64(t.Lens[int(levels[i])*t.Levels+int(levels[i+1])])
+	}
+	return bits, nil
+}
+
+// Codes decodes group g: GroupRows(g) × Cols codes (see the package comment), rows in stored order. dst is reused if it is large enough.
+func (d *Decoder) Codes(g int, dst []int32) ([]int32, error) {
+	levels, err := d.levels(g)
+	if err != nil {
+		return nil, err
+	}
+	c := d.c
+	rows, stride := c.GroupRows(g), c.Steps()*format.StepCols
 	if cap(dst) < rows*c.Cols {
 		dst = make([]int32, rows*c.Cols)
 	}

@@ -11,8 +11,9 @@ import (
 
 // Sizes splits the bits of coded weights by purpose. All numbers are bytes.
 type Sizes struct {
-	Codes    int64 `json:"codes"`     // words of code strings, with their padding to whole words
+	Codes    int64 `json:"codes"`     // of code strings
 	LowBits  int64 `json:"low_bits"`  // raw bits below the levels
+	Padding  int64 `json:"padding"`   // of both to whole words and chunks
 	Outliers int64 `json:"outliers"`  // weights outside the alphabet
 	Index    int64 `json:"index"`     // lane directories, tables' numbers, gaps
 	RowOrder int64 `json:"row_order"` // where rows were sorted
@@ -23,6 +24,7 @@ type Sizes struct {
 func (s *Sizes) add(o *Sizes) {
 	s.Codes += o.Codes
 	s.LowBits += o.LowBits
+	s.Padding += o.Padding
 	s.Outliers += o.Outliers
 	s.Index += o.Index
 	s.RowOrder += o.RowOrder
@@ -31,7 +33,7 @@ func (s *Sizes) add(o *Sizes) {
 }
 
 func (s *Sizes) total() int64 {
-	return s.Codes + s.LowBits + s.Outliers + s.Index + s.RowOrder + s.Scales + s.Raw
+	return s.Codes + s.LowBits + s.Padding + s.Outliers + s.Index + s.RowOrder + s.Scales + s.Raw
 }
 
 // TensorReport describes one tensor of a container.
@@ -70,6 +72,10 @@ type InspectReport struct {
 	// OtherBytes is what the file holds beside tensors and code tables: tokenizer, metadata, indexes, gaps between sections.
 	OtherBytes int64 `json:"other_bytes"`
 	FileBytes  int64 `json:"file_bytes"` // = Total.Bytes + TableSize + OtherBytes
+	// EntropyBytes = Total.Entropy over all coded weights: what an ideal entropy coder with these tables' distributions would need.
+	EntropyBytes int64 `json:"entropy_bytes"`
+	// FileOverEntropy tells by how many percent the whole file exceeds that.
+	FileOverEntropy float64 `json:"file_over_entropy_percent"`
 	// BitsPerWeight is the whole file's.
 	BitsPerWeight float64 `json:"bits_per_weight"`
 	// SingleSymbol is what one Huffman code of single integers for the whole model would take, as in EntroLLM, in bits per coded weight, without
@@ -82,6 +88,7 @@ type census struct {
 	mu     sync.Mutex
 	levels map[uint8][]uint64 // table → counts of levels, see levelBin
 	codes  []uint64           // counts of whole integers, shared by all tensors
+	bits   int64              // of code strings
 	noise  float64
 	signal float64
 }
@@ -107,7 +114,7 @@ func Inspect(ctx context.Context, r *format.Reader, reference Source, progress P
 		if err := v.tensor(t, counts[i]); err != nil {
 			return nil, err
 		}
-		rep.Tensors = append(rep.Tensors, describe(t))
+		rep.Tensors = append(rep.Tensors, describe(t, counts[i].bits))
 		rep.Weights += int64(t.Rows) * int64(t.Cols)
 	}
 	for _, t := range r.Tables() {
@@ -122,15 +129,16 @@ func Inspect(ctx context.Context, r *format.Reader, reference Source, progress P
 	return rep, nil
 }
 
-// describe fills in what needs no decoding.
-func describe(t *format.Tensor) TensorReport {
+// describe fills in what the sizes of parts tell, with the bits of all code strings.
+func describe(t *format.Tensor, codeBits int64) TensorReport {
 	x := TensorReport{Name: t.Name, Rows: t.Rows, Cols: t.Cols, Kind: "coded"}
 	b := &x.Bytes
 	if c := t.Coded; c != nil {
 		x.Scale, x.Levels, x.LowBitsEach = string(c.Scale.Kind), c.Coding.Levels, c.Coding.LowBits
 		x.RowsPerGroup, x.Sorted = c.Coding.RowsPerGroup, c.RowOrder != nil
-		b.Codes = 4 * int64(len(c.Stream))
-		b.LowBits = 4 * int64(len(c.Low))
+		b.Codes = (codeBits + 7) / 8
+		b.LowBits = (int64(t.Rows)*int64(t.Cols)*int64(c.Coding.LowBits) + 7) / 8
+		b.Padding = 4*int64(len(c.Stream)+len(c.Low)) - b.Codes - b.LowBits
 		b.Outliers = 4 * int64(len(c.Outliers)+len(c.OutlierStart))
 		b.RowOrder = 4 * int64(len(c.RowOrder))
 		b.Scales = 2*int64(len(c.RowScale)+len(c.D)+len(c.DMin)) + int64(len(c.SubScale)+len(c.SubMin)) + 4*int64(len(c.ColScale))
@@ -180,6 +188,8 @@ func (rep *InspectReport) entropies(counts []*census) {
 	total.BitsPerWeight = 8 * float64(total.Bytes.total()) / float64(rep.Weights)
 	if rep.Coded > 0 {
 		total.Entropy = bits / float64(rep.Coded)
+		rep.EntropyBytes = int64(math.Ceil(bits / 8))
+		rep.FileOverEntropy = percentOver(8*rep.FileBytes, bits)
 		total.OverEntropy = percentOver(8*(total.Bytes.total()-total.Bytes.Scales-total.Bytes.Raw+rep.TableSize), bits)
 	}
 }

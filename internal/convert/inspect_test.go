@@ -41,6 +41,10 @@ func TestInspect(t *testing.T) {
 	require.InDelta(t, made.SQNR, *rep.Total.SQNR, 0.01)
 	require.InDelta(t, 0, rep.Total.OverEntropy, 10)
 	require.Positive(t, rep.Total.OverEntropy)
+	require.InEpsilon(t, rep.Total.Entropy*float64(rep.Coded)/8, rep.EntropyBytes, 1e-4)
+	require.InDelta(t, 100*(float64(rep.FileBytes)/float64(rep.EntropyBytes)-1), rep.FileOverEntropy, 0.01)
+	require.Positive(t, rep.Total.Bytes.Padding)
+	require.Greater(t, rep.Total.Bytes.Codes+rep.Total.Bytes.LowBits+rep.Total.Bytes.Outliers, rep.EntropyBytes, "no code is shorter than the entropy")
 	for _, x := range rep.Tensors {
 		require.Equal(t, x.Kind == "coded", x.SQNR != nil)
 	}

@@ -83,7 +83,11 @@ func (v *visit) tensor(t *format.Tensor, c *census) error {
 		if c == nil {
 			return nil
 		}
-		c.codesOf(t.Coded, g, codes)
+		bits, err := d.CodeBits(g)
+		if err != nil {
+			return err
+		}
+		c.codesOf(t.Coded, g, codes, bits)
 		if ref < 0 {
 			return nil
 		}
@@ -132,8 +136,8 @@ func (v *visit) compare(w []float32, ref int, row func(int) int, first, n int, c
 	return nil
 }
 
-// codesOf counts the codes of one group.
-func (c *census) codesOf(m *format.Coded, g int, codes []int32) {
+// codesOf counts the codes of one group, whose strings have so many bits.
+func (c *census) codesOf(m *format.Coded, g int, codes []int32, bits int64) {
 	levels := make([]uint32, levelBins)
 	shift, base := m.Coding.LowBits, int32(m.Coding.Levels/2)
 	for _, k := range codes {
@@ -141,6 +145,7 @@ func (c *census) codesOf(m *format.Coded, g int, codes []int32) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.bits += bits
 	h := c.levels[m.GroupTable[g]]
 	if h == nil {
 		h = make([]uint64, levelBins)
