@@ -28,6 +28,7 @@ func (w *worker) rowCodes(m *matrix, u, pos int, codes []int32) {
 	if p := m.packed; p != nil {
 		for k := range m.coded.Tiles() {
 			rows := p.tile(m, u, k)
+			rows.Scratch = w.escapes
 			w.isa.UnpackRow(&rows, pos-u*plainUnit, bytes[k*m.coded.StepsPerTile()*format.StepCols:])
 		}
 		base += p.low

@@ -4,12 +4,12 @@ import "github.com/ellm-gpu/ellm-gpu/cpu/dot"
 
 // form is how a resident matrix keeps its codes: in planes, the planes' exceptions as escapes, and the rest in a sparse list.
 type form struct {
-	width   int // of the planes, in bits
-	escapes dot.Escapes
-	low     int     // stored code = decoded byte − low
-	regular int     // EscapeBytes: smallest code in the planes
-	escaped float64 // share of codes that are escapes
-	sparse  float64 // share of codes in the sparse list
+	width       int // of the planes, in bits
+	escapes     bool
+	low         int     // stored code = decoded byte − low
+	escaped     float64 // share of codes that are escapes
+	longEscaped float64 // share of codes that are escapes of a byte more
+	sparse      float64 // share of codes in the sparse list
 }
 
 const (
@@ -21,27 +21,16 @@ const (
 	sampledGroups = 8
 )
 
-// bounds returns the smallest and the largest code that planes and escapes can hold.
-func (f *form) bounds() (low, high int) {
-	switch f.escapes {
-	case dot.EscapeNibbles:
-		return dot.FirstNibbleCode, dot.LastNibbleCode
-	case dot.EscapeBytes:
-		return 0, 255
+// top returns the largest code that planes and escapes can hold.
+func (f *form) top() int {
+	if f.escapes {
+		return 255
 	}
-	return 0, 1<<f.width - 1
+	return 1<<f.width - 1
 }
 
-// escapeBits returns the bits of an escape, those that align nibbles included.
-func (f *form) escapeBits() float64 {
-	switch f.escapes {
-	case dot.EscapeNibbles:
-		return 4 * f.escaped
-	case dot.EscapeBytes:
-		return 8 * f.escaped
-	}
-	return 0
-}
+// escapeBits returns the bits of escapes per code.
+func (f *form) escapeBits() float64 { return 4*f.escaped + 8*f.longEscaped }
 
 // cost returns what a product takes per weight, in bits read in the same time.
 func (f *form) cost() float64 { return float64(f.width) + f.escapeBits() + sparseBits*f.sparse }
@@ -53,7 +42,7 @@ func (m *matrix) chooseWidth(isa dot.ISA) form {
 	if isa == dot.Generic {
 		return form{width: 8} // without instructions for it, unpacking costs more than reading
 	}
-	if best.width == 4 || m.block > 0 {
+	if m.block > 0 {
 		return best
 	}
 	for _, f := range m.forms(isa) {
@@ -77,17 +66,16 @@ func (m *matrix) forms(isa dot.ISA) []form {
 		f.low, f.sparse = outside(1 << bits)
 		all = append(all, f)
 	}
-	if !isa.HasEscapes() || int64(m.rows)*int64(m.stride()) > maxEscapes {
+	if !isa.HasEscapes() || int64(m.rows)*int64(m.coded.Tiles()*dot.MaxEscapeBytes(m.coded.StepsPerTile())) > maxEscapes {
 		return all
 	}
-	nibbles := form{width: 4, escapes: dot.EscapeNibbles}
-	nibbles.low, nibbles.escaped = outside(15)
-	nibbles.low -= dot.RegularNibbleCode
-	nibbles.sparse = 1 - float64(count(hist, nibbles.low+dot.FirstNibbleCode, nibbles.low+dot.LastNibbleCode))/float64(total)
-	all = append(all, nibbles)
-	for _, bits := range []int{5, 6} {
-		f := form{width: bits, escapes: dot.EscapeBytes}
-		f.regular, f.escaped = outside(1<<bits - 1)
+	for _, bits := range []int{3, 4, 5, 6} {
+		f := form{width: bits, escapes: true}
+		f.low, f.escaped = outside(1<<bits - 1)
+		f.low -= dot.RegularCode
+		first, last := dot.NibbleEscapes(bits)
+		f.longEscaped = 1 - float64(count(hist, f.low+first, f.low+last))/float64(total)
+		f.sparse = 1 - float64(count(hist, f.low, f.low+f.top()))/float64(total)
 		all = append(all, f)
 	}
 	return all
@@ -141,8 +129,8 @@ func bestWindow(hist [256]int, size int) (low, inside int) {
 func (m *matrix) packedBytes(f form) int64 {
 	codes := float64(m.rows) * float64(m.stride())
 	n := int64(m.rows) * int64(m.steps()*(dot.NibbleBytes(f.width)+dot.BitBytes(f.width)))
-	if f.escapes != dot.NoEscapes {
-		n += int64(codes*f.escapeBits()/8) + 4*int64(m.rows*m.coded.Tiles())
+	if f.escapes {
+		n += int64(codes*f.escapeBits()/8) + 6*int64(m.rows*m.coded.Tiles()) // and the number of a row's, and where they start
 	}
 	sparse := f.sparse*codes + float64(len(m.coded.Outliers))
 	return n + blockBytes(m, m.rows) + 4*int64(sparse) + 4*int64(m.rows/plainUnit+2)

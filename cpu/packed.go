@@ -12,6 +12,7 @@ type packed struct {
 	nibble, bits []byte
 	escape       []byte
 	escapeStart  []uint32 // [unit][tile][row]
+	mostEscapes  []uint16 // [unit][tile]: of a row
 	blocks       blocks
 	sparse       []uint32 // format.PackOutlier(row in the unit, column, difference)
 	start        []uint32 // per unit, and the end of the list
@@ -22,13 +23,13 @@ type packed struct {
 func (p *packed) tile(m *matrix, u, k int) dot.Rows {
 	first := u * plainUnit
 	n, steps, before := min(plainUnit, m.rows-first), m.coded.TileSteps(k), k*m.coded.StepsPerTile()
-	r := dot.Rows{Width: p.width, Escapes: p.escapes, Low: p.regular, Count: n, Steps: steps}
+	r := dot.Rows{Width: p.width, Escaped: p.escapes, Count: n, Steps: steps}
 	nb, bb := dot.NibbleBytes(r.Width), dot.BitBytes(r.Width)
 	r.NibbleStride, r.BitsStride = steps*nb, steps*bb
 	from := first*m.steps() + before*n
 	r.Nibble, r.Bits = p.nibble[from*nb:], p.bits[from*bb:]
-	if p.escapes != dot.NoEscapes {
-		r.Escape, r.StartStride = p.escape, 1
+	if p.escapes {
+		r.Escape, r.StartStride, r.Most = p.escape, 1, int(p.mostEscapes[u*m.coded.Tiles()+k])
 		r.Start = p.escapeStart[first*m.coded.Tiles()+k*n:]
 	}
 	return r

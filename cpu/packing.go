@@ -25,20 +25,22 @@ func newPacking(m *matrix, f form, k *kernels, isa dot.ISA) *packing {
 	}
 	p.nibble = planes(m.rows * m.steps() * dot.NibbleBytes(f.width))
 	p.bits = planes(m.rows * m.steps() * dot.BitBytes(f.width))
-	if f.escapes != dot.NoEscapes {
+	if f.escapes {
 		p.escapeStart = make([]uint32, m.rows*m.coded.Tiles())
+		p.mostEscapes = make([]uint16, (m.rows+plainUnit-1)/plainUnit*m.coded.Tiles())
 	}
 	return &packing{m: m, k: k, isa: isa, out: p, overflow: make([][]uint32, m.coded.Groups()), escape: make([][]byte, m.coded.Groups())}
 }
 
 // scratch is what packing a group needs.
-type packScratch struct{ codes, escape []byte }
+type packScratch struct{ codes, escape, row []byte }
 
 func (p *packing) scratch() *packScratch {
-	n := p.m.unitRows * p.m.stride()
-	s := &packScratch{codes: make([]byte, n)}
-	if p.out.escapes != dot.NoEscapes {
-		s.escape = make([]byte, n+dot.EscapeSlack)
+	c := p.m.coded
+	s := &packScratch{codes: make([]byte, p.m.unitRows*p.m.stride())}
+	if p.out.escapes {
+		s.escape = make([]byte, p.m.unitRows*c.Tiles()*dot.MaxEscapeBytes(c.StepsPerTile()))
+		s.row = make([]byte, dot.ScratchBytes(c.StepsPerTile()))
 	}
 	return s
 }
@@ -50,37 +52,38 @@ func (p *packing) group(g int, s *packScratch) {
 	m.decodeGroup(g, s.codes, stride)
 	list := m.outliers(g)
 	first, n := g*m.coded.Coding.RowsPerGroup, m.coded.GroupRows(g)
-	low, high := out.bounds()
+	low := out.low // what packing subtracts
 	switch {
 	case m.block > 0:
 		p.overflow[g] = m.foldOutliers(list, s.codes, stride, 0, stride, nil)
 		out.blocks.fill(p.k, m, first, n, first)
-	case out.escapes == dot.EscapeBytes:
+	case out.escapes && low <= 0 && 1<<m.width-1-low <= out.top():
 		p.addOutliers(g, s.codes, list)
-	case len(list) > 0 || out.low != 0 || low > 0 || 1<<m.width-1 > high:
+	case len(list) > 0 || low != 0 || 1<<m.width-1 > out.top():
 		p.clip(g, s.codes[:n*stride], list)
+		low = 0
 	}
 	end := 0
 	for k := range m.coded.Tiles() {
 		from := k * m.coded.StepsPerTile() * format.StepCols
 		for r := range n {
-			end += p.row(first+r, k, s.codes[r*stride+from:], s.escape[min(end, len(s.escape)):], end)
+			end += p.row(first+r, k, s.codes[r*stride+from:], low, s, end)
 		}
 	}
 	p.escape[g] = slices.Clone(s.escape[:end])
 }
 
-// row packs tile k of the row at stored position pos and returns the number of its escapes' bytes. These go to escape, which is `end` bytes behind the start of the
-// group's; finish knows where that is.
-func (p *packing) row(pos, k int, codes, escape []byte, end int) int {
+// row packs tile k of the row at stored position pos and returns the number of its escapes' bytes. These go `end` bytes behind the start of the group's; finish
+// knows where that is.
+func (p *packing) row(pos, k int, codes []byte, low int, s *packScratch, end int) int {
 	w, r := p.out.tile(p.m, pos/plainUnit, k), pos%plainUnit
 	nibble, bits := w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:]
-	if w.Escapes == dot.NoEscapes {
+	if !w.Escaped {
 		p.isa.Pack(w.Width, nibble, bits, codes, w.Steps)
 		return 0
 	}
-	w.Start[r] = uint32(end)
-	return p.isa.PackEscapes(&w, nibble, bits, escape, codes)
+	w.Start[r], w.Scratch = uint32(end), s.row
+	return p.isa.PackEscapes(&w, low, nibble, bits, s.escape[end:], codes)
 }
 
 // addOutliers adds group g's outliers to its codes as far as bytes can hold that.
@@ -89,7 +92,7 @@ func (p *packing) addOutliers(g int, buf []byte, list []uint32) {
 		o := format.UnpackOutlier(v)
 		u := &buf[o.Row*p.m.stride()+o.Col]
 		sum := int(*u) + o.Delta<<p.m.sparseShift
-		stored := min(max(sum, 0), 255)
+		stored := min(max(sum, 0), 255+min(p.out.low, 0))
 		*u = byte(stored)
 		p.overflow[g] = appendSparse(p.overflow[g], o.Row, o.Col, sum-stored)
 	}
@@ -98,8 +101,8 @@ func (p *packing) addOutliers(g int, buf []byte, list []uint32) {
 // clip moves codes to where planes and escapes can hold them and records what does not fit. list holds the group's outliers.
 func (p *packing) clip(g int, buf []byte, list []uint32) {
 	m, stride, low := p.m, p.m.stride(), p.out.low
-	bottom, top := p.out.bounds()
-	inside := newInside(low+bottom, low+top, low, m.width)
+	top := p.out.top()
+	inside := newInside(low, low+top, low, m.width)
 	for r := 0; r*stride < len(buf); r++ {
 		row := buf[r*stride : (r+1)*stride]
 		for c := 0; c < len(row); c++ {
@@ -117,7 +120,7 @@ func (p *packing) clip(g int, buf []byte, list []uint32) {
 				list = list[1:]
 			}
 			v := int(u) - low + delta
-			stored := min(max(v, bottom), top)
+			stored := min(max(v, 0), top)
 			row[c] = byte(stored)
 			if v != stored && c < m.cols {
 				p.overflow[g] = appendSparse(p.overflow[g], r, c, v-stored)
@@ -182,7 +185,7 @@ func (p *packing) finish() *packed {
 
 func (p *packing) joinEscapes() {
 	out, tiles := p.out, p.m.coded.Tiles()
-	if out.escapes == dot.NoEscapes {
+	if !out.escapes {
 		return
 	}
 	total := dot.EscapeSlack
@@ -195,8 +198,10 @@ func (p *packing) joinEscapes() {
 		first := g * p.m.coded.Coding.RowsPerGroup
 		for pos := first; pos < first+p.m.coded.GroupRows(g); pos++ {
 			for k := range tiles {
-				w := out.tile(p.m, pos/plainUnit, k)
-				w.Start[pos%plainUnit] += uint32(end)
+				start := &out.tile(p.m, pos/plainUnit, k).Start[pos%plainUnit]
+				most := &out.mostEscapes[pos/plainUnit*tiles+k]
+				*most = max(*most, uint16(dot.EscapeCount(e[*start:])))
+				*start += uint32(end)
 			}
 		}
 		end += copy(out.escape[end:], e)

@@ -123,6 +123,7 @@ func (w *worker) tileRows(p *product, c *codes, u, k int) dot.Rows {
 	var r dot.Rows
 	if c.packed != nil {
 		r = c.packed.tile(p.m, u, k)
+		r.Scratch = w.escapes
 	} else {
 		r = dot.Rows{Count: c.n, Steps: steps}
 		r.Width, r.NibbleStride, r.Nibble = max(7, p.m.width), steps*format.StepCols, w.bytes

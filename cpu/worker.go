@@ -24,6 +24,7 @@ type worker struct {
 	bytes      []byte    // a decoded tile, or a row of codes
 	plain      []byte    // an unpacked tile
 	tile       []byte    // a reordered tile
+	escapes    []byte    // expanded, of two rows
 	blocks     blocks    // of a decoded unit
 	row        []float32 // a row of activations or weights
 	codes      []int32   // a row of codes
@@ -82,6 +83,7 @@ func (s *sizes) alloc(c *model.Config, dry bool) (w *worker, bytes int64) {
 	bytes += reserve(&w.bytes, s.bytes, dry)
 	bytes += reserve(&w.plain, dot.TileRows*format.MaxTileSteps*format.StepCols, dry)
 	bytes += reserve(&w.tile, dot.TileBytes(format.MaxTileSteps), dry)
+	bytes += reserve(&w.escapes, dot.ScratchBytes(format.MaxTileSteps), dry)
 	bytes += reserve(&w.blocks.scale, s.blocks, dry)
 	bytes += reserve(&w.blocks.add, s.blocks, dry)
 	bytes += reserve(&w.row, s.stride, dry)

@@ -14,10 +14,10 @@
 //
 // # Escapes
 //
-// Quantized weights are bell-shaped: few codes lie outside of a narrow window. Rows may keep these apart: where a plane has its largest
-// number, the code is the row's next escape. Numbers n of planes of 5 or 6 bits stand for the codes Low + n and their escapes, a byte each, for
-// themselves. Numbers n of planes of 4 bits stand for 16 + n; escapes are nibbles e, the low one of a byte first, that stand for 8 + e (e < 8) and 23 + e, and
-// start at a new byte in every step.
+// Quantized weights are bell-shaped: few codes lie outside of a narrow window. Rows may keep these apart. Their planes have 3 to 6 bits, of which the low
+// 2 of 3 are in the main plane: byte i holds columns i, 16 + i, 32 + i and 48 + i. Numbers n of the planes stand for codes 128 + n; where the number is the largest one, the code is the row's
+// next escape. A row's escapes are their number in 16 bits, a nibble e each, the low one of a byte first, and a byte for every e = 15. The nibbles stand for the
+// codes beside the window: 121 + e (e < 7) and 120 + 2^width + e; 15 for the next byte, which is a code.
 package dot
 
 // StepCols is the number of columns of a step.
@@ -50,21 +50,22 @@ func WidthFor(bits int) int {
 	return 8
 }
 
-// NibbleBytes returns the bytes per step of a row's main plane: 32, or 64 for codes of 7 and 8 bits.
-func NibbleBytes(width int) int {
-	if width >= 7 {
-		return StepCols
+// mainBits returns the bits of a code that are in the main plane.
+func mainBits(width int) int {
+	switch {
+	case width >= 7:
+		return 8
+	case width == 3:
+		return 2
 	}
-	return StepCols / 2
+	return 4
 }
 
+// NibbleBytes returns the bytes per step of a row's main plane: 32; 64 for codes of 7 and 8 bits, 16 for 3 bits.
+func NibbleBytes(width int) int { return StepCols / 8 * mainBits(width) }
+
 // BitBytes returns the bytes per step of a row's bit planes.
-func BitBytes(width int) int {
-	if width >= 7 {
-		return 0
-	}
-	return 8 * (width - 4)
-}
+func BitBytes(width int) int { return 8 * max(0, width-mainBits(width)) }
 
 // Rows is a run of packed rows with a constant distance between them.
 type Rows struct {
@@ -72,11 +73,12 @@ type Rows struct {
 	Nibble, Bits []byte // row r's steps start at r·NibbleStride and r·BitsStride
 	NibbleStride int
 	BitsStride   int
-	Escapes      Escapes
-	Escape       []byte   // escapes of all rows, and escapeSlack bytes
+	Escaped      bool
+	Escape       []byte   // escapes of all rows, and EscapeSlack bytes
 	Start        []uint32 // row r's begin at Escape[Start[r·StartStride]]
 	StartStride  int
-	Low          int       // EscapeBytes only
+	Most         int       // the most escapes that a row has
+	Scratch      []byte    // ScratchBytes for escapes
 	Scale        []float32 // Blocks only: row r's block scales start at r·ScaleStride
 	ScaleStride  int
 	Count        int
@@ -94,7 +96,7 @@ func (i ISA) Quantize(dst []int8, x []float32) (scale float32, sum int64) {
 
 // Dot writes Σ u·hi and Σ u·lo of every row to out[2r] and out[2r+1]: the product is 256·out[2r] + out[2r+1].
 func (i ISA) Dot(out []int32, w *Rows, x []int8) {
-	if i != Generic && w.Count > 0 && w.Steps > 0 && (w.Escapes == NoEscapes || i == AVX512) {
+	if i != Generic && w.Count > 0 && w.Steps > 0 && (!w.Escaped || i == AVX512) {
 		i.dotASM(out, w, x)
 		return
 	}

@@ -154,50 +154,65 @@ func pack512w6(a *byte)
 //go:noescape
 func unpack512w6(a *byte)
 
-// dot512w4n multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
+// dot512w3e multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
 //go:noescape
-func dot512w4n(a *byte)
+func dot512w3e(a *byte)
 
-// pack512w4n turns a row of codes of one byte each into planes and escapes.
+// pack512w3e turns a row of codes of one byte each into planes and escapes.
 //
 //go:noescape
-func pack512w4n(a *byte)
+func pack512w3e(a *byte)
 
-// unpack512w4n turns a row of planes and escapes into codes of one byte each.
+// unpack512w3e turns a row of planes and escapes into codes of one byte each.
 //
 //go:noescape
-func unpack512w4n(a *byte)
+func unpack512w3e(a *byte)
 
-// dot512w5b multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
+// dot512w4e multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
 //go:noescape
-func dot512w5b(a *byte)
+func dot512w4e(a *byte)
 
-// pack512w5b turns a row of codes of one byte each into planes and escapes.
+// pack512w4e turns a row of codes of one byte each into planes and escapes.
 //
 //go:noescape
-func pack512w5b(a *byte)
+func pack512w4e(a *byte)
 
-// unpack512w5b turns a row of planes and escapes into codes of one byte each.
+// unpack512w4e turns a row of planes and escapes into codes of one byte each.
 //
 //go:noescape
-func unpack512w5b(a *byte)
+func unpack512w4e(a *byte)
 
-// dot512w6b multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
+// dot512w5e multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
 //go:noescape
-func dot512w6b(a *byte)
+func dot512w5e(a *byte)
 
-// pack512w6b turns a row of codes of one byte each into planes and escapes.
+// pack512w5e turns a row of codes of one byte each into planes and escapes.
 //
 //go:noescape
-func pack512w6b(a *byte)
+func pack512w5e(a *byte)
 
-// unpack512w6b turns a row of planes and escapes into codes of one byte each.
+// unpack512w5e turns a row of planes and escapes into codes of one byte each.
 //
 //go:noescape
-func unpack512w6b(a *byte)
+func unpack512w5e(a *byte)
+
+// dot512w6e multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
+//
+//go:noescape
+func dot512w6e(a *byte)
+
+// pack512w6e turns a row of codes of one byte each into planes and escapes.
+//
+//go:noescape
+func pack512w6e(a *byte)
+
+// unpack512w6e turns a row of planes and escapes into codes of one byte each.
+//
+//go:noescape
+func unpack512w6e(a *byte)
 
 // dot256w7 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
 //

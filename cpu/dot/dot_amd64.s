@@ -298,20 +298,20 @@ row:
 	JL     rest
 
 four:
-	VMOVDQU8   (SI), Z4
 	PREFETCHT0 2048(SI)
+	VMOVDQU8   (SI), Z4
 	VPDPBUSD   (DI), Z4, Z0
 	VPDPBUSD   64(DI), Z4, Z1
-	VMOVDQU8   64(SI), Z4
 	PREFETCHT0 2112(SI)
+	VMOVDQU8   64(SI), Z4
 	VPDPBUSD   128(DI), Z4, Z2
 	VPDPBUSD   192(DI), Z4, Z3
-	VMOVDQU8   128(SI), Z4
 	PREFETCHT0 2176(SI)
+	VMOVDQU8   128(SI), Z4
 	VPDPBUSD   256(DI), Z4, Z0
 	VPDPBUSD   320(DI), Z4, Z1
-	VMOVDQU8   192(SI), Z4
 	PREFETCHT0 2240(SI)
+	VMOVDQU8   192(SI), Z4
 	VPDPBUSD   384(DI), Z4, Z2
 	VPDPBUSD   448(DI), Z4, Z3
 	ADDQ       $0x00000100, SI
@@ -324,8 +324,8 @@ rest:
 	JZ   sum
 
 one:
-	VMOVDQU8   (SI), Z4
 	PREFETCHT0 2048(SI)
+	VMOVDQU8   (SI), Z4
 	VPDPBUSD   (DI), Z4, Z0
 	VPDPBUSD   64(DI), Z4, Z1
 	ADDQ       $0x00000040, SI
@@ -454,28 +454,29 @@ row:
 	VPXORD Z1, Z1, Z1
 	MOVQ   BX, R8
 	MOVQ   DI, R9
-	MOVQ   SI, R10
-	MOVQ   40(AX), R9
-	MOVQ   48(AX), R11
+	MOVQ   SI, R11
+	MOVQ   40(AX), R10
+	MOVQ   48(AX), R12
 
 step:
 	VMOVDQU8        (R8), Z4
 	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R10)
+	PREFETCHT0      2048(R11)
 	VPXORD          Z2, Z2, Z2
 	VPXORD          Z3, Z3, Z3
-	VPDPBUSD        (R9), Z4, Z2
-	VPDPBUSD        64(R9), Z4, Z3
+	VPDPBUSD        (R10), Z4, Z2
+	VPDPBUSD        64(R10), Z4, Z3
 	VPSLLD          $0x08, Z2, Z2
 	VPADDD          Z2, Z3, Z3
 	VCVTDQ2PS       Z3, Z3
-	VBROADCASTF32X4 (R10), Z4
+	VBROADCASTF32X4 (R11), Z4
 	VPERMPS         Z4, Z0, Z4
 	VFMADD231PS     Z4, Z3, Z1
 	ADDQ            $0x00000040, R8
-	ADDQ            $0x00000080, R9
-	ADDQ            $0x00000010, R10
-	DECQ            R11
+	ADDQ            $0x00000000, R9
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000010, R11
+	DECQ            R12
 	JNZ             step
 	VEXTRACTF64X4   $0x01, Z1, Y4
 	VADDPS          Y1, Y4, Y4
@@ -510,28 +511,29 @@ row:
 	VPXORD Z1, Z1, Z1
 	MOVQ   BX, R8
 	MOVQ   DI, R9
-	MOVQ   SI, R10
-	MOVQ   40(AX), R9
-	MOVQ   48(AX), R11
+	MOVQ   SI, R11
+	MOVQ   40(AX), R10
+	MOVQ   48(AX), R12
 
 step:
 	VMOVDQU8        (R8), Z4
 	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R10)
+	PREFETCHT0      2048(R11)
 	VPXORD          Z2, Z2, Z2
 	VPXORD          Z3, Z3, Z3
-	VPDPBUSD        (R9), Z4, Z2
-	VPDPBUSD        64(R9), Z4, Z3
+	VPDPBUSD        (R10), Z4, Z2
+	VPDPBUSD        64(R10), Z4, Z3
 	VPSLLD          $0x08, Z2, Z2
 	VPADDD          Z2, Z3, Z3
 	VCVTDQ2PS       Z3, Z3
-	VBROADCASTF32X2 (R10), Z4
+	VBROADCASTF32X2 (R11), Z4
 	VPERMPS         Z4, Z0, Z4
 	VFMADD231PS     Z4, Z3, Z1
 	ADDQ            $0x00000040, R8
-	ADDQ            $0x00000080, R9
-	ADDQ            $0x00000008, R10
-	DECQ            R11
+	ADDQ            $0x00000000, R9
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000008, R11
+	DECQ            R12
 	JNZ             step
 	VEXTRACTF64X4   $0x01, Z1, Y4
 	VADDPS          Y1, Y4, Y4
@@ -740,8 +742,8 @@ TEXT ·dot512w4(SB), NOSPLIT, $0-8
 	MOVQ         8(AX), BX
 	MOVQ         $0x0f0f0f0f0f0f0f0f, SI
 	VPBROADCASTQ SI, Z1
-	MOVQ         $0x0004000400040004, SI
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, SI
 	MOVL         $0x000000f0, DI
 	KMOVW        DI, K1
 	VPBROADCASTQ SI, K1, Z0
@@ -758,10 +760,10 @@ row:
 	JL     rest
 
 four:
+	PREFETCHT0      2048(SI)
 	VBROADCASTI64X4 (SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
-	PREFETCHT0      2048(SI)
 	VPDPBUSD        (DI), Z6, Z2
 	VPDPBUSD        64(DI), Z6, Z3
 	VBROADCASTI64X4 32(SI), Z6
@@ -769,10 +771,10 @@ four:
 	VPANDD          Z1, Z6, Z6
 	VPDPBUSD        128(DI), Z6, Z4
 	VPDPBUSD        192(DI), Z6, Z5
+	PREFETCHT0      2112(SI)
 	VBROADCASTI64X4 64(SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
-	PREFETCHT0      2112(SI)
 	VPDPBUSD        256(DI), Z6, Z2
 	VPDPBUSD        320(DI), Z6, Z3
 	VBROADCASTI64X4 96(SI), Z6
@@ -790,10 +792,10 @@ rest:
 	JZ   sum
 
 one:
+	PREFETCHT0      2048(SI)
 	VBROADCASTI64X4 (SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
-	PREFETCHT0      2048(SI)
 	VPDPBUSD        (DI), Z6, Z2
 	VPDPBUSD        64(DI), Z6, Z3
 	ADDQ            $0x00000020, SI
@@ -903,8 +905,8 @@ TEXT ·dotBlock512w4b16(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), DI
 	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
 	VPBROADCASTQ R8, Z1
-	MOVQ         $0x0004000400040004, R8
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, R8
 	MOVL         $0x000000f0, R9
 	KMOVW        R9, K1
 	VPBROADCASTQ R8, K1, Z0
@@ -969,8 +971,8 @@ TEXT ·dotBlock512w4b32(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), DI
 	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
 	VPBROADCASTQ R8, Z1
-	MOVQ         $0x0004000400040004, R8
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, R8
 	MOVL         $0x000000f0, R9
 	KMOVW        R9, K1
 	VPBROADCASTQ R8, K1, Z0
@@ -1211,8 +1213,8 @@ TEXT ·unpack512w4(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), AX
 	MOVQ         $0x0f0f0f0f0f0f0f0f, SI
 	VPBROADCASTQ SI, Z1
-	MOVQ         $0x0004000400040004, SI
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, SI
 	MOVL         $0x000000f0, DI
 	KMOVW        DI, K1
 	VPBROADCASTQ SI, K1, Z0
@@ -1240,8 +1242,8 @@ TEXT ·dot512w5(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), SI
 	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
 	VPBROADCASTQ DI, Z1
-	MOVQ         $0x0004000400040004, DI
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, DI
 	MOVL         $0x000000f0, R8
 	KMOVW        R8, K1
 	VPBROADCASTQ DI, K1, Z0
@@ -1261,12 +1263,13 @@ row:
 	JL     rest
 
 four:
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(DI)
 	VBROADCASTI64X4 (DI), Z7
 	VPSRLVW         Z0, Z7, Z7
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R8), K1
 	VPADDB          Z2, Z7, K1, Z7
-	PREFETCHT0      2048(DI)
 	VPDPBUSD        (R9), Z7, Z3
 	VPDPBUSD        64(R9), Z7, Z4
 	VBROADCASTI64X4 32(DI), Z7
@@ -1276,12 +1279,12 @@ four:
 	VPADDB          Z2, Z7, K1, Z7
 	VPDPBUSD        128(R9), Z7, Z5
 	VPDPBUSD        192(R9), Z7, Z6
+	PREFETCHT0      2112(DI)
 	VBROADCASTI64X4 64(DI), Z7
 	VPSRLVW         Z0, Z7, Z7
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           16(R8), K1
 	VPADDB          Z2, Z7, K1, Z7
-	PREFETCHT0      2112(DI)
 	VPDPBUSD        256(R9), Z7, Z3
 	VPDPBUSD        320(R9), Z7, Z4
 	VBROADCASTI64X4 96(DI), Z7
@@ -1302,12 +1305,12 @@ rest:
 	JZ   sum
 
 one:
+	PREFETCHT0      2048(DI)
 	VBROADCASTI64X4 (DI), Z7
 	VPSRLVW         Z0, Z7, Z7
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R8), K1
 	VPADDB          Z2, Z7, K1, Z7
-	PREFETCHT0      2048(DI)
 	VPDPBUSD        (R9), Z7, Z3
 	VPDPBUSD        64(R9), Z7, Z4
 	ADDQ            $0x00000020, DI
@@ -1433,8 +1436,8 @@ TEXT ·dotBlock512w5b16(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), DI
 	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
 	VPBROADCASTQ R8, Z1
-	MOVQ         $0x0004000400040004, R8
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, R8
 	MOVL         $0x000000f0, R9
 	KMOVW        R9, K1
 	VPBROADCASTQ R8, K1, Z0
@@ -1503,8 +1506,8 @@ TEXT ·dotBlock512w5b32(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), DI
 	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
 	VPBROADCASTQ R8, Z1
-	MOVQ         $0x0004000400040004, R8
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, R8
 	MOVL         $0x000000f0, R9
 	KMOVW        R9, K1
 	VPBROADCASTQ R8, K1, Z0
@@ -1781,8 +1784,8 @@ TEXT ·unpack512w5(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), AX
 	MOVQ         $0x0f0f0f0f0f0f0f0f, SI
 	VPBROADCASTQ SI, Z1
-	MOVQ         $0x0004000400040004, SI
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, SI
 	MOVL         $0x000000f0, DI
 	KMOVW        DI, K1
 	VPBROADCASTQ SI, K1, Z0
@@ -1814,8 +1817,8 @@ TEXT ·dot512w6(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), SI
 	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
 	VPBROADCASTQ DI, Z1
-	MOVQ         $0x0004000400040004, DI
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, DI
 	MOVL         $0x000000f0, R8
 	KMOVW        R8, K1
 	VPBROADCASTQ DI, K1, Z0
@@ -1837,6 +1840,8 @@ row:
 	JL     rest
 
 four:
+	PREFETCHT0      2048(R8)
+	PREFETCHT0      2048(DI)
 	VBROADCASTI64X4 (DI), Z8
 	VPSRLVW         Z0, Z8, Z8
 	VPANDD          Z1, Z8, Z8
@@ -1844,7 +1849,6 @@ four:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R8), K1
 	VPADDB          Z3, Z8, K1, Z8
-	PREFETCHT0      2048(DI)
 	VPDPBUSD        (R9), Z8, Z4
 	VPDPBUSD        64(R9), Z8, Z5
 	VBROADCASTI64X4 32(DI), Z8
@@ -1856,6 +1860,7 @@ four:
 	VPADDB          Z3, Z8, K1, Z8
 	VPDPBUSD        128(R9), Z8, Z6
 	VPDPBUSD        192(R9), Z8, Z7
+	PREFETCHT0      2112(DI)
 	VBROADCASTI64X4 64(DI), Z8
 	VPSRLVW         Z0, Z8, Z8
 	VPANDD          Z1, Z8, Z8
@@ -1863,7 +1868,6 @@ four:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           40(R8), K1
 	VPADDB          Z3, Z8, K1, Z8
-	PREFETCHT0      2112(DI)
 	VPDPBUSD        256(R9), Z8, Z4
 	VPDPBUSD        320(R9), Z8, Z5
 	VBROADCASTI64X4 96(DI), Z8
@@ -1886,6 +1890,7 @@ rest:
 	JZ   sum
 
 one:
+	PREFETCHT0      2048(DI)
 	VBROADCASTI64X4 (DI), Z8
 	VPSRLVW         Z0, Z8, Z8
 	VPANDD          Z1, Z8, Z8
@@ -1893,7 +1898,6 @@ one:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R8), K1
 	VPADDB          Z3, Z8, K1, Z8
-	PREFETCHT0      2048(DI)
 	VPDPBUSD        (R9), Z8, Z4
 	VPDPBUSD        64(R9), Z8, Z5
 	ADDQ            $0x00000020, DI
@@ -2033,8 +2037,8 @@ TEXT ·dotBlock512w6b16(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), DI
 	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
 	VPBROADCASTQ R8, Z1
-	MOVQ         $0x0004000400040004, R8
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, R8
 	MOVL         $0x000000f0, R9
 	KMOVW        R9, K1
 	VPBROADCASTQ R8, K1, Z0
@@ -2107,8 +2111,8 @@ TEXT ·dotBlock512w6b32(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), DI
 	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
 	VPBROADCASTQ R8, Z1
-	MOVQ         $0x0004000400040004, R8
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, R8
 	MOVL         $0x000000f0, R9
 	KMOVW        R9, K1
 	VPBROADCASTQ R8, K1, Z0
@@ -2421,8 +2425,8 @@ TEXT ·unpack512w6(SB), NOSPLIT, $0-8
 	MOVQ         24(AX), AX
 	MOVQ         $0x0f0f0f0f0f0f0f0f, SI
 	VPBROADCASTQ SI, Z1
-	MOVQ         $0x0004000400040004, SI
 	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, SI
 	MOVL         $0x000000f0, DI
 	KMOVW        DI, K1
 	VPBROADCASTQ SI, K1, Z0
@@ -2448,435 +2452,250 @@ step:
 	VZEROUPPER
 	RET
 
-DATA escapeTable<>+0(SB)/1, $0x08
-DATA escapeTable<>+1(SB)/1, $0x09
-DATA escapeTable<>+2(SB)/1, $0x0a
-DATA escapeTable<>+3(SB)/1, $0x0b
-DATA escapeTable<>+4(SB)/1, $0x0c
-DATA escapeTable<>+5(SB)/1, $0x0d
-DATA escapeTable<>+6(SB)/1, $0x0e
-DATA escapeTable<>+7(SB)/1, $0x0f
-DATA escapeTable<>+8(SB)/1, $0x1f
-DATA escapeTable<>+9(SB)/1, $0x20
-DATA escapeTable<>+10(SB)/1, $0x21
-DATA escapeTable<>+11(SB)/1, $0x22
-DATA escapeTable<>+12(SB)/1, $0x23
-DATA escapeTable<>+13(SB)/1, $0x24
-DATA escapeTable<>+14(SB)/1, $0x25
-DATA escapeTable<>+15(SB)/1, $0x26
-GLOBL escapeTable<>(SB), RODATA|NOPTR, $16
+DATA escapeTable3<>+0(SB)/1, $0x79
+DATA escapeTable3<>+1(SB)/1, $0x7a
+DATA escapeTable3<>+2(SB)/1, $0x7b
+DATA escapeTable3<>+3(SB)/1, $0x7c
+DATA escapeTable3<>+4(SB)/1, $0x7d
+DATA escapeTable3<>+5(SB)/1, $0x7e
+DATA escapeTable3<>+6(SB)/1, $0x7f
+DATA escapeTable3<>+7(SB)/1, $0x87
+DATA escapeTable3<>+8(SB)/1, $0x88
+DATA escapeTable3<>+9(SB)/1, $0x89
+DATA escapeTable3<>+10(SB)/1, $0x8a
+DATA escapeTable3<>+11(SB)/1, $0x8b
+DATA escapeTable3<>+12(SB)/1, $0x8c
+DATA escapeTable3<>+13(SB)/1, $0x8d
+DATA escapeTable3<>+14(SB)/1, $0x8e
+DATA escapeTable3<>+15(SB)/1, $0x8f
+GLOBL escapeTable3<>(SB), RODATA|NOPTR, $16
 
-// func dot512w4n(a *byte)
+// func dot512w3e(a *byte)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, MMX+, POPCNT
-TEXT ·dot512w4n(SB), NOSPLIT, $0-8
+TEXT ·dot512w3e(SB), NOSPLIT, $0-8
 	MOVQ            a+0(FP), AX
 	MOVQ            (AX), CX
 	MOVQ            56(AX), DX
 	MOVQ            8(AX), BX
-	MOVQ            $0x0f0f0f0f0f0f0f0f, SI
-	VPBROADCASTQ    SI, Z1
-	MOVQ            $0x0004000400040004, SI
-	VPXORD          Z0, Z0, Z0
-	MOVL            $0x000000f0, DI
-	KMOVW           DI, K1
-	VPBROADCASTQ    SI, K1, Z0
-	MOVQ            $0x1010101010101010, SI
-	VPBROADCASTQ    SI, Z4
-	MOVQ            $0x1f1f1f1f1f1f1f1f, SI
-	VPBROADCASTQ    SI, Z2
-	VBROADCASTI32X4 escapeTable<>+0(SB), Z3
-	MOVQ            88(AX), R10
-
-row:
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	MOVQ   BX, SI
-	MOVL   (R10), R9
-	ADDQ   80(AX), R9
-	ADDQ   96(AX), R10
-	MOVQ   40(AX), DI
-	MOVQ   48(AX), R8
-	SUBQ   $0x04, R8
-	JL     rest
-
-four:
-	VBROADCASTI64X4 (SI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPTERNLOGD      $0xea, Z4, Z1, Z9
-	PREFETCHT0      2048(SI)
-	VPCMPEQB        Z2, Z9, K1
-	KMOVQ           K1, R11
-	POPCNTQ         R11, R11
-	VPMOVZXBW       (R9), Z10
-	VPSLLW          $0x04, Z10, Z11
-	VPTERNLOGD      $0xa8, Z1, Z11, Z10
-	VPSHUFB         Z10, Z3, Z10
-	VPEXPANDB       Z10, K1, Z9
-	INCQ            R11
-	SHRQ            $0x01, R11
-	ADDQ            R11, R9
-	VPDPBUSD        (DI), Z9, Z5
-	VPDPBUSD        64(DI), Z9, Z6
-	VBROADCASTI64X4 32(SI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPTERNLOGD      $0xea, Z4, Z1, Z9
-	VPCMPEQB        Z2, Z9, K1
-	KMOVQ           K1, R11
-	POPCNTQ         R11, R11
-	VPMOVZXBW       (R9), Z10
-	VPSLLW          $0x04, Z10, Z11
-	VPTERNLOGD      $0xa8, Z1, Z11, Z10
-	VPSHUFB         Z10, Z3, Z10
-	VPEXPANDB       Z10, K1, Z9
-	INCQ            R11
-	SHRQ            $0x01, R11
-	ADDQ            R11, R9
-	VPDPBUSD        128(DI), Z9, Z7
-	VPDPBUSD        192(DI), Z9, Z8
-	VBROADCASTI64X4 64(SI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPTERNLOGD      $0xea, Z4, Z1, Z9
-	PREFETCHT0      2112(SI)
-	VPCMPEQB        Z2, Z9, K1
-	KMOVQ           K1, R11
-	POPCNTQ         R11, R11
-	VPMOVZXBW       (R9), Z10
-	VPSLLW          $0x04, Z10, Z11
-	VPTERNLOGD      $0xa8, Z1, Z11, Z10
-	VPSHUFB         Z10, Z3, Z10
-	VPEXPANDB       Z10, K1, Z9
-	INCQ            R11
-	SHRQ            $0x01, R11
-	ADDQ            R11, R9
-	VPDPBUSD        256(DI), Z9, Z5
-	VPDPBUSD        320(DI), Z9, Z6
-	VBROADCASTI64X4 96(SI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPTERNLOGD      $0xea, Z4, Z1, Z9
-	VPCMPEQB        Z2, Z9, K1
-	KMOVQ           K1, R11
-	POPCNTQ         R11, R11
-	VPMOVZXBW       (R9), Z10
-	VPSLLW          $0x04, Z10, Z11
-	VPTERNLOGD      $0xa8, Z1, Z11, Z10
-	VPSHUFB         Z10, Z3, Z10
-	VPEXPANDB       Z10, K1, Z9
-	INCQ            R11
-	SHRQ            $0x01, R11
-	ADDQ            R11, R9
-	VPDPBUSD        384(DI), Z9, Z7
-	VPDPBUSD        448(DI), Z9, Z8
-	ADDQ            $0x00000080, SI
-	ADDQ            $0x00000200, DI
-	SUBQ            $0x04, R8
-	JGE             four
-
-rest:
-	ADDQ $0x04, R8
-	JZ   sum
-
-one:
-	VBROADCASTI64X4 (SI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPTERNLOGD      $0xea, Z4, Z1, Z9
-	PREFETCHT0      2048(SI)
-	VPCMPEQB        Z2, Z9, K1
-	KMOVQ           K1, R11
-	POPCNTQ         R11, R11
-	VPMOVZXBW       (R9), Z10
-	VPSLLW          $0x04, Z10, Z11
-	VPTERNLOGD      $0xa8, Z1, Z11, Z10
-	VPSHUFB         Z10, Z3, Z10
-	VPEXPANDB       Z10, K1, Z9
-	INCQ            R11
-	SHRQ            $0x01, R11
-	ADDQ            R11, R9
-	VPDPBUSD        (DI), Z9, Z5
-	VPDPBUSD        64(DI), Z9, Z6
-	ADDQ            $0x00000020, SI
-	ADDQ            $0x00000080, DI
-	DECQ            R8
-	JNZ             one
-
-sum:
-	VPADDD        Z7, Z5, Z5
-	VEXTRACTI64X4 $0x01, Z5, Y9
-	VPADDD        Y5, Y9, Y9
-	VEXTRACTI128  $0x01, Y9, X10
-	VPADDD        X9, X10, X9
-	VPSHUFD       $0xee, X9, X10
-	VPADDD        X10, X9, X9
-	VPSHUFD       $0x55, X9, X10
-	VPADDD        X10, X9, X9
-	VMOVD         X9, (CX)
-	VPADDD        Z8, Z6, Z6
-	VEXTRACTI64X4 $0x01, Z6, Y9
-	VPADDD        Y6, Y9, Y9
-	VEXTRACTI128  $0x01, Y9, X10
-	VPADDD        X9, X10, X9
-	VPSHUFD       $0xee, X9, X10
-	VPADDD        X10, X9, X9
-	VPSHUFD       $0x55, X9, X10
-	VPADDD        X10, X9, X9
-	VMOVD         X9, 4(CX)
-	ADDQ          $0x08, CX
-	ADDQ          16(AX), BX
-	DECQ          DX
-	JNZ           row
-	VZEROUPPER
-	RET
-
-// func pack512w4n(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
-TEXT ·pack512w4n(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         32(AX), DI
-	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
-	VPBROADCASTQ R8, Z0
-	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
-	VPBROADCASTQ R8, Z1
-	MOVQ         $0x1010101010101010, R8
-	VPBROADCASTQ R8, Z2
-	MOVQ         $0x0808080808080808, R8
-	VPBROADCASTQ R8, Z3
-	MOVQ         $0x0101010101010101, R8
-	VPBROADCASTQ R8, Z4
-	MOVQ         $0x1001100110011001, R8
-	VPBROADCASTQ R8, Z5
-
-step:
-	VMOVDQU8      (CX), Z6
-	VPSUBB        Z2, Z6, Z7
-	VPMINUB       Z0, Z7, Z7
-	VPCMPEQB      Z0, Z7, K1
-	KMOVQ         K1, R8
-	POPCNTQ       R8, R8
-	VPCMPUB       $0x05, Z2, Z6, K2
-	VPSUBB        Z3, Z6, Z6
-	VPADDB        Z4, Z6, K2, Z6
-	VPANDD        Z1, Z6, Z6
-	VPCOMPRESSB.Z Z6, K1, Z6
-	VPMADDUBSW    Z5, Z6, Z6
-	VPMOVWB       Z6, Y6
-	VMOVDQU       Y6, (DI)
-	INCQ          R8
-	SHRQ          $0x01, R8
-	ADDQ          R8, DI
-	VPANDD        Z1, Z7, Z7
-	VEXTRACTI64X4 $0x01, Z7, Y6
-	VPSLLW        $0x04, Y6, Y6
-	VPOR          Y7, Y6, Y6
-	VMOVDQU       Y6, (DX)
-	ADDQ          $0x00000040, CX
-	ADDQ          $0x00000020, DX
-	ADDQ          $0x00000000, BX
-	DECQ          SI
-	JNZ           step
-	MOVQ          DI, 32(AX)
-	VZEROUPPER
-	RET
-
-// func unpack512w4n(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
-TEXT ·unpack512w4n(SB), NOSPLIT, $0-8
-	MOVQ            a+0(FP), AX
-	MOVQ            (AX), CX
-	MOVQ            8(AX), DX
-	MOVQ            16(AX), BX
 	MOVQ            24(AX), SI
-	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	MOVQ            $0x0303030303030303, DI
 	VPBROADCASTQ    DI, Z1
-	MOVQ            $0x0004000400040004, DI
 	VPXORD          Z0, Z0, Z0
-	MOVL            $0x000000f0, R8
+	MOVQ            $0x0002000200020002, DI
+	MOVL            $0x0000000c, R8
 	KMOVW           R8, K1
 	VPBROADCASTQ    DI, K1, Z0
-	MOVQ            $0x1010101010101010, DI
-	VPBROADCASTQ    DI, Z4
-	MOVQ            $0x1f1f1f1f1f1f1f1f, DI
+	MOVQ            $0x0004000400040004, DI
+	MOVL            $0x00000030, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x0006000600060006, DI
+	MOVL            $0x000000c0, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x0404040404040404, DI
 	VPBROADCASTQ    DI, Z2
-	VBROADCASTI32X4 escapeTable<>+0(SB), Z3
-	MOVQ            32(AX), AX
+	MOVQ            $0x8787878787878787, DI
+	VPBROADCASTQ    DI, Z7
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z8
+	MOVQ            $0x8080808080808080, DI
+	VPBROADCASTQ    DI, Z10
+	VBROADCASTI32X4 escapeTable3<>+0(SB), Z9
+	MOVQ            88(AX), R8
+	MOVL            (R8), DI
+	ADDQ            80(AX), DI
+	ADDQ            96(AX), R8
+	MOVQ            R8, 88(AX)
+	MOVQ            112(AX), R8
+	MOVQ            104(AX), R9
+	MOVWQZX         (DI), R10
+	INCQ            R10
+	SHRQ            $0x01, R10
+	LEAQ            2(DI)(R10*1), R10
+	ADDQ            $0x02, DI
+	TESTQ           R9, R9
+	JZ              first_done
 
-step:
-	VBROADCASTI64X4 (DX), Z5
-	VPSRLVW         Z0, Z5, Z5
-	VPTERNLOGD      $0xea, Z4, Z1, Z5
-	VPCMPEQB        Z2, Z5, K1
-	KMOVQ           K1, DI
-	POPCNTQ         DI, DI
-	VPMOVZXBW       (AX), Z6
-	VPSLLW          $0x04, Z6, Z7
-	VPTERNLOGD      $0xa8, Z1, Z7, Z6
-	VPSHUFB         Z6, Z3, Z6
-	VPEXPANDB       Z6, K1, Z5
-	INCQ            DI
-	SHRQ            $0x01, DI
-	ADDQ            DI, AX
-	VMOVDQU8        Z5, (CX)
-	ADDQ            $0x00000040, CX
-	ADDQ            $0x00000020, DX
-	ADDQ            $0x00000000, BX
-	DECQ            SI
-	JNZ             step
-	VZEROUPPER
-	RET
+first_more:
+	PREFETCHT0 2048(DI)
+	VPMOVZXBW  (DI), Z11
+	VPSLLW     $0x04, Z11, Z12
+	VPTERNLOGD $0xa8, Z8, Z12, Z11
+	VPCMPEQB   Z8, Z11, K1
+	KMOVQ      K1, R11
+	POPCNTQ    R11, R11
+	VPSHUFB    Z11, Z9, Z11
+	VMOVDQU8   (R10), Z12
+	VPEXPANDB  Z12, K1, Z11
+	VMOVDQU8   Z11, (R8)
+	ADDQ       R11, R10
+	ADDQ       $0x20, DI
+	ADDQ       $0x40, R8
+	DECQ       R9
+	JNZ        first_more
 
-// func dot512w5b(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, MMX+, POPCNT
-TEXT ·dot512w5b(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         56(AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
-	VPBROADCASTQ DI, Z1
-	MOVQ         $0x0004000400040004, DI
-	VPXORD       Z0, Z0, Z0
-	MOVL         $0x000000f0, R8
-	KMOVW        R8, K1
-	VPBROADCASTQ DI, K1, Z0
-	MOVQ         $0x1010101010101010, DI
-	VPBROADCASTQ DI, Z2
-	VPBROADCASTB 104(AX), Z4
-	MOVQ         $0x1f1f1f1f1f1f1f1f, DI
-	VPBROADCASTQ DI, Z3
-	MOVQ         88(AX), R12
-
+first_done:
 row:
+	MOVQ    112(AX), DI
+	MOVQ    120(AX), R8
+	MOVQ    DI, 120(AX)
+	MOVQ    R8, 112(AX)
+	CMPQ    DX, $0x01
+	JE      expanded
+	MOVQ    88(AX), R9
+	MOVL    (R9), R8
+	ADDQ    80(AX), R8
+	ADDQ    96(AX), R9
+	MOVQ    R9, 88(AX)
+	MOVQ    112(AX), R9
+	MOVQ    104(AX), R10
+	MOVWQZX (R8), R11
+	INCQ    R11
+	SHRQ    $0x01, R11
+	LEAQ    2(R8)(R11*1), R11
+	ADDQ    $0x02, R8
+	TESTQ   R10, R10
+	JZ      next_done
+
+next_more:
+	PREFETCHT0 2048(R8)
+	VPMOVZXBW  (R8), Z11
+	VPSLLW     $0x04, Z11, Z12
+	VPTERNLOGD $0xa8, Z8, Z12, Z11
+	VPCMPEQB   Z8, Z11, K1
+	KMOVQ      K1, R12
+	POPCNTQ    R12, R12
+	VPSHUFB    Z11, Z9, Z11
+	VMOVDQU8   (R11), Z12
+	VPEXPANDB  Z12, K1, Z11
+	VMOVDQU8   Z11, (R9)
+	ADDQ       R12, R11
+	ADDQ       $0x20, R8
+	ADDQ       $0x40, R9
+	DECQ       R10
+	JNZ        next_more
+
+next_done:
+expanded:
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	MOVQ   BX, DI
-	MOVQ   SI, R8
-	MOVL   (R12), R11
-	ADDQ   80(AX), R11
-	ADDQ   96(AX), R12
-	MOVQ   40(AX), R9
-	MOVQ   48(AX), R10
-	SUBQ   $0x04, R10
+	MOVQ   BX, R8
+	MOVQ   SI, R9
+	MOVQ   40(AX), R10
+	MOVQ   48(AX), R11
+	SUBQ   $0x04, R11
 	JL     rest
 
 four:
-	VBROADCASTI64X4 (DI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPANDD          Z1, Z9, Z9
-	KMOVQ           (R8), K1
-	VPADDB          Z2, Z9, K1, Z9
-	PREFETCHT0      2048(DI)
-	VPCMPEQB        Z3, Z9, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z4, Z9, Z9
-	VMOVDQU8        (R11), Z10
-	VPEXPANDB       Z10, K1, Z9
-	ADDQ            R13, R11
-	VPDPBUSD        (R9), Z9, Z5
-	VPDPBUSD        64(R9), Z9, Z6
-	VBROADCASTI64X4 32(DI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPANDD          Z1, Z9, Z9
-	KMOVQ           8(R8), K1
-	VPADDB          Z2, Z9, K1, Z9
-	VPCMPEQB        Z3, Z9, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z4, Z9, Z9
-	VMOVDQU8        (R11), Z10
-	VPEXPANDB       Z10, K1, Z9
-	ADDQ            R13, R11
-	VPDPBUSD        128(R9), Z9, Z7
-	VPDPBUSD        192(R9), Z9, Z8
-	VBROADCASTI64X4 64(DI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPANDD          Z1, Z9, Z9
-	KMOVQ           16(R8), K1
-	VPADDB          Z2, Z9, K1, Z9
-	PREFETCHT0      2112(DI)
-	VPCMPEQB        Z3, Z9, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z4, Z9, Z9
-	VMOVDQU8        (R11), Z10
-	VPEXPANDB       Z10, K1, Z9
-	ADDQ            R13, R11
-	VPDPBUSD        256(R9), Z9, Z5
-	VPDPBUSD        320(R9), Z9, Z6
-	VBROADCASTI64X4 96(DI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPANDD          Z1, Z9, Z9
-	KMOVQ           24(R8), K1
-	VPADDB          Z2, Z9, K1, Z9
-	VPCMPEQB        Z3, Z9, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z4, Z9, Z9
-	VMOVDQU8        (R11), Z10
-	VPEXPANDB       Z10, K1, Z9
-	ADDQ            R13, R11
-	VPDPBUSD        384(R9), Z9, Z7
-	VPDPBUSD        448(R9), Z9, Z8
-	ADDQ            $0x00000080, DI
-	ADDQ            $0x00000200, R9
-	ADDQ            $0x00000020, R8
-	SUBQ            $0x04, R10
+	PREFETCHT0      2048(R9)
+	PREFETCHT0      2048(R8)
+	VBROADCASTI32X4 (R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	VPCMPEQB        Z7, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        (R10), Z11, Z3
+	VPDPBUSD        64(R10), Z11, Z4
+	VBROADCASTI32X4 16(R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           8(R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	VPCMPEQB        Z7, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        128(R10), Z11, Z5
+	VPDPBUSD        192(R10), Z11, Z6
+	VBROADCASTI32X4 32(R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           16(R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	VPCMPEQB        Z7, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        256(R10), Z11, Z3
+	VPDPBUSD        320(R10), Z11, Z4
+	VBROADCASTI32X4 48(R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           24(R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	VPCMPEQB        Z7, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        384(R10), Z11, Z5
+	VPDPBUSD        448(R10), Z11, Z6
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000200, R10
+	ADDQ            $0x00000020, R9
+	SUBQ            $0x04, R11
 	JGE             four
 
 rest:
-	ADDQ $0x04, R10
+	ADDQ $0x04, R11
 	JZ   sum
 
 one:
-	VBROADCASTI64X4 (DI), Z9
-	VPSRLVW         Z0, Z9, Z9
-	VPANDD          Z1, Z9, Z9
-	KMOVQ           (R8), K1
-	VPADDB          Z2, Z9, K1, Z9
-	PREFETCHT0      2048(DI)
-	VPCMPEQB        Z3, Z9, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z4, Z9, Z9
-	VMOVDQU8        (R11), Z10
-	VPEXPANDB       Z10, K1, Z9
-	ADDQ            R13, R11
-	VPDPBUSD        (R9), Z9, Z5
-	VPDPBUSD        64(R9), Z9, Z6
-	ADDQ            $0x00000020, DI
-	ADDQ            $0x00000080, R9
-	ADDQ            $0x00000008, R8
-	DECQ            R10
+	PREFETCHT0      2048(R8)
+	VBROADCASTI32X4 (R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	VPCMPEQB        Z7, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        (R10), Z11, Z3
+	VPDPBUSD        64(R10), Z11, Z4
+	ADDQ            $0x00000010, R8
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000008, R9
+	DECQ            R11
 	JNZ             one
 
 sum:
-	VPADDD        Z7, Z5, Z5
-	VEXTRACTI64X4 $0x01, Z5, Y9
-	VPADDD        Y5, Y9, Y9
-	VEXTRACTI128  $0x01, Y9, X10
-	VPADDD        X9, X10, X9
-	VPSHUFD       $0xee, X9, X10
-	VPADDD        X10, X9, X9
-	VPSHUFD       $0x55, X9, X10
-	VPADDD        X10, X9, X9
-	VMOVD         X9, (CX)
-	VPADDD        Z8, Z6, Z6
-	VEXTRACTI64X4 $0x01, Z6, Y9
-	VPADDD        Y6, Y9, Y9
-	VEXTRACTI128  $0x01, Y9, X10
-	VPADDD        X9, X10, X9
-	VPSHUFD       $0xee, X9, X10
-	VPADDD        X10, X9, X9
-	VPSHUFD       $0x55, X9, X10
-	VPADDD        X10, X9, X9
-	VMOVD         X9, 4(CX)
+	VPADDD        Z5, Z3, Z3
+	VEXTRACTI64X4 $0x01, Z3, Y11
+	VPADDD        Y3, Y11, Y11
+	VEXTRACTI128  $0x01, Y11, X12
+	VPADDD        X11, X12, X11
+	VPSHUFD       $0xee, X11, X12
+	VPADDD        X12, X11, X11
+	VPSHUFD       $0x55, X11, X12
+	VPADDD        X12, X11, X11
+	VMOVD         X11, (CX)
+	VPADDD        Z6, Z4, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y11
+	VPADDD        Y4, Y11, Y11
+	VEXTRACTI128  $0x01, Y11, X12
+	VPADDD        X11, X12, X11
+	VPSHUFD       $0xee, X11, X12
+	VPADDD        X12, X11, X11
+	VPSHUFD       $0x55, X11, X12
+	VPADDD        X12, X11, X11
+	VMOVD         X11, 4(CX)
 	ADDQ          $0x08, CX
 	ADDQ          16(AX), BX
 	ADDQ          32(AX), SI
@@ -2885,26 +2704,460 @@ sum:
 	VZEROUPPER
 	RET
 
-// func pack512w5b(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
-TEXT ·pack512w5b(SB), NOSPLIT, $0-8
+// func pack512w3e(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, BMI2, CMOV, POPCNT
+TEXT ·pack512w3e(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
 	MOVQ         8(AX), DX
 	MOVQ         16(AX), BX
 	MOVQ         24(AX), SI
-	MOVQ         32(AX), DI
-	MOVQ         $0x1f1f1f1f1f1f1f1f, R8
+	MOVQ         48(AX), DI
+	MOVQ         $0x0707070707070707, R8
 	VPBROADCASTQ R8, Z0
-	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
+	MOVQ         $0x8080808080808080, R8
 	VPBROADCASTQ R8, Z1
 	VPBROADCASTB 40(AX), Z2
-	MOVQ         $0x1010101010101010, R8
+	MOVQ         $0x0404040404040404, R8
+	VPBROADCASTQ R8, Z3
+	MOVQ         $0x0303030303030303, R8
+	VPBROADCASTQ R8, Z4
+
+step:
+	VMOVDQU8      (CX), Z5
+	VPSUBB        Z2, Z5, Z5
+	VPSUBB        Z1, Z5, Z6
+	VPMINUB       Z0, Z6, Z6
+	VPCMPEQB      Z0, Z6, K1
+	KMOVQ         K1, R8
+	POPCNTQ       R8, R8
+	VPCOMPRESSB.Z Z5, K1, Z5
+	VMOVDQU8      Z5, (DI)
+	ADDQ          R8, DI
+	VPTESTMB      Z6, Z3, K1
+	KMOVQ         K1, (BX)
+	VPANDD        Z4, Z6, Z6
+	VEXTRACTI64X4 $0x01, Z6, Y5
+	VPSLLW        $0x04, Y5, Y5
+	VPOR          Y6, Y5, Y5
+	VEXTRACTI128  $0x01, Y5, X6
+	VPSLLW        $0x02, X6, X6
+	VPOR          X5, X6, X6
+	VMOVDQU       X6, (DX)
+	ADDQ          $0x00000040, CX
+	ADDQ          $0x00000010, DX
+	ADDQ          $0x00000008, BX
+	DECQ          SI
+	JNZ           step
+	MOVQ          48(AX), CX
+	MOVQ          32(AX), DX
+	MOVQ          DI, SI
+	SUBQ          CX, SI
+	MOVW          SI, (DX)
+	ADDQ          $0x02, DX
+	LEAQ          1(SI), DI
+	SHRQ          $0x01, DI
+	ADDQ          DX, DI
+	MOVQ          CX, BX
+	MOVQ          $0x7979797979797979, R8
+	VPBROADCASTQ  R8, Z0
+	MOVQ          $0x8787878787878787, R8
+	VPBROADCASTQ  R8, Z1
+	MOVQ          $0x0707070707070707, R8
+	VPBROADCASTQ  R8, Z2
+	MOVQ          $0x1001100110011001, R8
+	VPBROADCASTQ  R8, Z3
+	MOVQ          $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ  R8, Z4
+	MOVQ          $0x0808080808080808, R8
+	VPBROADCASTQ  R8, Z5
+	TESTQ         SI, SI
+	JLE           stored
+
+nibbles:
+	MOVQ          $0x0000000000000040, R8
+	CMPQ          SI, R8
+	CMOVQLT       SI, R8
+	MOVQ          $-1, R9
+	BZHIQ         R8, R9, R9
+	KMOVQ         R9, K1
+	VMOVDQU8      (CX), Z6
+	VPSUBB        Z0, Z6, Z7
+	VPSUBB        Z1, Z6, Z8
+	VPCMPUB       $0x01, Z2, Z7, K2
+	VPCMPUB       $0x01, Z5, Z8, K3
+	VMOVDQA64     Z4, Z9
+	VMOVDQU8      Z7, K2, Z9
+	VPADDB        Z2, Z8, K3, Z9
+	VMOVDQU8.Z    Z9, K1, Z9
+	VPMADDUBSW    Z3, Z9, Z9
+	VPMOVWB       Z9, Y7
+	VMOVDQU       Y7, (DX)
+	KORQ          K3, K2, K2
+	KANDNQ        K1, K2, K2
+	KMOVQ         K2, R8
+	POPCNTQ       R8, R8
+	VPCOMPRESSB.Z Z6, K2, Z6
+	VMOVDQU8      Z6, (BX)
+	ADDQ          R8, BX
+	ADDQ          $0x40, CX
+	ADDQ          $0x20, DX
+	SUBQ          $0x40, SI
+	JG            nibbles
+
+stored:
+	MOVQ  48(AX), CX
+	SUBQ  CX, BX
+	LEAQ  (DI)(BX*1), R8
+	MOVQ  R8, 32(AX)
+	TESTQ BX, BX
+	JLE   copied
+
+bytes:
+	VMOVDQU8 (CX), Z0
+	VMOVDQU8 Z0, (DI)
+	ADDQ     $0x40, CX
+	ADDQ     $0x40, DI
+	SUBQ     $0x40, BX
+	JG       bytes
+
+copied:
+	VZEROUPPER
+	RET
+
+// func unpack512w3e(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, MMX+, POPCNT
+TEXT ·unpack512w3e(SB), NOSPLIT, $0-8
+	MOVQ            a+0(FP), AX
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), BX
+	MOVQ            24(AX), SI
+	MOVQ            $0x0303030303030303, DI
+	VPBROADCASTQ    DI, Z1
+	VPXORD          Z0, Z0, Z0
+	MOVQ            $0x0002000200020002, DI
+	MOVL            $0x0000000c, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x0004000400040004, DI
+	MOVL            $0x00000030, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x0006000600060006, DI
+	MOVL            $0x000000c0, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x0404040404040404, DI
+	VPBROADCASTQ    DI, Z2
+	MOVQ            $0x8787878787878787, DI
+	VPBROADCASTQ    DI, Z3
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z4
+	MOVQ            $0x8080808080808080, DI
+	VPBROADCASTQ    DI, Z6
+	VBROADCASTI32X4 escapeTable3<>+0(SB), Z5
+	MOVQ            32(AX), DI
+	MOVQ            48(AX), R8
+	MOVQ            56(AX), R9
+	MOVWQZX         (DI), R10
+	INCQ            R10
+	SHRQ            $0x01, R10
+	LEAQ            2(DI)(R10*1), R10
+	ADDQ            $0x02, DI
+	TESTQ           R9, R9
+	JZ              expand_done
+
+expand_more:
+	PREFETCHT0 2048(DI)
+	VPMOVZXBW  (DI), Z7
+	VPSLLW     $0x04, Z7, Z8
+	VPTERNLOGD $0xa8, Z4, Z8, Z7
+	VPCMPEQB   Z4, Z7, K1
+	KMOVQ      K1, R11
+	POPCNTQ    R11, R11
+	VPSHUFB    Z7, Z5, Z7
+	VMOVDQU8   (R10), Z8
+	VPEXPANDB  Z8, K1, Z7
+	VMOVDQU8   Z7, (R8)
+	ADDQ       R11, R10
+	ADDQ       $0x20, DI
+	ADDQ       $0x40, R8
+	DECQ       R9
+	JNZ        expand_more
+
+expand_done:
+	MOVQ 48(AX), AX
+
+step:
+	VBROADCASTI32X4 (DX), Z4
+	VPSRLVW         Z0, Z4, Z4
+	VPTERNLOGD      $0xea, Z6, Z1, Z4
+	KMOVQ           (BX), K1
+	VPADDB          Z2, Z4, K1, Z4
+	VPCMPEQB        Z3, Z4, K1
+	KMOVQ           K1, DI
+	POPCNTQ         DI, DI
+	VMOVDQU8        (AX), Z5
+	VPEXPANDB       Z5, K1, Z4
+	ADDQ            DI, AX
+	VMOVDQU8        Z4, (CX)
+	ADDQ            $0x00000040, CX
+	ADDQ            $0x00000010, DX
+	ADDQ            $0x00000008, BX
+	DECQ            SI
+	JNZ             step
+	VZEROUPPER
+	RET
+
+DATA escapeTable4<>+0(SB)/1, $0x79
+DATA escapeTable4<>+1(SB)/1, $0x7a
+DATA escapeTable4<>+2(SB)/1, $0x7b
+DATA escapeTable4<>+3(SB)/1, $0x7c
+DATA escapeTable4<>+4(SB)/1, $0x7d
+DATA escapeTable4<>+5(SB)/1, $0x7e
+DATA escapeTable4<>+6(SB)/1, $0x7f
+DATA escapeTable4<>+7(SB)/1, $0x8f
+DATA escapeTable4<>+8(SB)/1, $0x90
+DATA escapeTable4<>+9(SB)/1, $0x91
+DATA escapeTable4<>+10(SB)/1, $0x92
+DATA escapeTable4<>+11(SB)/1, $0x93
+DATA escapeTable4<>+12(SB)/1, $0x94
+DATA escapeTable4<>+13(SB)/1, $0x95
+DATA escapeTable4<>+14(SB)/1, $0x96
+DATA escapeTable4<>+15(SB)/1, $0x97
+GLOBL escapeTable4<>(SB), RODATA|NOPTR, $16
+
+// func dot512w4e(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, MMX+, POPCNT
+TEXT ·dot512w4e(SB), NOSPLIT, $0-8
+	MOVQ            a+0(FP), AX
+	MOVQ            (AX), CX
+	MOVQ            56(AX), DX
+	MOVQ            8(AX), BX
+	MOVQ            $0x0f0f0f0f0f0f0f0f, SI
+	VPBROADCASTQ    SI, Z1
+	VPXORD          Z0, Z0, Z0
+	MOVQ            $0x0004000400040004, SI
+	MOVL            $0x000000f0, DI
+	KMOVW           DI, K1
+	VPBROADCASTQ    SI, K1, Z0
+	MOVQ            $0x8f8f8f8f8f8f8f8f, SI
+	VPBROADCASTQ    SI, Z6
+	MOVQ            $0x0f0f0f0f0f0f0f0f, SI
+	VPBROADCASTQ    SI, Z7
+	MOVQ            $0x8080808080808080, SI
+	VPBROADCASTQ    SI, Z8
+	VBROADCASTI32X4 escapeTable4<>+0(SB), Z7
+	MOVQ            88(AX), DI
+	MOVL            (DI), SI
+	ADDQ            80(AX), SI
+	ADDQ            96(AX), DI
+	MOVQ            DI, 88(AX)
+	MOVQ            112(AX), DI
+	MOVQ            104(AX), R8
+	MOVWQZX         (SI), R9
+	INCQ            R9
+	SHRQ            $0x01, R9
+	LEAQ            2(SI)(R9*1), R9
+	ADDQ            $0x02, SI
+	TESTQ           R8, R8
+	JZ              first_done
+
+first_more:
+	PREFETCHT0 2048(SI)
+	VPMOVZXBW  (SI), Z9
+	VPSLLW     $0x04, Z9, Z10
+	VPTERNLOGD $0xa8, Z1, Z10, Z9
+	VPCMPEQB   Z1, Z9, K1
+	KMOVQ      K1, R10
+	POPCNTQ    R10, R10
+	VPSHUFB    Z9, Z7, Z9
+	VMOVDQU8   (R9), Z10
+	VPEXPANDB  Z10, K1, Z9
+	VMOVDQU8   Z9, (DI)
+	ADDQ       R10, R9
+	ADDQ       $0x20, SI
+	ADDQ       $0x40, DI
+	DECQ       R8
+	JNZ        first_more
+
+first_done:
+row:
+	MOVQ    112(AX), SI
+	MOVQ    120(AX), DI
+	MOVQ    SI, 120(AX)
+	MOVQ    DI, 112(AX)
+	CMPQ    DX, $0x01
+	JE      expanded
+	MOVQ    88(AX), R8
+	MOVL    (R8), DI
+	ADDQ    80(AX), DI
+	ADDQ    96(AX), R8
+	MOVQ    R8, 88(AX)
+	MOVQ    112(AX), R8
+	MOVQ    104(AX), R9
+	MOVWQZX (DI), R10
+	INCQ    R10
+	SHRQ    $0x01, R10
+	LEAQ    2(DI)(R10*1), R10
+	ADDQ    $0x02, DI
+	TESTQ   R9, R9
+	JZ      next_done
+
+next_more:
+	PREFETCHT0 2048(DI)
+	VPMOVZXBW  (DI), Z9
+	VPSLLW     $0x04, Z9, Z10
+	VPTERNLOGD $0xa8, Z1, Z10, Z9
+	VPCMPEQB   Z1, Z9, K1
+	KMOVQ      K1, R11
+	POPCNTQ    R11, R11
+	VPSHUFB    Z9, Z7, Z9
+	VMOVDQU8   (R10), Z10
+	VPEXPANDB  Z10, K1, Z9
+	VMOVDQU8   Z9, (R8)
+	ADDQ       R11, R10
+	ADDQ       $0x20, DI
+	ADDQ       $0x40, R8
+	DECQ       R9
+	JNZ        next_more
+
+next_done:
+expanded:
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	MOVQ   BX, DI
+	MOVQ   40(AX), R8
+	MOVQ   48(AX), R9
+	SUBQ   $0x04, R9
+	JL     rest
+
+four:
+	PREFETCHT0      2048(DI)
+	VBROADCASTI64X4 (DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z8, Z1, Z9
+	VPCMPEQB        Z6, Z9, K1
+	KMOVQ           K1, R10
+	POPCNTQ         R10, R10
+	VMOVDQU8        (SI), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R10, SI
+	VPDPBUSD        (R8), Z9, Z2
+	VPDPBUSD        64(R8), Z9, Z3
+	VBROADCASTI64X4 32(DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z8, Z1, Z9
+	VPCMPEQB        Z6, Z9, K1
+	KMOVQ           K1, R10
+	POPCNTQ         R10, R10
+	VMOVDQU8        (SI), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R10, SI
+	VPDPBUSD        128(R8), Z9, Z4
+	VPDPBUSD        192(R8), Z9, Z5
+	PREFETCHT0      2112(DI)
+	VBROADCASTI64X4 64(DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z8, Z1, Z9
+	VPCMPEQB        Z6, Z9, K1
+	KMOVQ           K1, R10
+	POPCNTQ         R10, R10
+	VMOVDQU8        (SI), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R10, SI
+	VPDPBUSD        256(R8), Z9, Z2
+	VPDPBUSD        320(R8), Z9, Z3
+	VBROADCASTI64X4 96(DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z8, Z1, Z9
+	VPCMPEQB        Z6, Z9, K1
+	KMOVQ           K1, R10
+	POPCNTQ         R10, R10
+	VMOVDQU8        (SI), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R10, SI
+	VPDPBUSD        384(R8), Z9, Z4
+	VPDPBUSD        448(R8), Z9, Z5
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000200, R8
+	SUBQ            $0x04, R9
+	JGE             four
+
+rest:
+	ADDQ $0x04, R9
+	JZ   sum
+
+one:
+	PREFETCHT0      2048(DI)
+	VBROADCASTI64X4 (DI), Z9
+	VPSRLVW         Z0, Z9, Z9
+	VPTERNLOGD      $0xea, Z8, Z1, Z9
+	VPCMPEQB        Z6, Z9, K1
+	KMOVQ           K1, R10
+	POPCNTQ         R10, R10
+	VMOVDQU8        (SI), Z10
+	VPEXPANDB       Z10, K1, Z9
+	ADDQ            R10, SI
+	VPDPBUSD        (R8), Z9, Z2
+	VPDPBUSD        64(R8), Z9, Z3
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000080, R8
+	DECQ            R9
+	JNZ             one
+
+sum:
+	VPADDD        Z4, Z2, Z2
+	VEXTRACTI64X4 $0x01, Z2, Y9
+	VPADDD        Y2, Y9, Y9
+	VEXTRACTI128  $0x01, Y9, X10
+	VPADDD        X9, X10, X9
+	VPSHUFD       $0xee, X9, X10
+	VPADDD        X10, X9, X9
+	VPSHUFD       $0x55, X9, X10
+	VPADDD        X10, X9, X9
+	VMOVD         X9, (CX)
+	VPADDD        Z5, Z3, Z3
+	VEXTRACTI64X4 $0x01, Z3, Y9
+	VPADDD        Y3, Y9, Y9
+	VEXTRACTI128  $0x01, Y9, X10
+	VPADDD        X9, X10, X9
+	VPSHUFD       $0xee, X9, X10
+	VPADDD        X10, X9, X9
+	VPSHUFD       $0x55, X9, X10
+	VPADDD        X10, X9, X9
+	VMOVD         X9, 4(CX)
+	ADDQ          $0x08, CX
+	ADDQ          16(AX), BX
+	DECQ          DX
+	JNZ           row
+	VZEROUPPER
+	RET
+
+// func pack512w4e(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, BMI2, CMOV, POPCNT
+TEXT ·pack512w4e(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         48(AX), DI
+	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ R8, Z0
+	MOVQ         $0x8080808080808080, R8
+	VPBROADCASTQ R8, Z1
+	VPBROADCASTB 40(AX), Z2
+	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
 	VPBROADCASTQ R8, Z3
 
 step:
 	VMOVDQU8      (CX), Z4
-	VPSUBB        Z2, Z4, Z5
+	VPSUBB        Z2, Z4, Z4
+	VPSUBB        Z1, Z4, Z5
 	VPMINUB       Z0, Z5, Z5
 	VPCMPEQB      Z0, Z5, K1
 	KMOVQ         K1, R8
@@ -2912,210 +3165,385 @@ step:
 	VPCOMPRESSB.Z Z4, K1, Z4
 	VMOVDQU8      Z4, (DI)
 	ADDQ          R8, DI
-	VPTESTMB      Z5, Z3, K1
-	KMOVQ         K1, (BX)
-	VPANDD        Z1, Z5, Z5
+	VPANDD        Z3, Z5, Z5
 	VEXTRACTI64X4 $0x01, Z5, Y4
 	VPSLLW        $0x04, Y4, Y4
 	VPOR          Y5, Y4, Y4
 	VMOVDQU       Y4, (DX)
 	ADDQ          $0x00000040, CX
 	ADDQ          $0x00000020, DX
-	ADDQ          $0x00000008, BX
+	ADDQ          $0x00000000, BX
 	DECQ          SI
 	JNZ           step
-	MOVQ          DI, 32(AX)
+	MOVQ          48(AX), CX
+	MOVQ          32(AX), DX
+	MOVQ          DI, SI
+	SUBQ          CX, SI
+	MOVW          SI, (DX)
+	ADDQ          $0x02, DX
+	LEAQ          1(SI), DI
+	SHRQ          $0x01, DI
+	ADDQ          DX, DI
+	MOVQ          CX, BX
+	MOVQ          $0x7979797979797979, R8
+	VPBROADCASTQ  R8, Z0
+	MOVQ          $0x8f8f8f8f8f8f8f8f, R8
+	VPBROADCASTQ  R8, Z1
+	MOVQ          $0x0707070707070707, R8
+	VPBROADCASTQ  R8, Z2
+	MOVQ          $0x1001100110011001, R8
+	VPBROADCASTQ  R8, Z3
+	MOVQ          $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ  R8, Z4
+	MOVQ          $0x0808080808080808, R8
+	VPBROADCASTQ  R8, Z5
+	TESTQ         SI, SI
+	JLE           stored
+
+nibbles:
+	MOVQ          $0x0000000000000040, R8
+	CMPQ          SI, R8
+	CMOVQLT       SI, R8
+	MOVQ          $-1, R9
+	BZHIQ         R8, R9, R9
+	KMOVQ         R9, K1
+	VMOVDQU8      (CX), Z6
+	VPSUBB        Z0, Z6, Z7
+	VPSUBB        Z1, Z6, Z8
+	VPCMPUB       $0x01, Z2, Z7, K2
+	VPCMPUB       $0x01, Z5, Z8, K3
+	VMOVDQA64     Z4, Z9
+	VMOVDQU8      Z7, K2, Z9
+	VPADDB        Z2, Z8, K3, Z9
+	VMOVDQU8.Z    Z9, K1, Z9
+	VPMADDUBSW    Z3, Z9, Z9
+	VPMOVWB       Z9, Y7
+	VMOVDQU       Y7, (DX)
+	KORQ          K3, K2, K2
+	KANDNQ        K1, K2, K2
+	KMOVQ         K2, R8
+	POPCNTQ       R8, R8
+	VPCOMPRESSB.Z Z6, K2, Z6
+	VMOVDQU8      Z6, (BX)
+	ADDQ          R8, BX
+	ADDQ          $0x40, CX
+	ADDQ          $0x20, DX
+	SUBQ          $0x40, SI
+	JG            nibbles
+
+stored:
+	MOVQ  48(AX), CX
+	SUBQ  CX, BX
+	LEAQ  (DI)(BX*1), R8
+	MOVQ  R8, 32(AX)
+	TESTQ BX, BX
+	JLE   copied
+
+bytes:
+	VMOVDQU8 (CX), Z0
+	VMOVDQU8 Z0, (DI)
+	ADDQ     $0x40, CX
+	ADDQ     $0x40, DI
+	SUBQ     $0x40, BX
+	JG       bytes
+
+copied:
 	VZEROUPPER
 	RET
 
-// func unpack512w5b(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
-TEXT ·unpack512w5b(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
-	VPBROADCASTQ DI, Z1
-	MOVQ         $0x0004000400040004, DI
-	VPXORD       Z0, Z0, Z0
-	MOVL         $0x000000f0, R8
-	KMOVW        R8, K1
-	VPBROADCASTQ DI, K1, Z0
-	MOVQ         $0x1010101010101010, DI
-	VPBROADCASTQ DI, Z2
-	VPBROADCASTB 40(AX), Z4
-	MOVQ         $0x1f1f1f1f1f1f1f1f, DI
-	VPBROADCASTQ DI, Z3
-	MOVQ         32(AX), AX
+// func unpack512w4e(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, MMX+, POPCNT
+TEXT ·unpack512w4e(SB), NOSPLIT, $0-8
+	MOVQ            a+0(FP), AX
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), BX
+	MOVQ            24(AX), SI
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z1
+	VPXORD          Z0, Z0, Z0
+	MOVQ            $0x0004000400040004, DI
+	MOVL            $0x000000f0, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x8f8f8f8f8f8f8f8f, DI
+	VPBROADCASTQ    DI, Z2
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z3
+	MOVQ            $0x8080808080808080, DI
+	VPBROADCASTQ    DI, Z4
+	VBROADCASTI32X4 escapeTable4<>+0(SB), Z3
+	MOVQ            32(AX), DI
+	MOVQ            48(AX), R8
+	MOVQ            56(AX), R9
+	MOVWQZX         (DI), R10
+	INCQ            R10
+	SHRQ            $0x01, R10
+	LEAQ            2(DI)(R10*1), R10
+	ADDQ            $0x02, DI
+	TESTQ           R9, R9
+	JZ              expand_done
+
+expand_more:
+	PREFETCHT0 2048(DI)
+	VPMOVZXBW  (DI), Z5
+	VPSLLW     $0x04, Z5, Z6
+	VPTERNLOGD $0xa8, Z1, Z6, Z5
+	VPCMPEQB   Z1, Z5, K1
+	KMOVQ      K1, R11
+	POPCNTQ    R11, R11
+	VPSHUFB    Z5, Z3, Z5
+	VMOVDQU8   (R10), Z6
+	VPEXPANDB  Z6, K1, Z5
+	VMOVDQU8   Z5, (R8)
+	ADDQ       R11, R10
+	ADDQ       $0x20, DI
+	ADDQ       $0x40, R8
+	DECQ       R9
+	JNZ        expand_more
+
+expand_done:
+	MOVQ 48(AX), AX
 
 step:
-	VBROADCASTI64X4 (DX), Z5
-	VPSRLVW         Z0, Z5, Z5
-	VPANDD          Z1, Z5, Z5
-	KMOVQ           (BX), K1
-	VPADDB          Z2, Z5, K1, Z5
-	VPCMPEQB        Z3, Z5, K1
+	VBROADCASTI64X4 (DX), Z3
+	VPSRLVW         Z0, Z3, Z3
+	VPTERNLOGD      $0xea, Z4, Z1, Z3
+	VPCMPEQB        Z2, Z3, K1
 	KMOVQ           K1, DI
 	POPCNTQ         DI, DI
-	VPADDB          Z4, Z5, Z5
-	VMOVDQU8        (AX), Z6
-	VPEXPANDB       Z6, K1, Z5
+	VMOVDQU8        (AX), Z5
+	VPEXPANDB       Z5, K1, Z3
 	ADDQ            DI, AX
-	VMOVDQU8        Z5, (CX)
+	VMOVDQU8        Z3, (CX)
 	ADDQ            $0x00000040, CX
 	ADDQ            $0x00000020, DX
-	ADDQ            $0x00000008, BX
+	ADDQ            $0x00000000, BX
 	DECQ            SI
 	JNZ             step
 	VZEROUPPER
 	RET
 
-// func dot512w6b(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, MMX+, POPCNT
-TEXT ·dot512w6b(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         56(AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         24(AX), SI
-	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
-	VPBROADCASTQ DI, Z1
-	MOVQ         $0x0004000400040004, DI
-	VPXORD       Z0, Z0, Z0
-	MOVL         $0x000000f0, R8
-	KMOVW        R8, K1
-	VPBROADCASTQ DI, K1, Z0
-	MOVQ         $0x1010101010101010, DI
-	VPBROADCASTQ DI, Z2
-	MOVQ         $0x2020202020202020, DI
-	VPBROADCASTQ DI, Z3
-	VPBROADCASTB 104(AX), Z5
-	MOVQ         $0x3f3f3f3f3f3f3f3f, DI
-	VPBROADCASTQ DI, Z4
-	MOVQ         88(AX), R12
+DATA escapeTable5<>+0(SB)/1, $0x79
+DATA escapeTable5<>+1(SB)/1, $0x7a
+DATA escapeTable5<>+2(SB)/1, $0x7b
+DATA escapeTable5<>+3(SB)/1, $0x7c
+DATA escapeTable5<>+4(SB)/1, $0x7d
+DATA escapeTable5<>+5(SB)/1, $0x7e
+DATA escapeTable5<>+6(SB)/1, $0x7f
+DATA escapeTable5<>+7(SB)/1, $0x9f
+DATA escapeTable5<>+8(SB)/1, $0xa0
+DATA escapeTable5<>+9(SB)/1, $0xa1
+DATA escapeTable5<>+10(SB)/1, $0xa2
+DATA escapeTable5<>+11(SB)/1, $0xa3
+DATA escapeTable5<>+12(SB)/1, $0xa4
+DATA escapeTable5<>+13(SB)/1, $0xa5
+DATA escapeTable5<>+14(SB)/1, $0xa6
+DATA escapeTable5<>+15(SB)/1, $0xa7
+GLOBL escapeTable5<>(SB), RODATA|NOPTR, $16
 
+// func dot512w5e(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, MMX+, POPCNT
+TEXT ·dot512w5e(SB), NOSPLIT, $0-8
+	MOVQ            a+0(FP), AX
+	MOVQ            (AX), CX
+	MOVQ            56(AX), DX
+	MOVQ            8(AX), BX
+	MOVQ            24(AX), SI
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z1
+	VPXORD          Z0, Z0, Z0
+	MOVQ            $0x0004000400040004, DI
+	MOVL            $0x000000f0, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x1010101010101010, DI
+	VPBROADCASTQ    DI, Z2
+	MOVQ            $0x9f9f9f9f9f9f9f9f, DI
+	VPBROADCASTQ    DI, Z7
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z8
+	MOVQ            $0x8080808080808080, DI
+	VPBROADCASTQ    DI, Z9
+	VBROADCASTI32X4 escapeTable5<>+0(SB), Z8
+	MOVQ            88(AX), R8
+	MOVL            (R8), DI
+	ADDQ            80(AX), DI
+	ADDQ            96(AX), R8
+	MOVQ            R8, 88(AX)
+	MOVQ            112(AX), R8
+	MOVQ            104(AX), R9
+	MOVWQZX         (DI), R10
+	INCQ            R10
+	SHRQ            $0x01, R10
+	LEAQ            2(DI)(R10*1), R10
+	ADDQ            $0x02, DI
+	TESTQ           R9, R9
+	JZ              first_done
+
+first_more:
+	PREFETCHT0 2048(DI)
+	VPMOVZXBW  (DI), Z10
+	VPSLLW     $0x04, Z10, Z11
+	VPTERNLOGD $0xa8, Z1, Z11, Z10
+	VPCMPEQB   Z1, Z10, K1
+	KMOVQ      K1, R11
+	POPCNTQ    R11, R11
+	VPSHUFB    Z10, Z8, Z10
+	VMOVDQU8   (R10), Z11
+	VPEXPANDB  Z11, K1, Z10
+	VMOVDQU8   Z10, (R8)
+	ADDQ       R11, R10
+	ADDQ       $0x20, DI
+	ADDQ       $0x40, R8
+	DECQ       R9
+	JNZ        first_more
+
+first_done:
 row:
+	MOVQ    112(AX), DI
+	MOVQ    120(AX), R8
+	MOVQ    DI, 120(AX)
+	MOVQ    R8, 112(AX)
+	CMPQ    DX, $0x01
+	JE      expanded
+	MOVQ    88(AX), R9
+	MOVL    (R9), R8
+	ADDQ    80(AX), R8
+	ADDQ    96(AX), R9
+	MOVQ    R9, 88(AX)
+	MOVQ    112(AX), R9
+	MOVQ    104(AX), R10
+	MOVWQZX (R8), R11
+	INCQ    R11
+	SHRQ    $0x01, R11
+	LEAQ    2(R8)(R11*1), R11
+	ADDQ    $0x02, R8
+	TESTQ   R10, R10
+	JZ      next_done
+
+next_more:
+	PREFETCHT0 2048(R8)
+	VPMOVZXBW  (R8), Z10
+	VPSLLW     $0x04, Z10, Z11
+	VPTERNLOGD $0xa8, Z1, Z11, Z10
+	VPCMPEQB   Z1, Z10, K1
+	KMOVQ      K1, R12
+	POPCNTQ    R12, R12
+	VPSHUFB    Z10, Z8, Z10
+	VMOVDQU8   (R11), Z11
+	VPEXPANDB  Z11, K1, Z10
+	VMOVDQU8   Z10, (R9)
+	ADDQ       R12, R11
+	ADDQ       $0x20, R8
+	ADDQ       $0x40, R9
+	DECQ       R10
+	JNZ        next_more
+
+next_done:
+expanded:
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	MOVQ   BX, DI
-	MOVQ   SI, R8
-	MOVL   (R12), R11
-	ADDQ   80(AX), R11
-	ADDQ   96(AX), R12
-	MOVQ   40(AX), R9
-	MOVQ   48(AX), R10
-	SUBQ   $0x04, R10
+	MOVQ   BX, R8
+	MOVQ   SI, R9
+	MOVQ   40(AX), R10
+	MOVQ   48(AX), R11
+	SUBQ   $0x04, R11
 	JL     rest
 
 four:
-	VBROADCASTI64X4 (DI), Z10
+	PREFETCHT0      2048(R9)
+	PREFETCHT0      2048(R8)
+	VBROADCASTI64X4 (R8), Z10
 	VPSRLVW         Z0, Z10, Z10
-	VPANDD          Z1, Z10, Z10
-	KMOVQ           (R8), K1
+	VPTERNLOGD      $0xea, Z9, Z1, Z10
+	KMOVQ           (R9), K1
 	VPADDB          Z2, Z10, K1, Z10
-	KMOVQ           8(R8), K1
-	VPADDB          Z3, Z10, K1, Z10
-	PREFETCHT0      2048(DI)
-	VPCMPEQB        Z4, Z10, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z5, Z10, Z10
-	VMOVDQU8        (R11), Z11
+	VPCMPEQB        Z7, Z10, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z11
 	VPEXPANDB       Z11, K1, Z10
-	ADDQ            R13, R11
-	VPDPBUSD        (R9), Z10, Z6
-	VPDPBUSD        64(R9), Z10, Z7
-	VBROADCASTI64X4 32(DI), Z10
+	ADDQ            R12, DI
+	VPDPBUSD        (R10), Z10, Z3
+	VPDPBUSD        64(R10), Z10, Z4
+	VBROADCASTI64X4 32(R8), Z10
 	VPSRLVW         Z0, Z10, Z10
-	VPANDD          Z1, Z10, Z10
-	KMOVQ           16(R8), K1
+	VPTERNLOGD      $0xea, Z9, Z1, Z10
+	KMOVQ           8(R9), K1
 	VPADDB          Z2, Z10, K1, Z10
-	KMOVQ           24(R8), K1
-	VPADDB          Z3, Z10, K1, Z10
-	VPCMPEQB        Z4, Z10, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z5, Z10, Z10
-	VMOVDQU8        (R11), Z11
+	VPCMPEQB        Z7, Z10, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z11
 	VPEXPANDB       Z11, K1, Z10
-	ADDQ            R13, R11
-	VPDPBUSD        128(R9), Z10, Z8
-	VPDPBUSD        192(R9), Z10, Z9
-	VBROADCASTI64X4 64(DI), Z10
+	ADDQ            R12, DI
+	VPDPBUSD        128(R10), Z10, Z5
+	VPDPBUSD        192(R10), Z10, Z6
+	PREFETCHT0      2112(R8)
+	VBROADCASTI64X4 64(R8), Z10
 	VPSRLVW         Z0, Z10, Z10
-	VPANDD          Z1, Z10, Z10
-	KMOVQ           32(R8), K1
+	VPTERNLOGD      $0xea, Z9, Z1, Z10
+	KMOVQ           16(R9), K1
 	VPADDB          Z2, Z10, K1, Z10
-	KMOVQ           40(R8), K1
-	VPADDB          Z3, Z10, K1, Z10
-	PREFETCHT0      2112(DI)
-	VPCMPEQB        Z4, Z10, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z5, Z10, Z10
-	VMOVDQU8        (R11), Z11
+	VPCMPEQB        Z7, Z10, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z11
 	VPEXPANDB       Z11, K1, Z10
-	ADDQ            R13, R11
-	VPDPBUSD        256(R9), Z10, Z6
-	VPDPBUSD        320(R9), Z10, Z7
-	VBROADCASTI64X4 96(DI), Z10
+	ADDQ            R12, DI
+	VPDPBUSD        256(R10), Z10, Z3
+	VPDPBUSD        320(R10), Z10, Z4
+	VBROADCASTI64X4 96(R8), Z10
 	VPSRLVW         Z0, Z10, Z10
-	VPANDD          Z1, Z10, Z10
-	KMOVQ           48(R8), K1
+	VPTERNLOGD      $0xea, Z9, Z1, Z10
+	KMOVQ           24(R9), K1
 	VPADDB          Z2, Z10, K1, Z10
-	KMOVQ           56(R8), K1
-	VPADDB          Z3, Z10, K1, Z10
-	VPCMPEQB        Z4, Z10, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z5, Z10, Z10
-	VMOVDQU8        (R11), Z11
+	VPCMPEQB        Z7, Z10, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z11
 	VPEXPANDB       Z11, K1, Z10
-	ADDQ            R13, R11
-	VPDPBUSD        384(R9), Z10, Z8
-	VPDPBUSD        448(R9), Z10, Z9
-	ADDQ            $0x00000080, DI
-	ADDQ            $0x00000200, R9
-	ADDQ            $0x00000040, R8
-	SUBQ            $0x04, R10
+	ADDQ            R12, DI
+	VPDPBUSD        384(R10), Z10, Z5
+	VPDPBUSD        448(R10), Z10, Z6
+	ADDQ            $0x00000080, R8
+	ADDQ            $0x00000200, R10
+	ADDQ            $0x00000020, R9
+	SUBQ            $0x04, R11
 	JGE             four
 
 rest:
-	ADDQ $0x04, R10
+	ADDQ $0x04, R11
 	JZ   sum
 
 one:
-	VBROADCASTI64X4 (DI), Z10
+	PREFETCHT0      2048(R8)
+	VBROADCASTI64X4 (R8), Z10
 	VPSRLVW         Z0, Z10, Z10
-	VPANDD          Z1, Z10, Z10
-	KMOVQ           (R8), K1
+	VPTERNLOGD      $0xea, Z9, Z1, Z10
+	KMOVQ           (R9), K1
 	VPADDB          Z2, Z10, K1, Z10
-	KMOVQ           8(R8), K1
-	VPADDB          Z3, Z10, K1, Z10
-	PREFETCHT0      2048(DI)
-	VPCMPEQB        Z4, Z10, K1
-	KMOVQ           K1, R13
-	POPCNTQ         R13, R13
-	VPADDB          Z5, Z10, Z10
-	VMOVDQU8        (R11), Z11
+	VPCMPEQB        Z7, Z10, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z11
 	VPEXPANDB       Z11, K1, Z10
-	ADDQ            R13, R11
-	VPDPBUSD        (R9), Z10, Z6
-	VPDPBUSD        64(R9), Z10, Z7
-	ADDQ            $0x00000020, DI
-	ADDQ            $0x00000080, R9
-	ADDQ            $0x00000010, R8
-	DECQ            R10
+	ADDQ            R12, DI
+	VPDPBUSD        (R10), Z10, Z3
+	VPDPBUSD        64(R10), Z10, Z4
+	ADDQ            $0x00000020, R8
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000008, R9
+	DECQ            R11
 	JNZ             one
 
 sum:
-	VPADDD        Z8, Z6, Z6
-	VEXTRACTI64X4 $0x01, Z6, Y10
-	VPADDD        Y6, Y10, Y10
+	VPADDD        Z5, Z3, Z3
+	VEXTRACTI64X4 $0x01, Z3, Y10
+	VPADDD        Y3, Y10, Y10
 	VEXTRACTI128  $0x01, Y10, X11
 	VPADDD        X10, X11, X10
 	VPSHUFD       $0xee, X10, X11
@@ -3123,9 +3551,9 @@ sum:
 	VPSHUFD       $0x55, X10, X11
 	VPADDD        X11, X10, X10
 	VMOVD         X10, (CX)
-	VPADDD        Z9, Z7, Z7
-	VEXTRACTI64X4 $0x01, Z7, Y10
-	VPADDD        Y7, Y10, Y10
+	VPADDD        Z6, Z4, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y10
+	VPADDD        Y4, Y10, Y10
 	VEXTRACTI128  $0x01, Y10, X11
 	VPADDD        X10, X11, X10
 	VPSHUFD       $0xee, X10, X11
@@ -3141,28 +3569,29 @@ sum:
 	VZEROUPPER
 	RET
 
-// func pack512w6b(a *byte)
-// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
-TEXT ·pack512w6b(SB), NOSPLIT, $0-8
+// func pack512w5e(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, BMI2, CMOV, POPCNT
+TEXT ·pack512w5e(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
 	MOVQ         8(AX), DX
 	MOVQ         16(AX), BX
 	MOVQ         24(AX), SI
-	MOVQ         32(AX), DI
-	MOVQ         $0x3f3f3f3f3f3f3f3f, R8
+	MOVQ         48(AX), DI
+	MOVQ         $0x1f1f1f1f1f1f1f1f, R8
 	VPBROADCASTQ R8, Z0
-	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
+	MOVQ         $0x8080808080808080, R8
 	VPBROADCASTQ R8, Z1
 	VPBROADCASTB 40(AX), Z2
 	MOVQ         $0x1010101010101010, R8
 	VPBROADCASTQ R8, Z3
-	MOVQ         $0x2020202020202020, R8
+	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
 	VPBROADCASTQ R8, Z4
 
 step:
 	VMOVDQU8      (CX), Z5
-	VPSUBB        Z2, Z5, Z6
+	VPSUBB        Z2, Z5, Z5
+	VPSUBB        Z1, Z5, Z6
 	VPMINUB       Z0, Z6, Z6
 	VPCMPEQB      Z0, Z6, K1
 	KMOVQ         K1, R8
@@ -3172,62 +3601,621 @@ step:
 	ADDQ          R8, DI
 	VPTESTMB      Z6, Z3, K1
 	KMOVQ         K1, (BX)
-	VPTESTMB      Z6, Z4, K1
-	KMOVQ         K1, 8(BX)
-	VPANDD        Z1, Z6, Z6
+	VPANDD        Z4, Z6, Z6
 	VEXTRACTI64X4 $0x01, Z6, Y5
 	VPSLLW        $0x04, Y5, Y5
 	VPOR          Y6, Y5, Y5
 	VMOVDQU       Y5, (DX)
 	ADDQ          $0x00000040, CX
 	ADDQ          $0x00000020, DX
-	ADDQ          $0x00000010, BX
+	ADDQ          $0x00000008, BX
 	DECQ          SI
 	JNZ           step
-	MOVQ          DI, 32(AX)
+	MOVQ          48(AX), CX
+	MOVQ          32(AX), DX
+	MOVQ          DI, SI
+	SUBQ          CX, SI
+	MOVW          SI, (DX)
+	ADDQ          $0x02, DX
+	LEAQ          1(SI), DI
+	SHRQ          $0x01, DI
+	ADDQ          DX, DI
+	MOVQ          CX, BX
+	MOVQ          $0x7979797979797979, R8
+	VPBROADCASTQ  R8, Z0
+	MOVQ          $0x9f9f9f9f9f9f9f9f, R8
+	VPBROADCASTQ  R8, Z1
+	MOVQ          $0x0707070707070707, R8
+	VPBROADCASTQ  R8, Z2
+	MOVQ          $0x1001100110011001, R8
+	VPBROADCASTQ  R8, Z3
+	MOVQ          $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ  R8, Z4
+	MOVQ          $0x0808080808080808, R8
+	VPBROADCASTQ  R8, Z5
+	TESTQ         SI, SI
+	JLE           stored
+
+nibbles:
+	MOVQ          $0x0000000000000040, R8
+	CMPQ          SI, R8
+	CMOVQLT       SI, R8
+	MOVQ          $-1, R9
+	BZHIQ         R8, R9, R9
+	KMOVQ         R9, K1
+	VMOVDQU8      (CX), Z6
+	VPSUBB        Z0, Z6, Z7
+	VPSUBB        Z1, Z6, Z8
+	VPCMPUB       $0x01, Z2, Z7, K2
+	VPCMPUB       $0x01, Z5, Z8, K3
+	VMOVDQA64     Z4, Z9
+	VMOVDQU8      Z7, K2, Z9
+	VPADDB        Z2, Z8, K3, Z9
+	VMOVDQU8.Z    Z9, K1, Z9
+	VPMADDUBSW    Z3, Z9, Z9
+	VPMOVWB       Z9, Y7
+	VMOVDQU       Y7, (DX)
+	KORQ          K3, K2, K2
+	KANDNQ        K1, K2, K2
+	KMOVQ         K2, R8
+	POPCNTQ       R8, R8
+	VPCOMPRESSB.Z Z6, K2, Z6
+	VMOVDQU8      Z6, (BX)
+	ADDQ          R8, BX
+	ADDQ          $0x40, CX
+	ADDQ          $0x20, DX
+	SUBQ          $0x40, SI
+	JG            nibbles
+
+stored:
+	MOVQ  48(AX), CX
+	SUBQ  CX, BX
+	LEAQ  (DI)(BX*1), R8
+	MOVQ  R8, 32(AX)
+	TESTQ BX, BX
+	JLE   copied
+
+bytes:
+	VMOVDQU8 (CX), Z0
+	VMOVDQU8 Z0, (DI)
+	ADDQ     $0x40, CX
+	ADDQ     $0x40, DI
+	SUBQ     $0x40, BX
+	JG       bytes
+
+copied:
 	VZEROUPPER
 	RET
 
-// func unpack512w6b(a *byte)
-// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, POPCNT
-TEXT ·unpack512w6b(SB), NOSPLIT, $0-8
+// func unpack512w5e(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, MMX+, POPCNT
+TEXT ·unpack512w5e(SB), NOSPLIT, $0-8
+	MOVQ            a+0(FP), AX
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), BX
+	MOVQ            24(AX), SI
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z1
+	VPXORD          Z0, Z0, Z0
+	MOVQ            $0x0004000400040004, DI
+	MOVL            $0x000000f0, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x1010101010101010, DI
+	VPBROADCASTQ    DI, Z2
+	MOVQ            $0x9f9f9f9f9f9f9f9f, DI
+	VPBROADCASTQ    DI, Z3
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z4
+	MOVQ            $0x8080808080808080, DI
+	VPBROADCASTQ    DI, Z5
+	VBROADCASTI32X4 escapeTable5<>+0(SB), Z4
+	MOVQ            32(AX), DI
+	MOVQ            48(AX), R8
+	MOVQ            56(AX), R9
+	MOVWQZX         (DI), R10
+	INCQ            R10
+	SHRQ            $0x01, R10
+	LEAQ            2(DI)(R10*1), R10
+	ADDQ            $0x02, DI
+	TESTQ           R9, R9
+	JZ              expand_done
+
+expand_more:
+	PREFETCHT0 2048(DI)
+	VPMOVZXBW  (DI), Z6
+	VPSLLW     $0x04, Z6, Z7
+	VPTERNLOGD $0xa8, Z1, Z7, Z6
+	VPCMPEQB   Z1, Z6, K1
+	KMOVQ      K1, R11
+	POPCNTQ    R11, R11
+	VPSHUFB    Z6, Z4, Z6
+	VMOVDQU8   (R10), Z7
+	VPEXPANDB  Z7, K1, Z6
+	VMOVDQU8   Z6, (R8)
+	ADDQ       R11, R10
+	ADDQ       $0x20, DI
+	ADDQ       $0x40, R8
+	DECQ       R9
+	JNZ        expand_more
+
+expand_done:
+	MOVQ 48(AX), AX
+
+step:
+	VBROADCASTI64X4 (DX), Z4
+	VPSRLVW         Z0, Z4, Z4
+	VPTERNLOGD      $0xea, Z5, Z1, Z4
+	KMOVQ           (BX), K1
+	VPADDB          Z2, Z4, K1, Z4
+	VPCMPEQB        Z3, Z4, K1
+	KMOVQ           K1, DI
+	POPCNTQ         DI, DI
+	VMOVDQU8        (AX), Z6
+	VPEXPANDB       Z6, K1, Z4
+	ADDQ            DI, AX
+	VMOVDQU8        Z4, (CX)
+	ADDQ            $0x00000040, CX
+	ADDQ            $0x00000020, DX
+	ADDQ            $0x00000008, BX
+	DECQ            SI
+	JNZ             step
+	VZEROUPPER
+	RET
+
+DATA escapeTable6<>+0(SB)/1, $0x79
+DATA escapeTable6<>+1(SB)/1, $0x7a
+DATA escapeTable6<>+2(SB)/1, $0x7b
+DATA escapeTable6<>+3(SB)/1, $0x7c
+DATA escapeTable6<>+4(SB)/1, $0x7d
+DATA escapeTable6<>+5(SB)/1, $0x7e
+DATA escapeTable6<>+6(SB)/1, $0x7f
+DATA escapeTable6<>+7(SB)/1, $0xbf
+DATA escapeTable6<>+8(SB)/1, $0xc0
+DATA escapeTable6<>+9(SB)/1, $0xc1
+DATA escapeTable6<>+10(SB)/1, $0xc2
+DATA escapeTable6<>+11(SB)/1, $0xc3
+DATA escapeTable6<>+12(SB)/1, $0xc4
+DATA escapeTable6<>+13(SB)/1, $0xc5
+DATA escapeTable6<>+14(SB)/1, $0xc6
+DATA escapeTable6<>+15(SB)/1, $0xc7
+GLOBL escapeTable6<>(SB), RODATA|NOPTR, $16
+
+// func dot512w6e(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VNNI, MMX+, POPCNT
+TEXT ·dot512w6e(SB), NOSPLIT, $0-8
+	MOVQ            a+0(FP), AX
+	MOVQ            (AX), CX
+	MOVQ            56(AX), DX
+	MOVQ            8(AX), BX
+	MOVQ            24(AX), SI
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z1
+	VPXORD          Z0, Z0, Z0
+	MOVQ            $0x0004000400040004, DI
+	MOVL            $0x000000f0, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x1010101010101010, DI
+	VPBROADCASTQ    DI, Z2
+	MOVQ            $0x2020202020202020, DI
+	VPBROADCASTQ    DI, Z3
+	MOVQ            $0xbfbfbfbfbfbfbfbf, DI
+	VPBROADCASTQ    DI, Z8
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z9
+	MOVQ            $0x8080808080808080, DI
+	VPBROADCASTQ    DI, Z10
+	VBROADCASTI32X4 escapeTable6<>+0(SB), Z9
+	MOVQ            88(AX), R8
+	MOVL            (R8), DI
+	ADDQ            80(AX), DI
+	ADDQ            96(AX), R8
+	MOVQ            R8, 88(AX)
+	MOVQ            112(AX), R8
+	MOVQ            104(AX), R9
+	MOVWQZX         (DI), R10
+	INCQ            R10
+	SHRQ            $0x01, R10
+	LEAQ            2(DI)(R10*1), R10
+	ADDQ            $0x02, DI
+	TESTQ           R9, R9
+	JZ              first_done
+
+first_more:
+	PREFETCHT0 2048(DI)
+	VPMOVZXBW  (DI), Z11
+	VPSLLW     $0x04, Z11, Z12
+	VPTERNLOGD $0xa8, Z1, Z12, Z11
+	VPCMPEQB   Z1, Z11, K1
+	KMOVQ      K1, R11
+	POPCNTQ    R11, R11
+	VPSHUFB    Z11, Z9, Z11
+	VMOVDQU8   (R10), Z12
+	VPEXPANDB  Z12, K1, Z11
+	VMOVDQU8   Z11, (R8)
+	ADDQ       R11, R10
+	ADDQ       $0x20, DI
+	ADDQ       $0x40, R8
+	DECQ       R9
+	JNZ        first_more
+
+first_done:
+row:
+	MOVQ    112(AX), DI
+	MOVQ    120(AX), R8
+	MOVQ    DI, 120(AX)
+	MOVQ    R8, 112(AX)
+	CMPQ    DX, $0x01
+	JE      expanded
+	MOVQ    88(AX), R9
+	MOVL    (R9), R8
+	ADDQ    80(AX), R8
+	ADDQ    96(AX), R9
+	MOVQ    R9, 88(AX)
+	MOVQ    112(AX), R9
+	MOVQ    104(AX), R10
+	MOVWQZX (R8), R11
+	INCQ    R11
+	SHRQ    $0x01, R11
+	LEAQ    2(R8)(R11*1), R11
+	ADDQ    $0x02, R8
+	TESTQ   R10, R10
+	JZ      next_done
+
+next_more:
+	PREFETCHT0 2048(R8)
+	VPMOVZXBW  (R8), Z11
+	VPSLLW     $0x04, Z11, Z12
+	VPTERNLOGD $0xa8, Z1, Z12, Z11
+	VPCMPEQB   Z1, Z11, K1
+	KMOVQ      K1, R12
+	POPCNTQ    R12, R12
+	VPSHUFB    Z11, Z9, Z11
+	VMOVDQU8   (R11), Z12
+	VPEXPANDB  Z12, K1, Z11
+	VMOVDQU8   Z11, (R9)
+	ADDQ       R12, R11
+	ADDQ       $0x20, R8
+	ADDQ       $0x40, R9
+	DECQ       R10
+	JNZ        next_more
+
+next_done:
+expanded:
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   BX, R8
+	MOVQ   SI, R9
+	MOVQ   40(AX), R10
+	MOVQ   48(AX), R11
+	SUBQ   $0x04, R11
+	JL     rest
+
+four:
+	PREFETCHT0      2048(R9)
+	PREFETCHT0      2048(R8)
+	VBROADCASTI64X4 (R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	KMOVQ           8(R9), K1
+	VPADDB          Z3, Z11, K1, Z11
+	VPCMPEQB        Z8, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        (R10), Z11, Z4
+	VPDPBUSD        64(R10), Z11, Z5
+	VBROADCASTI64X4 32(R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           16(R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	KMOVQ           24(R9), K1
+	VPADDB          Z3, Z11, K1, Z11
+	VPCMPEQB        Z8, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        128(R10), Z11, Z6
+	VPDPBUSD        192(R10), Z11, Z7
+	PREFETCHT0      2112(R8)
+	VBROADCASTI64X4 64(R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           32(R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	KMOVQ           40(R9), K1
+	VPADDB          Z3, Z11, K1, Z11
+	VPCMPEQB        Z8, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        256(R10), Z11, Z4
+	VPDPBUSD        320(R10), Z11, Z5
+	VBROADCASTI64X4 96(R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           48(R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	KMOVQ           56(R9), K1
+	VPADDB          Z3, Z11, K1, Z11
+	VPCMPEQB        Z8, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        384(R10), Z11, Z6
+	VPDPBUSD        448(R10), Z11, Z7
+	ADDQ            $0x00000080, R8
+	ADDQ            $0x00000200, R10
+	ADDQ            $0x00000040, R9
+	SUBQ            $0x04, R11
+	JGE             four
+
+rest:
+	ADDQ $0x04, R11
+	JZ   sum
+
+one:
+	PREFETCHT0      2048(R8)
+	VBROADCASTI64X4 (R8), Z11
+	VPSRLVW         Z0, Z11, Z11
+	VPTERNLOGD      $0xea, Z10, Z1, Z11
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z11, K1, Z11
+	KMOVQ           8(R9), K1
+	VPADDB          Z3, Z11, K1, Z11
+	VPCMPEQB        Z8, Z11, K1
+	KMOVQ           K1, R12
+	POPCNTQ         R12, R12
+	VMOVDQU8        (DI), Z12
+	VPEXPANDB       Z12, K1, Z11
+	ADDQ            R12, DI
+	VPDPBUSD        (R10), Z11, Z4
+	VPDPBUSD        64(R10), Z11, Z5
+	ADDQ            $0x00000020, R8
+	ADDQ            $0x00000080, R10
+	ADDQ            $0x00000010, R9
+	DECQ            R11
+	JNZ             one
+
+sum:
+	VPADDD        Z6, Z4, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y11
+	VPADDD        Y4, Y11, Y11
+	VEXTRACTI128  $0x01, Y11, X12
+	VPADDD        X11, X12, X11
+	VPSHUFD       $0xee, X11, X12
+	VPADDD        X12, X11, X11
+	VPSHUFD       $0x55, X11, X12
+	VPADDD        X12, X11, X11
+	VMOVD         X11, (CX)
+	VPADDD        Z7, Z5, Z5
+	VEXTRACTI64X4 $0x01, Z5, Y11
+	VPADDD        Y5, Y11, Y11
+	VEXTRACTI128  $0x01, Y11, X12
+	VPADDD        X11, X12, X11
+	VPSHUFD       $0xee, X11, X12
+	VPADDD        X12, X11, X11
+	VPSHUFD       $0x55, X11, X12
+	VPADDD        X12, X11, X11
+	VMOVD         X11, 4(CX)
+	ADDQ          $0x08, CX
+	ADDQ          16(AX), BX
+	ADDQ          32(AX), SI
+	DECQ          DX
+	JNZ           row
+	VZEROUPPER
+	RET
+
+// func pack512w6e(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, BMI2, CMOV, POPCNT
+TEXT ·pack512w6e(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
 	MOVQ         8(AX), DX
 	MOVQ         16(AX), BX
 	MOVQ         24(AX), SI
-	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
-	VPBROADCASTQ DI, Z1
-	MOVQ         $0x0004000400040004, DI
-	VPXORD       Z0, Z0, Z0
-	MOVL         $0x000000f0, R8
-	KMOVW        R8, K1
-	VPBROADCASTQ DI, K1, Z0
-	MOVQ         $0x1010101010101010, DI
-	VPBROADCASTQ DI, Z2
-	MOVQ         $0x2020202020202020, DI
-	VPBROADCASTQ DI, Z3
-	VPBROADCASTB 40(AX), Z5
-	MOVQ         $0x3f3f3f3f3f3f3f3f, DI
-	VPBROADCASTQ DI, Z4
-	MOVQ         32(AX), AX
+	MOVQ         48(AX), DI
+	MOVQ         $0x3f3f3f3f3f3f3f3f, R8
+	VPBROADCASTQ R8, Z0
+	MOVQ         $0x8080808080808080, R8
+	VPBROADCASTQ R8, Z1
+	VPBROADCASTB 40(AX), Z2
+	MOVQ         $0x1010101010101010, R8
+	VPBROADCASTQ R8, Z3
+	MOVQ         $0x2020202020202020, R8
+	VPBROADCASTQ R8, Z4
+	MOVQ         $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ R8, Z5
 
 step:
-	VBROADCASTI64X4 (DX), Z6
-	VPSRLVW         Z0, Z6, Z6
-	VPANDD          Z1, Z6, Z6
+	VMOVDQU8      (CX), Z6
+	VPSUBB        Z2, Z6, Z6
+	VPSUBB        Z1, Z6, Z7
+	VPMINUB       Z0, Z7, Z7
+	VPCMPEQB      Z0, Z7, K1
+	KMOVQ         K1, R8
+	POPCNTQ       R8, R8
+	VPCOMPRESSB.Z Z6, K1, Z6
+	VMOVDQU8      Z6, (DI)
+	ADDQ          R8, DI
+	VPTESTMB      Z7, Z3, K1
+	KMOVQ         K1, (BX)
+	VPTESTMB      Z7, Z4, K1
+	KMOVQ         K1, 8(BX)
+	VPANDD        Z5, Z7, Z7
+	VEXTRACTI64X4 $0x01, Z7, Y6
+	VPSLLW        $0x04, Y6, Y6
+	VPOR          Y7, Y6, Y6
+	VMOVDQU       Y6, (DX)
+	ADDQ          $0x00000040, CX
+	ADDQ          $0x00000020, DX
+	ADDQ          $0x00000010, BX
+	DECQ          SI
+	JNZ           step
+	MOVQ          48(AX), CX
+	MOVQ          32(AX), DX
+	MOVQ          DI, SI
+	SUBQ          CX, SI
+	MOVW          SI, (DX)
+	ADDQ          $0x02, DX
+	LEAQ          1(SI), DI
+	SHRQ          $0x01, DI
+	ADDQ          DX, DI
+	MOVQ          CX, BX
+	MOVQ          $0x7979797979797979, R8
+	VPBROADCASTQ  R8, Z0
+	MOVQ          $0xbfbfbfbfbfbfbfbf, R8
+	VPBROADCASTQ  R8, Z1
+	MOVQ          $0x0707070707070707, R8
+	VPBROADCASTQ  R8, Z2
+	MOVQ          $0x1001100110011001, R8
+	VPBROADCASTQ  R8, Z3
+	MOVQ          $0x0f0f0f0f0f0f0f0f, R8
+	VPBROADCASTQ  R8, Z4
+	MOVQ          $0x0808080808080808, R8
+	VPBROADCASTQ  R8, Z5
+	TESTQ         SI, SI
+	JLE           stored
+
+nibbles:
+	MOVQ          $0x0000000000000040, R8
+	CMPQ          SI, R8
+	CMOVQLT       SI, R8
+	MOVQ          $-1, R9
+	BZHIQ         R8, R9, R9
+	KMOVQ         R9, K1
+	VMOVDQU8      (CX), Z6
+	VPSUBB        Z0, Z6, Z7
+	VPSUBB        Z1, Z6, Z8
+	VPCMPUB       $0x01, Z2, Z7, K2
+	VPCMPUB       $0x01, Z5, Z8, K3
+	VMOVDQA64     Z4, Z9
+	VMOVDQU8      Z7, K2, Z9
+	VPADDB        Z2, Z8, K3, Z9
+	VMOVDQU8.Z    Z9, K1, Z9
+	VPMADDUBSW    Z3, Z9, Z9
+	VPMOVWB       Z9, Y7
+	VMOVDQU       Y7, (DX)
+	KORQ          K3, K2, K2
+	KANDNQ        K1, K2, K2
+	KMOVQ         K2, R8
+	POPCNTQ       R8, R8
+	VPCOMPRESSB.Z Z6, K2, Z6
+	VMOVDQU8      Z6, (BX)
+	ADDQ          R8, BX
+	ADDQ          $0x40, CX
+	ADDQ          $0x20, DX
+	SUBQ          $0x40, SI
+	JG            nibbles
+
+stored:
+	MOVQ  48(AX), CX
+	SUBQ  CX, BX
+	LEAQ  (DI)(BX*1), R8
+	MOVQ  R8, 32(AX)
+	TESTQ BX, BX
+	JLE   copied
+
+bytes:
+	VMOVDQU8 (CX), Z0
+	VMOVDQU8 Z0, (DI)
+	ADDQ     $0x40, CX
+	ADDQ     $0x40, DI
+	SUBQ     $0x40, BX
+	JG       bytes
+
+copied:
+	VZEROUPPER
+	RET
+
+// func unpack512w6e(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, MMX+, POPCNT
+TEXT ·unpack512w6e(SB), NOSPLIT, $0-8
+	MOVQ            a+0(FP), AX
+	MOVQ            (AX), CX
+	MOVQ            8(AX), DX
+	MOVQ            16(AX), BX
+	MOVQ            24(AX), SI
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z1
+	VPXORD          Z0, Z0, Z0
+	MOVQ            $0x0004000400040004, DI
+	MOVL            $0x000000f0, R8
+	KMOVW           R8, K1
+	VPBROADCASTQ    DI, K1, Z0
+	MOVQ            $0x1010101010101010, DI
+	VPBROADCASTQ    DI, Z2
+	MOVQ            $0x2020202020202020, DI
+	VPBROADCASTQ    DI, Z3
+	MOVQ            $0xbfbfbfbfbfbfbfbf, DI
+	VPBROADCASTQ    DI, Z4
+	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ    DI, Z5
+	MOVQ            $0x8080808080808080, DI
+	VPBROADCASTQ    DI, Z6
+	VBROADCASTI32X4 escapeTable6<>+0(SB), Z5
+	MOVQ            32(AX), DI
+	MOVQ            48(AX), R8
+	MOVQ            56(AX), R9
+	MOVWQZX         (DI), R10
+	INCQ            R10
+	SHRQ            $0x01, R10
+	LEAQ            2(DI)(R10*1), R10
+	ADDQ            $0x02, DI
+	TESTQ           R9, R9
+	JZ              expand_done
+
+expand_more:
+	PREFETCHT0 2048(DI)
+	VPMOVZXBW  (DI), Z7
+	VPSLLW     $0x04, Z7, Z8
+	VPTERNLOGD $0xa8, Z1, Z8, Z7
+	VPCMPEQB   Z1, Z7, K1
+	KMOVQ      K1, R11
+	POPCNTQ    R11, R11
+	VPSHUFB    Z7, Z5, Z7
+	VMOVDQU8   (R10), Z8
+	VPEXPANDB  Z8, K1, Z7
+	VMOVDQU8   Z7, (R8)
+	ADDQ       R11, R10
+	ADDQ       $0x20, DI
+	ADDQ       $0x40, R8
+	DECQ       R9
+	JNZ        expand_more
+
+expand_done:
+	MOVQ 48(AX), AX
+
+step:
+	VBROADCASTI64X4 (DX), Z5
+	VPSRLVW         Z0, Z5, Z5
+	VPTERNLOGD      $0xea, Z6, Z1, Z5
 	KMOVQ           (BX), K1
-	VPADDB          Z2, Z6, K1, Z6
+	VPADDB          Z2, Z5, K1, Z5
 	KMOVQ           8(BX), K1
-	VPADDB          Z3, Z6, K1, Z6
-	VPCMPEQB        Z4, Z6, K1
+	VPADDB          Z3, Z5, K1, Z5
+	VPCMPEQB        Z4, Z5, K1
 	KMOVQ           K1, DI
 	POPCNTQ         DI, DI
-	VPADDB          Z5, Z6, Z6
 	VMOVDQU8        (AX), Z7
-	VPEXPANDB       Z7, K1, Z6
+	VPEXPANDB       Z7, K1, Z5
 	ADDQ            DI, AX
-	VMOVDQU8        Z6, (CX)
+	VMOVDQU8        Z5, (CX)
 	ADDQ            $0x00000040, CX
 	ADDQ            $0x00000020, DX
 	ADDQ            $0x00000010, BX

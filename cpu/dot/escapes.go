@@ -1,46 +1,54 @@
 package dot
 
-// Escapes says how rows keep codes that do not fit their planes, see the package's comment.
-type Escapes int
+import "encoding/binary"
 
 const (
-	NoEscapes     Escapes = iota
-	EscapeNibbles         // planes of 4 bits, 16 more codes
-	EscapeBytes           // planes of 5 or 6 bits, all codes of 8 bits
-)
+	// RegularCode is the code of the number 0 of planes with escapes.
+	RegularCode = 128
+	// belowRegular is how many escapes in nibbles stand for codes below it; longEscape says that a byte follows.
+	belowRegular = 7
+	longEscape   = 15
 
-// Codes that rows with EscapeNibbles can hold: RegularNibbleCode … RegularNibbleCode+14 in the planes, and 8 on both sides.
-const (
-	FirstNibbleCode   = 8
-	LastNibbleCode    = 38
-	RegularNibbleCode = 16
+	// EscapeSlack is how many bytes behind the escapes of a row must exist: as many more are expanded for it as the longest row of a tile has.
+	EscapeSlack = 4096
 )
-
-// EscapeSlack is how many bytes behind the escapes of a row must exist.
-const EscapeSlack = 64
 
 // HasEscapes reports whether i has instructions for rows with escapes. Other instruction sets multiply them, but slowly.
 func (i ISA) HasEscapes() bool { return i == AVX512 }
 
+// NibbleEscapes returns the codes that rows with escapes hold in their planes and nibbles.
+func NibbleEscapes(width int) (first, last int) {
+	return RegularCode - belowRegular, RegularCode + 1<<width - 2 + longEscape - belowRegular
+}
+
+// MaxEscapeBytes returns the most bytes that a row's escapes take, and what PackEscapes may write behind them.
+func MaxEscapeBytes(steps int) int { return 2 + steps*StepCols*3/2 + StepCols }
+
+// ScratchBytes returns the size of Rows.Scratch: two rows' escapes, expanded.
+func ScratchBytes(steps int) int { return 2 * expandedBytes(steps) }
+
+// expandedBytes is room for a row's escapes, a vector that a step reads behind them, and one written behind them.
+func expandedBytes(steps int) int { return (steps + 2) * StepCols }
+
 // CodeBits returns the number of bits of w's codes.
 func (w *Rows) CodeBits() int {
-	switch w.Escapes {
-	case EscapeNibbles:
-		return 6
-	case EscapeBytes:
+	if w.Escaped {
 		return 8
 	}
 	return w.Width
 }
 
-// PackEscapes is Pack for rows with escapes, which it appends to escape[:0]; their number of bytes, which it returns, is at most one per code, and
-// there must be room for EscapeSlack more. w gives Width, Escapes, Low and Steps.
-func (i ISA) PackEscapes(w *Rows, nibble, bits, escape, codes []byte) int {
+// EscapeCount returns how many escapes a row has, given what PackEscapes wrote.
+func EscapeCount(escape []byte) int { return int(binary.LittleEndian.Uint16(escape)) }
+
+// PackEscapes packs codes − low, modulo 256, as a row with escapes. These go to escape[:MaxEscapeBytes(w.Steps)]; it returns the number of their bytes. w gives
+// Width, Steps and Scratch.
+func (i ISA) PackEscapes(w *Rows, low int, nibble, bits, escape, codes []byte) int {
 	if i == AVX512 && w.Steps > 0 {
-		return packEscapesAVX512(w, nibble, bits, escape, codes)
+		return packEscapesAVX512(w, low, nibble, bits, escape, codes)
 	}
 	planes := make([]byte, w.Steps*StepCols)
-	n := packEscapesGeneric(w, planes, escape, codes)
+	n := packEscapesGeneric(w, byte(low), planes, escape, codes)
 	packGeneric(w.Width, nibble, bits, planes, w.Steps)
 	return n
 }
@@ -49,7 +57,7 @@ func (i ISA) PackEscapes(w *Rows, nibble, bits, escape, codes []byte) int {
 func (i ISA) UnpackRow(w *Rows, r int, codes []byte) {
 	nibble, bits := w.Nibble[r*w.NibbleStride:], w.Bits[min(len(w.Bits), r*w.BitsStride):]
 	switch {
-	case w.Escapes == NoEscapes:
+	case !w.Escaped:
 		i.Unpack(w.Width, codes, nibble, bits, w.Steps)
 	case i == AVX512 && w.Steps > 0:
 		unpackEscapesAVX512(w, codes, nibble, bits, w.Escape[w.Start[r*w.StartStride]:])
@@ -59,73 +67,62 @@ func (i ISA) UnpackRow(w *Rows, r int, codes []byte) {
 	}
 }
 
-func packEscapesGeneric(w *Rows, planes, escape, codes []byte) int {
-	marker, at := byte(1<<w.Width-1), 0
-	var list [StepCols]byte
-	for s := range w.Steps {
-		n := 0
-		for c, u := range codes[s*StepCols:][:StepCols] {
-			low := byte(w.Low)
-			if w.Escapes == EscapeNibbles {
-				low = RegularNibbleCode
-			}
-			p := min(u-low, marker)
-			planes[s*StepCols+c] = p
-			if p == marker {
-				list[n] = u
-				n++
-			}
-		}
-		if w.Escapes == EscapeBytes {
-			at += copy(escape[at:], list[:n])
+// packEscapesGeneric writes a row's escapes and returns their bytes; planes get what is left.
+func packEscapesGeneric(w *Rows, low byte, planes, escape, codes []byte) int {
+	marker, n := byte(1<<w.Width-1), 0
+	var long []byte
+	nibbles := escape[2:]
+	for c, u := range codes[:len(planes)] {
+		u -= low
+		planes[c] = min(u-RegularCode, marker)
+		if planes[c] < marker {
 			continue
 		}
-		clear(list[n:])
-		for c := 0; c < n; c += 2 {
-			escape[at] = nibbleOf(list[c]) | nibbleOf(list[c+1])<<4
-			at++
+		e := nibbleOf(u, marker)
+		if e == longEscape {
+			long = append(long, u)
 		}
+		if n%2 == 0 {
+			nibbles[n/2] = e
+		} else {
+			nibbles[n/2] |= e << 4
+		}
+		n++
 	}
-	return at
+	binary.LittleEndian.PutUint16(escape, uint16(n))
+	end := 2 + (n+1)/2
+	return end + copy(escape[end:], long)
 }
 
-// nibbleOf returns the escape of a code; 0 where there is none.
-func nibbleOf(u byte) byte {
-	switch {
-	case u >= RegularNibbleCode:
-		return (u - RegularNibbleCode + 9) & 15
-	case u >= FirstNibbleCode:
-		return u - FirstNibbleCode
+// nibbleOf returns the escape of a code.
+func nibbleOf(u, marker byte) byte {
+	if e := u - (RegularCode - belowRegular); e < belowRegular {
+		return e
 	}
-	return 0
+	if e := u - (RegularCode + marker); e < longEscape-belowRegular {
+		return e + belowRegular
+	}
+	return longEscape
 }
 
 // insertEscapesGeneric turns the planes' numbers into codes.
 func insertEscapesGeneric(w *Rows, codes, escape []byte) {
-	marker, at := byte(1<<w.Width-1), 0
-	for s := 0; s < len(codes); s += StepCols {
-		n := 0
-		for c, p := range codes[s : s+StepCols] {
-			u := &codes[s+c]
-			switch {
-			case p != marker && w.Escapes == EscapeNibbles:
-				*u = p + RegularNibbleCode
-			case p != marker:
-				*u = p + byte(w.Low)
-			case w.Escapes == EscapeNibbles:
-				e := escape[at+n/2] >> (n % 2 * 4) & 15
-				if *u = e + FirstNibbleCode; e >= 8 {
-					*u = e + RegularNibbleCode + 7
-				}
-				n++
-			default:
-				*u = escape[at+n]
-				n++
-			}
+	marker, n := byte(1<<w.Width-1), 0
+	nibbles, long := escape[2:], escape[2+(EscapeCount(escape)+1)/2:]
+	for c, p := range codes {
+		if p != marker {
+			codes[c] = p + RegularCode
+			continue
 		}
-		if w.Escapes == EscapeNibbles {
-			n = (n + 1) / 2
+		e := nibbles[n/2] >> (n % 2 * 4) & 15
+		n++
+		switch {
+		case e < belowRegular:
+			codes[c] = RegularCode - belowRegular + e
+		case e < longEscape:
+			codes[c] = RegularCode + marker + e - belowRegular
+		default:
+			codes[c], long = long[0], long[1:]
 		}
-		at += n
 	}
 }

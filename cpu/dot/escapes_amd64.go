@@ -2,56 +2,76 @@ package dot
 
 import "unsafe"
 
-// setEscapes adds w's escapes. Where a row's escapes end is known only from its planes: the last row's are taken to stay inside the slice, as PackEscapes wrote them.
+// trips returns how many vectors of 64 escapes cover n.
+func trips(n int) int { return (n + StepCols - 1) / StepCols }
+
+// setEscapes adds w's escapes. Where a row's escapes end is known only from themselves: the last row's are taken to stay inside the slice, as PackEscapes wrote them.
 func (a *dotArgs) setEscapes(w *Rows) {
 	last := w.Start[(w.Count-1)*w.StartStride]
 	a.escape = unsafe.Pointer(&w.Escape[:int(last)+EscapeSlack][0])
-	a.start, a.startStride, a.low = unsafe.Pointer(&w.Start[0]), 4*w.StartStride, w.Low
+	a.start, a.startStride, a.trips = unsafe.Pointer(&w.Start[0]), 4*w.StartStride, trips(min(w.Most, w.Steps*StepCols))
+	scratch := w.scratch()
+	a.expanded, a.current = unsafe.Pointer(&scratch[0]), unsafe.Pointer(&scratch[expandedBytes(w.Steps)])
+}
+
+func (w *Rows) scratch() []byte {
+	if n := ScratchBytes(w.Steps); len(w.Scratch) < n {
+		w.Scratch = make([]byte, n)
+	}
+	return w.Scratch
 }
 
 func dotEscapes512(p *byte, width int) {
 	switch width {
+	case 3:
+		dot512w3e(p)
 	case 4:
-		dot512w4n(p)
+		dot512w4e(p)
 	case 5:
-		dot512w5b(p)
+		dot512w5e(p)
 	default:
-		dot512w6b(p)
+		dot512w6e(p)
 	}
 }
 
 // escapeArgs continues packArgs.
 type escapeArgs struct {
 	packArgs
-	escape unsafe.Pointer
-	low    int
+	escape  unsafe.Pointer
+	low     int
+	scratch unsafe.Pointer
+	trips   int
 }
 
-func packEscapesAVX512(w *Rows, nibble, bits, escape, codes []byte) int {
-	a := escapeArgs{escape: unsafe.Pointer(&escape[:w.Steps*StepCols+EscapeSlack][0]), low: w.Low}
+func packEscapesAVX512(w *Rows, low int, nibble, bits, escape, codes []byte) int {
+	a := escapeArgs{escape: unsafe.Pointer(&escape[:MaxEscapeBytes(w.Steps)][0]), low: low & 255, scratch: unsafe.Pointer(&w.scratch()[0])}
 	a.set(w.Width, codes, nibble, bits, w.Steps)
 	start, p := a.escape, (*byte)(unsafe.Pointer(&a))
 	switch w.Width {
+	case 3:
+		pack512w3e(p)
 	case 4:
-		pack512w4n(p)
+		pack512w4e(p)
 	case 5:
-		pack512w5b(p)
+		pack512w5e(p)
 	default:
-		pack512w6b(p)
+		pack512w6e(p)
 	}
 	return int(uintptr(a.escape) - uintptr(start))
 }
 
 func unpackEscapesAVX512(w *Rows, codes, nibble, bits, escape []byte) {
-	a := escapeArgs{escape: unsafe.Pointer(&escape[:EscapeSlack][0]), low: w.Low}
+	a := escapeArgs{escape: unsafe.Pointer(&escape[:EscapeSlack][0]), scratch: unsafe.Pointer(&w.scratch()[0]), trips: trips(min(EscapeCount(escape), w.Steps*StepCols))}
 	a.set(w.Width, codes, nibble, bits, w.Steps)
 	p := (*byte)(unsafe.Pointer(&a))
 	switch w.Width {
+	case 3:
+		unpack512w3e(p)
 	case 4:
-		unpack512w4n(p)
+		unpack512w4e(p)
 	case 5:
-		unpack512w5b(p)
+		unpack512w5e(p)
 	default:
-		unpack512w6b(p)
+		unpack512w6e(p)
 	}
 }

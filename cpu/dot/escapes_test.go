@@ -13,30 +13,28 @@ import (
 func packEscaped(isa ISA, w Rows, rows, steps int, codes []byte) *Rows {
 	w.NibbleStride, w.BitsStride, w.Count, w.Steps, w.StartStride = steps*NibbleBytes(w.Width), steps*BitBytes(w.Width), rows, steps, 2
 	w.Nibble, w.Bits, w.Start = make([]byte, rows*w.NibbleStride), make([]byte, rows*w.BitsStride), make([]uint32, 2*rows)
-	buf := make([]byte, steps*StepCols+EscapeSlack)
+	w.Scratch = make([]byte, ScratchBytes(steps))
+	buf := make([]byte, MaxEscapeBytes(steps))
 	for r := range rows {
-		n := isa.PackEscapes(&w, w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:], buf, codes[r*steps*StepCols:])
-		w.Start[2*r] = uint32(len(w.Escape))
+		n := isa.PackEscapes(&w, 3, w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:], buf, codes[r*steps*StepCols:])
+		w.Start[2*r], w.Most = uint32(len(w.Escape)), max(w.Most, EscapeCount(buf))
 		w.Escape = append(append(w.Escape, buf[:n]...), 1, 2, 3)
 	}
 	w.Escape = append(w.Escape, make([]byte, EscapeSlack)...)
+	clear(w.Scratch)
 	return &w
 }
 
 // TestEscapes checks packing, unpacking and the dot product of rows with few, many and only escapes.
 func TestEscapes(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
-	for _, form := range []Rows{{Width: 4, Escapes: EscapeNibbles}, {Width: 5, Escapes: EscapeBytes, Low: 70}, {Width: 6, Escapes: EscapeBytes, Low: 200}} {
+	for _, form := range []Rows{{Width: 3, Escaped: true}, {Width: 4, Escaped: true}, {Width: 5, Escaped: true}, {Width: 6, Escaped: true}} {
 		for _, sigma := range []float64{0.5, 5, 20, 1000} {
 			for _, steps := range []int{1, 3, 4, 9, 32} {
 				const rows = 7
 				codes := make([]byte, rows*steps*StepCols)
-				low, top, middle := 0, 255, form.Low+15
-				if form.Escapes == EscapeNibbles {
-					low, top, middle = FirstNibbleCode, LastNibbleCode, 23
-				}
 				for i := range codes {
-					codes[i] = byte(min(max(middle+int(math.Round(sigma*rng.NormFloat64())), low), top))
+					codes[i] = byte(min(max(RegularCode+1<<form.Width/2+int(math.Round(sigma*rng.NormFloat64())), 0), 255)) + 3
 				}
 				_, x, q := sample(rng, 4, rows, steps)
 				Generic.Quantize(q, x)
@@ -49,9 +47,9 @@ func TestEscapes(t *testing.T) {
 					isa.Dot(out, w, q)
 					for r := range rows {
 						isa.UnpackRow(w, r, row)
-						require.Equal(t, codes[r*len(row):][:len(row)], row, name)
 						want := int64(0)
 						for c, u := range row {
+							require.Equal(t, codes[r*len(row)+c]-3, u, name)
 							want += int64(u) * value(q, c)
 						}
 						require.Equal(t, want, int64(out[2*r])*256+int64(out[2*r+1]), name)
@@ -64,22 +62,19 @@ func TestEscapes(t *testing.T) {
 
 func BenchmarkDotEscapes(b *testing.B) {
 	rng := rand.New(rand.NewPCG(6, 6))
-	for _, form := range []Rows{{Width: 4, Escapes: EscapeNibbles}, {Width: 5, Escapes: EscapeBytes, Low: 70}, {Width: 6, Escapes: EscapeBytes, Low: 70}} {
+	for width := 3; width <= 6; width++ {
 		for _, steps := range []int{9, 24} {
 			const rows = 32
 			codes := make([]byte, rows*steps*StepCols)
-			sigma := []float64{4.4, 7.5, 14}[form.Width-4]
+			sigma := []float64{2.4, 5, 8, 14}[width-3]
 			for i := range codes {
-				codes[i] = byte(min(max(23+int(math.Round(sigma*rng.NormFloat64())), FirstNibbleCode), LastNibbleCode))
-				if form.Escapes == EscapeBytes {
-					codes[i] += byte(form.Low)
-				}
+				codes[i] = byte(min(max(RegularCode+3+1<<width/2+int(math.Round(sigma*rng.NormFloat64())), 0), 255))
 			}
 			_, x, q := sample(rng, 4, rows, steps)
 			Generic.Quantize(q, x)
-			w := packEscaped(Best(), form, rows, steps, codes)
+			w := packEscaped(Best(), Rows{Width: width, Escaped: true}, rows, steps, codes)
 			out := make([]int32, 2*rows)
-			b.Run(fmt.Sprintf("width=%d/steps=%d", form.Width, steps), func(b *testing.B) {
+			b.Run(fmt.Sprintf("width=%d/steps=%d", width, steps), func(b *testing.B) {
 				for b.Loop() {
 					Best().Dot(out, w, q)
 				}

@@ -32,7 +32,7 @@ func scales(m float32) (scale, inv float32) {
 }
 
 func dotGeneric(out []int32, w *Rows, x []int8) {
-	if w.Escapes != NoEscapes {
+	if w.Escaped {
 		dotEscapesGeneric(out, w, x)
 		return
 	}
@@ -94,33 +94,36 @@ func (w *Rows) step(buf *[StepCols]byte, r, s int) *[StepCols]byte {
 }
 
 func packGeneric(width int, nibble, bits, codes []byte, steps int) {
-	planes := width - 4
+	low, planes := mainBits(width), BitBytes(width)/8
 	for s := range steps {
 		u := codes[s*StepCols:][:StepCols]
-		for i := range StepCols / 2 {
-			nibble[s*32+i] = u[i]&15 | u[i+32]<<4
+		main := nibble[s*8*low:][:8*low]
+		clear(main)
+		for c, v := range u {
+			main[c%len(main)] |= v & (1<<low - 1) << (c / len(main) * low)
 		}
 		for p := range planes {
 			mask := bits[8*(s*planes+p):][:8]
 			clear(mask)
 			for c, v := range u {
-				mask[c/8] |= v >> (4 + p) & 1 << (c % 8)
+				mask[c/8] |= v >> (low + p) & 1 << (c % 8)
 			}
 		}
 	}
 }
 
 func unpackGeneric(width int, codes, nibble, bits []byte, steps int) {
-	planes := width - 4
+	low, planes := mainBits(width), BitBytes(width)/8
 	for s := range steps {
 		u := codes[s*StepCols:][:StepCols]
-		for i, n := range nibble[s*32:][:32] {
-			u[i], u[i+32] = n&15, n>>4
+		main := nibble[s*8*low:][:8*low]
+		for c := range u {
+			u[c] = main[c%len(main)] >> (c / len(main) * low) & (1<<low - 1)
 		}
 		for p := range planes {
 			mask := bits[8*(s*planes+p):][:8]
 			for c := range u {
-				u[c] |= mask[c/8] >> (c % 8) & 1 << (4 + p)
+				u[c] |= mask[c/8] >> (c % 8) & 1 << (low + p)
 			}
 		}
 	}

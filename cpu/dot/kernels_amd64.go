@@ -32,7 +32,9 @@ type dotArgs struct {
 	escape       unsafe.Pointer
 	start        unsafe.Pointer
 	startStride  int
-	low          int
+	trips        int
+	expanded     unsafe.Pointer
+	current      unsafe.Pointer
 }
 
 // set fills a in place: arguments made here would be allocated.
@@ -49,7 +51,7 @@ func (i ISA) dotASM(out []int32, w *Rows, x []int8) {
 	a.set(w, x)
 	a.out = unsafe.Pointer(&out[:2*w.Count][0])
 	p := (*byte)(unsafe.Pointer(&a))
-	if w.Escapes != NoEscapes {
+	if w.Escaped {
 		a.setEscapes(w)
 		dotEscapes512(p, w.Width)
 		return

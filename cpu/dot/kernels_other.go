@@ -32,8 +32,8 @@ func (ISA) gemmBlocksASM(acc, rest, scale []float32, w *Rows, block int, x []int
 	gemmBlocksGeneric(acc, rest, scale, w, block, x, xStride, tokens)
 }
 
-func packEscapesAVX512(w *Rows, nibble, bits, escape, codes []byte) int {
-	return Generic.PackEscapes(w, nibble, bits, escape, codes)
+func packEscapesAVX512(w *Rows, low int, nibble, bits, escape, codes []byte) int {
+	return Generic.PackEscapes(w, low, nibble, bits, escape, codes)
 }
 
 func unpackEscapesAVX512(w *Rows, codes, nibble, bits, escape []byte) {

@@ -23,132 +23,135 @@ const (
 // prefetchAhead is how many bytes ahead planes are fetched: they lie in memory in the order of their use, and one core alone asks for too few lines at a time.
 const prefetchAhead = 2048
 
-// dot512 generates the dot product of rows of packed codes with 16-bit activations: planes extra bits stand beside the nibbles, or codes are whole bytes (planes < 0).
-// A step's 64 codes are 32 bytes, the low nibbles being columns 0–31 and the high ones columns 32–63; each extra bit is a mask of 64.
-func dot512(planes int) {
-	name := fmt.Sprintf("dot512w%d", 4+planes)
-	if planes < 0 {
-		name = "dot512w8"
-	}
-	dotRows512(name, planes, nil)
-}
+// dot512 generates the dot product of rows of packed codes with 16-bit activations.
+// A step's 64 codes of 4 bits are 32 bytes, the low nibbles being columns 0–31 and the high ones columns 32–63; each extra bit is a mask of 64.
+func dot512(width int) { dotRows512(fmt.Sprintf("dot512w%d", width), width, nil) }
 
 // dotEscape512 is dot512 for rows with escapes.
-func dotEscape512(planes int, nibbles bool, table Mem) {
-	dotRows512("dot512"+escapeForm(planes, nibbles), planes, func(u *planeUnpacker, args Register) *escapes {
-		return newEscapes(u, nibbles, Mem{Base: args, Disp: dotLow}, table)
-	})
+func dotEscape512(width int, table Mem) { dotRows512(fmt.Sprintf("dot512w%de", width), width, &table) }
+
+// dotter generates the loops over rows and steps; table is that of the escapes, if there are any.
+type dotter struct {
+	args, out, rows, nib, bits Register
+	np, bp, xp, left           GPVirtual
+	p                          planes
+	u                          *planeUnpacker   // nil: whole bytes
+	e                          *escapes         // or nil
+	acc                        [2][2]VecVirtual // [step parity][half]
 }
 
-// dotRows512 generates the loops over rows and steps; withEscapes may be nil.
-func dotRows512(name string, planes int, withEscapes func(u *planeUnpacker, args Register) *escapes) {
+func dotRows512(name string, width int, table *Mem) {
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + " multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.")
-	args := Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
+	d := &dotter{args: Load(Param("a"), GP64()), p: planesOf(width)}
+	load := func(disp int) Register {
 		r := GP64()
-		MOVQ(Mem{Base: args, Disp: disp}, r)
+		MOVQ(Mem{Base: d.args, Disp: disp}, r)
 		return r
 	}
-	out, rows, nib := load(dotOut), load(dotRows), load(dotNibble)
-	bits := GP64()
-	if planes > 0 {
-		MOVQ(Mem{Base: args, Disp: dotBits}, bits)
+	d.out, d.rows, d.nib = load(dotOut), load(dotRows), load(dotNibble)
+	if d.p.high > 0 {
+		d.bits = load(dotBits)
 	}
-	var u *planeUnpacker
-	if planes >= 0 {
-		u = newPlaneUnpacker(planes)
+	if width < 8 {
+		d.u = newPlaneUnpacker(d.p)
 	}
-	np, bp, xp, left := GP64(), GP64(), GP64(), GP64()
-	var e *escapes
-	ep, starts := GP64(), GP64()
-	if withEscapes != nil {
-		e = withEscapes(u, args)
-		MOVQ(Mem{Base: args, Disp: dotStart}, starts)
+	for i := range d.acc {
+		d.acc[i] = [2]VecVirtual{ZMM(), ZMM()}
 	}
-	var acc [2][2]VecVirtual // [step parity][half]
-	for i := range acc {
-		acc[i] = [2]VecVirtual{ZMM(), ZMM()}
-	}
-	step := func(j int) {
-		var w VecVirtual
-		if planes < 0 {
-			w = ZMM()
-			VMOVDQU8(Mem{Base: np, Disp: 64 * j}, w)
-			PREFETCHT0(Mem{Base: np, Disp: 64*j + prefetchAhead})
-		} else {
-			w = u.step(np, bp, j)
-			if j%2 == 0 {
-				PREFETCHT0(Mem{Base: np, Disp: 32*j + prefetchAhead})
-			}
-		}
-		if e != nil {
-			e.insert(w, ep)
-		}
-		for h := range 2 {
-			VPDPBUSD(Mem{Base: xp, Disp: 128*j + 64*h}, w, acc[j%2][h])
-		}
-	}
-	move := func(n int) {
-		width := 32
-		if planes < 0 {
-			width = 64
-		}
-		ADDQ(U32(width*n), np)
-		ADDQ(U32(128*n), xp)
-		if planes > 0 {
-			ADDQ(U32(8*planes*n), bp)
-		}
+	if table != nil {
+		d.e = newEscapes(d.u, width, *table)
+		d.e.expandNext(d.args, "first")
 	}
 	Label("row")
-	for i := range acc {
-		for h := range 2 {
-			VPXORD(acc[i][h], acc[i][h], acc[i][h])
-		}
+	if table != nil {
+		d.e.swap(d.args)
+		CMPQ(d.rows, U8(1))
+		JE(LabelRef("expanded"))
+		d.e.expandNext(d.args, "next")
+		Label("expanded")
 	}
-	MOVQ(nib, np)
-	if planes > 0 {
-		MOVQ(bits, bp)
+	d.row()
+	ADDQ(U8(8), d.out)
+	ADDQ(Mem{Base: d.args, Disp: dotNibbleStride}, d.nib)
+	if d.p.high > 0 {
+		ADDQ(Mem{Base: d.args, Disp: dotBitsStride}, d.bits)
 	}
-	if e != nil {
-		MOVL(Mem{Base: starts}, ep.As32())
-		ADDQ(Mem{Base: args, Disp: dotEscape}, ep)
-		ADDQ(Mem{Base: args, Disp: dotStartStride}, starts)
-	}
-	MOVQ(Mem{Base: args, Disp: dotX}, xp)
-	MOVQ(Mem{Base: args, Disp: dotSteps}, left)
-	SUBQ(Imm(4), left)
-	JL(LabelRef("rest"))
-	Label("four")
-	for j := range 4 {
-		step(j)
-	}
-	move(4)
-	SUBQ(Imm(4), left)
-	JGE(LabelRef("four"))
-	Label("rest")
-	ADDQ(Imm(4), left)
-	JZ(LabelRef("sum"))
-	Label("one")
-	step(0)
-	move(1)
-	DECQ(left)
-	JNZ(LabelRef("one"))
-	Label("sum")
-	for h := range 2 {
-		VPADDD(acc[1][h], acc[0][h], acc[0][h])
-		reduce512(acc[0][h], Mem{Base: out, Disp: 4 * h})
-	}
-	ADDQ(Imm(8), out)
-	ADDQ(Mem{Base: args, Disp: dotNibbleStride}, nib)
-	if planes > 0 {
-		ADDQ(Mem{Base: args, Disp: dotBitsStride}, bits)
-	}
-	DECQ(rows)
+	DECQ(d.rows)
 	JNZ(LabelRef("row"))
 	VZEROUPPER()
 	RET()
+}
+
+// row multiplies one row.
+func (d *dotter) row() {
+	for i := range d.acc {
+		for h := range 2 {
+			VPXORD(d.acc[i][h], d.acc[i][h], d.acc[i][h])
+		}
+	}
+	d.np, d.bp, d.xp, d.left = GP64(), GP64(), GP64(), GP64()
+	MOVQ(d.nib, d.np)
+	if d.p.high > 0 {
+		MOVQ(d.bits, d.bp)
+	}
+	MOVQ(Mem{Base: d.args, Disp: dotX}, d.xp)
+	MOVQ(Mem{Base: d.args, Disp: dotSteps}, d.left)
+	SUBQ(Imm(4), d.left)
+	JL(LabelRef("rest"))
+	Label("four")
+	if d.p.high > 0 {
+		PREFETCHT0(Mem{Base: d.bp, Disp: prefetchAhead})
+	}
+	for j := range 4 {
+		d.step(j)
+	}
+	d.move(4)
+	SUBQ(Imm(4), d.left)
+	JGE(LabelRef("four"))
+	Label("rest")
+	ADDQ(Imm(4), d.left)
+	JZ(LabelRef("sum"))
+	Label("one")
+	d.step(0)
+	d.move(1)
+	DECQ(d.left)
+	JNZ(LabelRef("one"))
+	Label("sum")
+	for h := range 2 {
+		VPADDD(d.acc[1][h], d.acc[0][h], d.acc[0][h])
+		reduce512(d.acc[0][h], Mem{Base: d.out, Disp: 4 * h})
+	}
+}
+
+func (d *dotter) step(j int) {
+	size := d.p.mainBytes()
+	if j*size%64 == 0 {
+		PREFETCHT0(Mem{Base: d.np, Disp: size*j + prefetchAhead})
+	}
+	var w VecVirtual
+	if d.u == nil {
+		w = ZMM()
+		VMOVDQU8(Mem{Base: d.np, Disp: 64 * j}, w)
+	} else {
+		w = d.u.step(d.np, d.bp, j)
+	}
+	if d.e != nil {
+		d.e.insert(w)
+	}
+	for h := range 2 {
+		VPDPBUSD(Mem{Base: d.xp, Disp: 128*j + 64*h}, w, d.acc[j%2][h])
+	}
+}
+
+// move moves on by n steps.
+func (d *dotter) move(n int) {
+	ADDQ(U32(d.p.mainBytes()*n), d.np)
+	ADDQ(U32(128*n), d.xp)
+	if d.p.high > 0 {
+		ADDQ(U32(d.p.maskBytes()*n), d.bp)
+	}
 }
 
 // reduce512 stores the sum of 16 int32.

@@ -15,11 +15,9 @@ const (
 )
 
 // dotBlock512 generates the dot product of rows whose blocks of 16 or 32 columns have a scale each; the sum is formed in float32.
-func dotBlock512(planes, block int, numbers Mem) {
-	name := fmt.Sprintf("dotBlock512w%db%d", 4+planes, block)
-	if planes < 0 {
-		name = fmt.Sprintf("dotBlock512w8b%d", block)
-	}
+func dotBlock512(width, block int, numbers Mem) {
+	name := fmt.Sprintf("dotBlock512w%db%d", width, block)
+	p := planesOf(width)
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + fmt.Sprintf(" is like the plain dot product, with one scale per %d columns. It writes float32[rows].", block))
@@ -33,8 +31,8 @@ func dotBlock512(planes, block int, numbers Mem) {
 	bits := GP64()
 	MOVQ(Mem{Base: args, Disp: dotBits}, bits)
 	var u *planeUnpacker
-	if planes >= 0 {
-		u = newPlaneUnpacker(planes)
+	if width < 8 {
+		u = newPlaneUnpacker(p)
 	}
 	spread := ZMM()
 	VPMOVZXBD(numbers, spread)
@@ -50,7 +48,7 @@ func dotBlock512(planes, block int, numbers Mem) {
 	Label("step")
 	hi, lo, s := ZMM(), ZMM(), ZMM()
 	w := ZMM()
-	if planes < 0 {
+	if u == nil {
 		VMOVDQU8(Mem{Base: np}, w)
 	} else {
 		w = u.step(np, bp, 0)
@@ -71,12 +69,8 @@ func dotBlock512(planes, block int, numbers Mem) {
 	}
 	VPERMPS(s, spread, s)
 	VFMADD231PS(s, lo, acc)
-	if planes < 0 {
-		ADDQ(U32(64), np)
-	} else {
-		ADDQ(U32(32), np)
-		ADDQ(U32(uint32(8*planes)), bp)
-	}
+	ADDQ(U32(uint32(p.mainBytes())), np)
+	ADDQ(U32(uint32(p.maskBytes())), bp)
 	ADDQ(U32(128), xp)
 	ADDQ(U32(uint32(4*64/block)), sp)
 	DECQ(left)

@@ -11,83 +11,115 @@ import (
 // Offsets behind dotScaleStride in type dotArgs, for rows with escapes.
 const (
 	dotEscape      = dotScaleStride + 8 + 8*iota // escapes of all rows
-	dotStart                                     // uint32: where a row's escapes start
+	dotStart                                     // uint32: where a row's escapes start; moved on
 	dotStartStride                               // bytes from one row's start to the next
-	dotLow                                       // what is added to numbers of the planes, escapes of bytes only
+	dotTrips                                     // into how many vectors the rows' escapes are expanded
+	dotExpanded                                  // where the next row's go
+	dotCurrent                                   // where this row's are
 )
 
 // Offsets behind steps in type packArgs.
 const (
-	packEscape = 32 + 8*iota // in: where escapes go; out: behind the last
-	packLow                  // see dotLow
+	packEscape  = 32 + 8*iota // unpacking: the row's escapes; packing: where they go, then behind their end
+	packLow                   // packing: what is subtracted from codes
+	packScratch               // expanded escapes
+	packTrips                 // unpacking: see dotTrips
+)
+
+// regular is the code of the number 0 of the planes, and below how many escapes in nibbles stand for smaller codes.
+const (
+	regular = 128
+	below   = 7
 )
 
 // escapes holds what inserts the codes that do not fit the planes. In the planes their place is taken by the largest number.
 type escapes struct {
-	nibbles            bool
-	marker, low, table VecVirtual
+	marker, nibble, wide, table VecVirtual
+	ep                          GPVirtual // the next expanded escape
 }
 
-// escapeForm returns the name of a form in function names.
-func escapeForm(planes int, nibbles bool) string {
-	if nibbles {
-		return fmt.Sprintf("w%dn", 4+planes)
+func newEscapes(u *planeUnpacker, width int, table Mem) *escapes {
+	e := &escapes{marker: constant(regular + 1<<width - 1), nibble: constant(15), table: ZMM(), ep: GP64()}
+	u.or = constant(regular)
+	if u.planes.low == 4 {
+		e.nibble = u.low
 	}
-	return fmt.Sprintf("w%db", 4+planes)
-}
-
-// newEscapes prepares constants; lowAt is the argument with the sum's start of the planes' numbers. With nibbles, numbers 0–14 of the planes stand for
-// codes 16–30, and table maps escapes to codes 8–15 and 31–38.
-func newEscapes(u *planeUnpacker, nibbles bool, lowAt Mem, table Mem) *escapes {
-	e := &escapes{nibbles: nibbles, marker: ZMM()}
-	t := GP64()
-	if nibbles {
-		e.low, e.table, u.or = u.low, ZMM(), ZMM()
-		MOVQ(U64(0x1010101010101010), t)
-		VPBROADCASTQ(t, u.or)
-		MOVQ(U64(0x1f1f1f1f1f1f1f1f), t)
-		VPBROADCASTQ(t, e.marker)
-		VBROADCASTI32X4(table, e.table)
-		return e
-	}
-	e.low = ZMM()
-	VPBROADCASTB(lowAt, e.low)
-	MOVQ(U64(0x0101010101010101*(16<<u.planes-1)), t)
-	VPBROADCASTQ(t, e.marker)
+	VBROADCASTI32X4(table, e.table)
 	return e
 }
 
-// insert completes the 64 codes w of a step; p points to the escapes and is moved behind them.
-func (e *escapes) insert(w VecVirtual, p GPVirtual) {
+// expandNext expands the escapes of the row that is next in dotStart.
+func (e *escapes) expandNext(args Register, name string) {
+	p, to, trips := GP64(), GP64(), GP64()
+	MOVQ(Mem{Base: args, Disp: dotStart}, to)
+	MOVL(Mem{Base: to}, p.As32())
+	ADDQ(Mem{Base: args, Disp: dotEscape}, p)
+	ADDQ(Mem{Base: args, Disp: dotStartStride}, to)
+	MOVQ(to, Mem{Base: args, Disp: dotStart})
+	MOVQ(Mem{Base: args, Disp: dotExpanded}, to)
+	MOVQ(Mem{Base: args, Disp: dotTrips}, trips)
+	e.expand(p, to, trips, name)
+}
+
+// swap exchanges the memory of the row just expanded with the one that is done.
+func (e *escapes) swap(args Register) {
+	t := GP64()
+	MOVQ(Mem{Base: args, Disp: dotExpanded}, e.ep)
+	MOVQ(Mem{Base: args, Disp: dotCurrent}, t)
+	MOVQ(e.ep, Mem{Base: args, Disp: dotCurrent})
+	MOVQ(t, Mem{Base: args, Disp: dotExpanded})
+}
+
+// expand turns the escapes at p to bytes, 64 in each of some trips. Their number is the same for all rows of a product, so that it is easy to predict; what is
+// beyond a row's last escape has no meaning.
+func (e *escapes) expand(p, to, trips GPVirtual, name string) {
+	bytes := GP64()
+	MOVWQZX(Mem{Base: p}, bytes)
+	INCQ(bytes)
+	SHRQ(Imm(1), bytes)
+	LEAQ(Mem{Base: p, Index: bytes, Scale: 1, Disp: 2}, bytes)
+	ADDQ(U8(2), p)
+	TESTQ(trips, trips)
+	JZ(LabelRef(name + "_done"))
+	Label(name + "_more")
+	v, high, k, n, b := ZMM(), ZMM(), K(), GP64(), ZMM()
+	PREFETCHT0(Mem{Base: p, Disp: prefetchAhead})
+	VPMOVZXBW(Mem{Base: p}, v)
+	VPSLLW(Imm(4), v, high)
+	VPTERNLOGD(U8(0xa8), e.nibble, high, v) // (v | high) & nibble
+	VPCMPEQB(e.nibble, v, k)
+	KMOVQ(k, n)
+	POPCNTQ(n, n)
+	VPSHUFB(v, e.table, v)
+	VMOVDQU8(Mem{Base: bytes}, b)
+	VPEXPANDB(b, k, v)
+	VMOVDQU8(v, Mem{Base: to})
+	ADDQ(n, bytes)
+	ADDQ(U8(32), p)
+	ADDQ(U8(64), to)
+	DECQ(trips)
+	JNZ(LabelRef(name + "_more"))
+	Label(name + "_done")
+}
+
+// insert completes the 64 codes w of a step.
+func (e *escapes) insert(w VecVirtual) {
 	k, n, v := K(), GP64(), ZMM()
 	VPCMPEQB(e.marker, w, k)
 	KMOVQ(k, n)
 	POPCNTQ(n, n)
-	if !e.nibbles {
-		VPADDB(e.low, w, w)
-		VMOVDQU8(Mem{Base: p}, v)
-		VPEXPANDB(v, k, w)
-		ADDQ(n, p)
-		return
-	}
-	high := ZMM()
-	VPMOVZXBW(Mem{Base: p}, v)
-	VPSLLW(Imm(4), v, high)
-	VPTERNLOGD(U8(0xa8), e.low, high, v) // (v | high) & low
-	VPSHUFB(v, e.table, v)
+	VMOVDQU8(Mem{Base: e.ep}, v)
 	VPEXPANDB(v, k, w)
-	INCQ(n)
-	SHRQ(Imm(1), n)
-	ADDQ(n, p)
+	ADDQ(n, e.ep)
 }
 
 // escapeTable returns the codes of the escapes in nibbles.
-func escapeTable() Mem {
-	m := GLOBL("escapeTable", RODATA|NOPTR)
+func escapeTable(width int) Mem {
+	m := GLOBL(fmt.Sprintf("escapeTable%d", width), RODATA|NOPTR)
 	for i := range 16 {
-		code := 8 + i
-		if i >= 8 {
-			code = 23 + i
+		code := regular - below + i
+		if i >= below {
+			code += 1<<width - 1
 		}
 		DATA(i, U8(code))
 	}
@@ -95,23 +127,27 @@ func escapeTable() Mem {
 }
 
 // unpackEscape512 is unpack512 for rows with escapes.
-func unpackEscape512(planes int, nibbles bool, table Mem) {
-	name := "unpack512" + escapeForm(planes, nibbles)
+func unpackEscape512(width int, table Mem) {
+	name := fmt.Sprintf("unpack512w%de", width)
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + " turns a row of planes and escapes into codes of one byte each.")
 	args, codes, nibble, bits, steps := packRegisters()
-	u := newPlaneUnpacker(planes)
-	e := newEscapes(u, nibbles, Mem{Base: args, Disp: packLow}, table)
-	p := GP64()
+	u := newPlaneUnpacker(planesOf(width))
+	e := newEscapes(u, width, table)
+	p, to, trips := GP64(), GP64(), GP64()
 	MOVQ(Mem{Base: args, Disp: packEscape}, p)
+	MOVQ(Mem{Base: args, Disp: packScratch}, to)
+	MOVQ(Mem{Base: args, Disp: packTrips}, trips)
+	e.expand(p, to, trips, "expand")
+	MOVQ(Mem{Base: args, Disp: packScratch}, e.ep)
 	Label("step")
 	w := u.step(nibble, bits, 0)
-	e.insert(w, p)
+	e.insert(w)
 	VMOVDQU8(w, Mem{Base: codes})
 	ADDQ(U32(64), codes)
-	ADDQ(U32(32), nibble)
-	ADDQ(U32(uint32(8*planes)), bits)
+	ADDQ(U32(uint32(u.mainBytes())), nibble)
+	ADDQ(U32(uint32(u.maskBytes())), bits)
 	DECQ(steps)
 	JNZ(LabelRef("step"))
 	VZEROUPPER()
@@ -119,77 +155,136 @@ func unpackEscape512(planes int, nibbles bool, table Mem) {
 }
 
 // packEscape512 is the inverse of unpackEscape512. Behind the escapes there must be room for 64 bytes.
-func packEscape512(planes int, nibbles bool) {
-	name := "pack512" + escapeForm(planes, nibbles)
+func packEscape512(width int) {
+	name := fmt.Sprintf("pack512w%de", width)
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + " turns a row of codes of one byte each into planes and escapes.")
 	args, codes, nibble, bits, steps := packRegisters()
-	p, t := GP64(), GP64()
-	MOVQ(Mem{Base: args, Disp: packEscape}, p)
-	constant := func(b uint64) VecVirtual {
-		v := ZMM()
-		MOVQ(U64(0x0101010101010101*b), t)
-		VPBROADCASTQ(t, v)
-		return v
-	}
-	marker, nibbleMask := constant(16<<planes-1), constant(15)
-	var low, eight, one, pair VecVirtual
-	if nibbles {
-		low, eight, one, pair = constant(16), constant(8), constant(1), ZMM()
-		MOVQ(U64(0x1001100110011001), t) // first escape in the low nibble
-		VPBROADCASTQ(t, pair)
-	} else {
-		low = ZMM()
-		VPBROADCASTB(Mem{Base: args, Disp: packLow}, low)
-	}
+	to := GP64()
+	MOVQ(Mem{Base: args, Disp: packScratch}, to)
+	marker, zero, low := constant(1<<width-1), constant(regular), ZMM()
+	VPBROADCASTB(Mem{Base: args, Disp: packLow}, low)
+	pl := planesOf(width)
 	var bit []VecVirtual
-	for i := range planes {
-		bit = append(bit, constant(16<<i))
+	for i := range pl.high {
+		bit = append(bit, constant(1<<(pl.low+i)))
 	}
+	mask := constant(1<<pl.low - 1)
 	Label("step")
 	u, n, k, cnt := ZMM(), ZMM(), K(), GP64()
 	VMOVDQU8(Mem{Base: codes}, u)
-	VPSUBB(low, u, n)
+	VPSUBB(low, u, u)
+	VPSUBB(zero, u, n)
 	VPMINUB(marker, n, n)
 	VPCMPEQB(marker, n, k)
 	KMOVQ(k, cnt)
 	POPCNTQ(cnt, cnt)
-	if nibbles {
-		above := K()
-		VPCMPUB(U8(5), low, u, above) // not below 16
-		VPSUBB(eight, u, u)
-		VPADDB(one, u, above, u)
-		VPANDD(nibbleMask, u, u)
-		VPCOMPRESSB_Z(u, k, u)
-		VPMADDUBSW(pair, u, u)
-		half := YMM()
-		VPMOVWB(u, half)
-		VMOVDQU(half, Mem{Base: p})
-		INCQ(cnt)
-		SHRQ(Imm(1), cnt)
-	} else {
-		VPCOMPRESSB_Z(u, k, u)
-		VMOVDQU8(u, Mem{Base: p})
-	}
-	ADDQ(cnt, p)
+	VPCOMPRESSB_Z(u, k, u)
+	VMOVDQU8(u, Mem{Base: to})
+	ADDQ(cnt, to)
 	for i, v := range bit {
 		b := K()
 		VPTESTMB(n, v, b)
 		KMOVQ(b, Mem{Base: bits, Disp: 8 * i})
 	}
+	VPANDD(mask, n, n)
 	upper := YMM()
-	VPANDD(nibbleMask, n, n)
 	VEXTRACTI64X4(Imm(1), n, upper)
-	VPSLLW(Imm(4), upper, upper)
-	VPOR(n.AsY(), upper, upper)
-	VMOVDQU(upper, Mem{Base: nibble})
+	if pl.low == 2 {
+		// Quarters 0 | 1 at bits 0–3 of two halves of 16 bytes, then the halves.
+		VPSLLW(Imm(4), upper, upper)
+		VPOR(n.AsY(), upper, upper)
+		quarter := XMM()
+		VEXTRACTI128(Imm(1), upper, quarter)
+		VPSLLW(Imm(2), quarter, quarter)
+		VPOR(upper.AsX(), quarter, quarter)
+		VMOVDQU(quarter, Mem{Base: nibble})
+	} else {
+		VPSLLW(Imm(4), upper, upper)
+		VPOR(n.AsY(), upper, upper)
+		VMOVDQU(upper, Mem{Base: nibble})
+	}
 	ADDQ(U32(64), codes)
-	ADDQ(U32(32), nibble)
-	ADDQ(U32(uint32(8*planes)), bits)
+	ADDQ(U32(uint32(pl.mainBytes())), nibble)
+	ADDQ(U32(uint32(pl.maskBytes())), bits)
 	DECQ(steps)
 	JNZ(LabelRef("step"))
-	MOVQ(p, Mem{Base: args, Disp: packEscape})
+	storeEscapes(args, to, width)
 	VZEROUPPER()
 	RET()
+}
+
+// storeEscapes writes the escapes between packScratch and end as a row has them: their number, nibbles, bytes.
+func storeEscapes(args Register, end GPVirtual, width int) {
+	from, out, rest, left := GP64(), GP64(), GP64(), GP64()
+	MOVQ(Mem{Base: args, Disp: packScratch}, from)
+	MOVQ(Mem{Base: args, Disp: packEscape}, out)
+	MOVQ(end, left)
+	SUBQ(from, left)
+	MOVW(left.As16(), Mem{Base: out})
+	ADDQ(U8(2), out)
+	behind := GP64()
+	LEAQ(Mem{Base: left, Disp: 1}, behind)
+	SHRQ(Imm(1), behind)
+	ADDQ(out, behind)
+	MOVQ(from, rest) // bytes are gathered where escapes were already read
+	first, last, seven, pair := constant(regular-below), constant(regular+1<<width-1), constant(below), ZMM()
+	t := GP64()
+	MOVQ(U64(0x1001100110011001), t) // first escape in the low nibble
+	VPBROADCASTQ(t, pair)
+	fifteen, eight := constant(15), constant(8)
+	TESTQ(left, left)
+	JLE(LabelRef("stored"))
+	Label("nibbles")
+	valid, c, v, above := K(), ZMM(), ZMM(), ZMM()
+	some, all := GP64(), GP64()
+	MOVQ(U64(64), some)
+	CMPQ(left, some)
+	CMOVQLT(left, some)
+	MOVQ(I64(-1), all)
+	BZHIQ(some, all, all)
+	KMOVQ(all, valid)
+	VMOVDQU8(Mem{Base: from}, c)
+	kb, ka := K(), K()
+	VPSUBB(first, c, v)
+	VPSUBB(last, c, above)
+	VPCMPUB(U8(1), seven, v, kb) // v < 7
+	VPCMPUB(U8(1), eight, above, ka)
+	nib := ZMM()
+	VMOVDQA64(fifteen, nib)
+	VMOVDQU8(v, kb, nib)
+	VPADDB(seven, above, ka, nib)
+	VMOVDQU8_Z(nib, valid, nib)
+	half := YMM()
+	VPMADDUBSW(pair, nib, nib)
+	VPMOVWB(nib, half)
+	VMOVDQU(half, Mem{Base: out})
+	KORQ(ka, kb, kb)
+	KANDNQ(valid, kb, kb) // valid and neither
+	KMOVQ(kb, t)
+	POPCNTQ(t, t)
+	VPCOMPRESSB_Z(c, kb, c)
+	VMOVDQU8(c, Mem{Base: rest})
+	ADDQ(t, rest)
+	ADDQ(U8(64), from)
+	ADDQ(U8(32), out)
+	SUBQ(U8(64), left)
+	JG(LabelRef("nibbles"))
+	Label("stored")
+	MOVQ(Mem{Base: args, Disp: packScratch}, from)
+	SUBQ(from, rest)
+	LEAQ(Mem{Base: behind, Index: rest, Scale: 1}, t)
+	MOVQ(t, Mem{Base: args, Disp: packEscape})
+	TESTQ(rest, rest)
+	JLE(LabelRef("copied"))
+	Label("bytes")
+	b := ZMM()
+	VMOVDQU8(Mem{Base: from}, b)
+	VMOVDQU8(b, Mem{Base: behind})
+	ADDQ(U8(64), from)
+	ADDQ(U8(64), behind)
+	SUBQ(U8(64), rest)
+	JG(LabelRef("bytes"))
+	Label("copied")
 }

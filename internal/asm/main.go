@@ -28,24 +28,27 @@ func main() {
 	case "dot":
 		blocks16, blocks32 := blockNumbers(16), blockNumbers(32)
 		avx2 := newAVX2Consts()
-		for _, planes := range []int{-1, 0, 1, 2} {
-			dot512(planes)
+		for _, width := range []int{8, 4, 5, 6} {
+			planes := width - 4 // −1: whole bytes
+			if width == 8 {
+				planes = -1
+			}
+			dot512(width)
 			dot256(planes, false, avx2)
-			dotBlock512(planes, 16, blocks16)
-			dotBlock512(planes, 32, blocks32)
+			dotBlock512(width, 16, blocks16)
+			dotBlock512(width, 32, blocks32)
 			dotBlock256(planes, 16, avx2, blocks16)
 			dotBlock256(planes, 32, avx2, blocks32)
-			if planes >= 0 {
-				pack512(planes)
-				unpack512(planes)
+			if width < 8 {
+				pack512(width)
+				unpack512(width)
 			}
 		}
-		table := escapeTable()
-		for planes := range 3 {
-			nibbles := planes == 0
-			dotEscape512(planes, nibbles, table)
-			packEscape512(planes, nibbles)
-			unpackEscape512(planes, nibbles, table)
+		for width := 3; width <= 6; width++ {
+			table := escapeTable(width)
+			dotEscape512(width, table)
+			packEscape512(width)
+			unpackEscape512(width, table)
 		}
 		dot256(-1, true, avx2)
 		absMax512()
