@@ -28,6 +28,8 @@ func (p *program) compressCommand() *cli.Command {
 			&cli.Float64Flag{Name: "exponent", Usage: fmt.Sprintf("with --imatrix or --calibrate: a column's step goes with E[x²] to the minus this (%g)", convert.DefaultExponent)},
 			&cli.StringFlag{Name: "calibrate", Usage: "text file to calibrate with: the model is run over it, and errors are placed where they hurt least"},
 			&cli.IntFlag{Name: "calibrate-tokens", Usage: fmt.Sprintf("with --calibrate: how many tokens of the text are used (%d)", convert.DefaultTokens)},
+			&cli.IntFlag{Name: "calibrate-self", Usage: "calibrate with this many `TOKENS` that the model writes itself (4096 are a good amount), without other text or in addition to it"},
+			deviceFlag(),
 			&cli.BoolFlag{Name: "no-feedback", Usage: "with --calibrate: choose column steps, but no error feedback"},
 			&cli.Float64Flag{Name: "damping", Usage: fmt.Sprintf("with --calibrate: share by which mean squares are increased (%g)", convert.DefaultDamping)},
 			&cli.StringFlag{Name: "save-calibration", Usage: "with --calibrate: also write what was found to a file for --calibration (2 × columns² bytes for each input: 5 GB for a 1.5B model)"},
@@ -69,6 +71,11 @@ func (p *program) compress(c *cli.Context) error {
 	defer src.Close()
 	ctx, stop := interruptible(c.Context)
 	defer stop()
+	if n := c.Int("calibrate-self"); n > 0 {
+		if opt.Calibration.Own, err = p.ownText(ctx, src, out, c.String("device"), n); err != nil {
+			return err
+		}
+	}
 	bar := p.newProgress("compressing")
 	report, err := convert.Compress(ctx, src, out, opt, bar.stage)
 	bar.finish()
@@ -108,6 +115,9 @@ func compressOptions(c *cli.Context) (convert.Options, error) {
 	var err error
 	if opt.Tuning, err = tuning(c); err != nil {
 		return opt, err
+	}
+	if n := c.Int("calibrate-self"); n < 0 || n > ownTextMost || n > 0 && (c.IsSet("imatrix") || c.IsSet("calibration") || c.IsSet("scheme") || c.Bool("lossless")) {
+		return opt, usagef("--calibrate-self %d: expected 1 to %d tokens, and no --imatrix, --calibration, --scheme or --lossless", n, ownTextMost)
 	}
 	chosen := 0
 	for _, name := range []string{"bpw", "size", "scheme", "lossless"} {

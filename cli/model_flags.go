@@ -15,12 +15,16 @@ import (
 // deviceFlags are the options of all commands that compute with a model.
 func deviceFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "device", Aliases: []string{"d"}, Value: "auto", Usage: "`DEVICE` that computes: auto, cpu, emu (the GPU's kernels on the CPU), or the number of a GPU"},
+		deviceFlag(),
 		&cli.StringFlag{Name: "plan", Value: string(engine.PlanAuto), Usage: "where weights live: auto, resident (decoded once), fused (decoded in every product), hybrid"},
 		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads; 0 = all cores"},
 		&cli.StringFlag{Name: "kv-type", Value: engine.KVF16, Usage: "type of the KV cache's values: f16, or q8_0 (about half the memory; GPU only)"},
 		&cli.StringFlag{Name: "memory", Aliases: []string{"memory-budget"}, Usage: "memory that the model may take, for example 2GiB; default: what is free"},
 	}
+}
+
+func deviceFlag() cli.Flag {
+	return &cli.StringFlag{Name: "device", Aliases: []string{"d"}, Value: "auto", Usage: "`DEVICE` that computes: auto, cpu, emu (the GPU's kernels on the CPU), or the number of a GPU"}
 }
 
 func ctxFlag() cli.Flag {

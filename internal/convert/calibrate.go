@@ -3,10 +3,9 @@ package convert
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"os"
 	"path/filepath"
+	"reflect"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
 	"github.com/ellm-gpu/ellm-gpu/internal/imatrix"
@@ -18,17 +17,24 @@ import (
 // Calibration tells SchemeBPW which inputs of the matrices matter: from an importance matrix or by running the model over text. The zero
 // value is none.
 type Calibration struct {
-	Imatrix       string  // file of llama-imatrix
-	Text          string  // file of text, if there is no Imatrix. What the model is later judged by must not be in it
-	Tokens        int     // how many tokens of Text are used; 0: DefaultTokens
-	Exponent      float64 // a column's step goes with the inverse mean square of its input to this power; 0: DefaultExponent
-	Damping       float64 // share by which mean squares are increased before error feedback; 0: DefaultDamping
-	NoSensitivity bool    // with Text: fixed rules for the steps of types of matrices and of rows, whatever derivatives say
-	NoFeedback    bool    // with Text: choose column steps only
-	Save          string  // with Text: file for the importance matrix, in the form that Imatrix names
-	SaveAll       string  // with Text: file for everything that was found, in the form that Saved names
-	Saved         string  // instead of Text: what an earlier run saved
+	Imatrix       string    // file of llama-imatrix
+	Text          string    // file of text, if there is no Imatrix. What the model is later judged by must not be in it
+	Tokens        int       // how many tokens of Text are used; 0: DefaultTokens
+	Own           [][]int32 // beside Text or instead of it: texts as the model itself writes them, each read from an empty cache
+	Exponent      float64   // a column's step goes with the inverse mean square of its input to this power; 0: DefaultExponent
+	Damping       float64   // share by which mean squares are increased before error feedback; 0: DefaultDamping
+	NoSensitivity bool      // with texts: fixed rules for the steps of types of matrices and of rows, whatever derivatives say
+	NoFeedback    bool      // with texts: choose column steps only
+	Save          string    // with texts: file for the importance matrix, in the form that Imatrix names
+	SaveAll       string    // with texts: file for everything that was found, in the form that Saved names
+	Saved         string    // instead of texts: what an earlier run saved
+
+	name string // of the text, once it has been read
+	used int    // tokens
 }
+
+// hasText tells that the model has to be run over texts.
+func (c *Calibration) hasText() bool { return c.Text != "" || len(c.Own) > 0 }
 
 // Defaults of Calibration.
 const (
@@ -46,7 +52,7 @@ const (
 
 // check completes c.
 func (c *Calibration) check(s Scheme) error {
-	if *c == (Calibration{}) {
+	if reflect.ValueOf(c).Elem().IsZero() {
 		return nil
 	}
 	if c.Tokens == 0 {
@@ -61,11 +67,11 @@ func (c *Calibration) check(s Scheme) error {
 	switch {
 	case s != SchemeBPW:
 		return fmt.Errorf("calibration goes with scheme %s only, not with %s", SchemeBPW, s)
-	case c.Imatrix == "" && c.Text == "" && c.Saved == "":
+	case c.Imatrix == "" && !c.hasText() && c.Saved == "":
 		return errors.New("settings for calibration, but neither an importance matrix nor text to calibrate with")
-	case (c.Save != "" || c.SaveAll != "") && c.Text == "":
+	case (c.Save != "" || c.SaveAll != "") && !c.hasText():
 		return errors.New("there is something to save only after calibrating with text")
-	case c.Imatrix != "" && c.Text != "" || c.Saved != "" && (c.Text != "" || c.Imatrix != ""):
+	case c.Imatrix != "" && c.hasText() || c.Saved != "" && (c.hasText() || c.Imatrix != ""):
 		return errors.New("calibrate with an importance matrix, with text or with an earlier calibration, not with two of them")
 	case c.Tokens < calibrationContext || c.Tokens > maxTextBytes:
 		return fmt.Errorf("%d tokens for calibration, expected %d to %d", c.Tokens, calibrationContext, maxTextBytes)
@@ -82,8 +88,8 @@ func (c *Calibration) settings() map[string]any {
 	switch {
 	case c.Imatrix != "":
 		return map[string]any{"imatrix": filepath.Base(c.Imatrix), "exponent": c.Exponent}
-	case c.Text != "" || c.Saved != "":
-		return map[string]any{"text": filepath.Base(c.Text), "tokens": c.Tokens, "exponent": c.Exponent, "damping": c.Damping, "feedback": !c.NoFeedback, "sensitivity": !c.NoSensitivity}
+	case c.hasText() || c.Saved != "":
+		return map[string]any{"text": c.name, "tokens": c.used, "exponent": c.Exponent, "damping": c.Damping, "feedback": !c.NoFeedback, "sensitivity": !c.NoSensitivity}
 	}
 	return nil
 }
@@ -164,12 +170,12 @@ func (j *job) runText(prog *model.Program, progress func(done, total int64)) err
 	if err != nil {
 		return err
 	}
-	j.seen.Datasets, j.seen.Chunks = []string{filepath.Base(c.Text)}, len(texts)
+	j.seen.Datasets, j.seen.Chunks = []string{c.name}, len(texts)
 	w := j.sourceWeights()
 	visit := j.moments
 	var save *momentsWriter
 	if c.SaveAll != "" {
-		if save, err = newMomentsWriter(c.SaveAll, filepath.Base(c.Text)); err != nil {
+		if save, err = newMomentsWriter(c.SaveAll, c.name); err != nil {
 			return err
 		}
 		visit = func(in *model.Input, s []float32, tokens int) error {
@@ -181,7 +187,7 @@ func (j *job) runText(prog *model.Program, progress func(done, total int64)) err
 	}
 	err = calibrate.Run(j.ctx, prog, w, texts, minSamples, visit, progress)
 	if err != nil {
-		err = fmt.Errorf("calibration with %s: %w", c.Text, err)
+		err = fmt.Errorf("calibration with %s: %w", c.name, err)
 	}
 	if err == nil && (!c.NoSensitivity || save != nil) {
 		err = j.differentiate(prog, w, texts)
@@ -210,7 +216,7 @@ func (j *job) differentiate(prog *model.Program, w *sourceWeights, texts [][]int
 	}
 	s, err := calibrate.Differentiate(j.ctx, prog, w, some, func(done, total int64) { j.progress("differentiate", done, total) })
 	if err != nil {
-		return fmt.Errorf("calibration with %s: %w", j.opt.Calibration.Text, err)
+		return fmt.Errorf("calibration with %s: %w", j.opt.Calibration.name, err)
 	}
 	j.sensitivity = &sensitivity{Sensitivity: s}
 	return nil
@@ -224,49 +230,11 @@ func (j *job) recall(prog *model.Program, progress func(done, total int64)) erro
 		return err
 	}
 	defer f.Close()
-	c.Text, c.Tokens = index.Text, index.Tokens
+	c.name, c.used = index.Text, index.Tokens
 	if index.Sensitivity != nil && !c.NoSensitivity {
 		j.sensitivity = &sensitivity{Sensitivity: index.Sensitivity}
 	}
 	return readMoments(f, index, prog, j.moments, progress)
-}
-
-// texts reads and splits the calibration text.
-func (j *job) texts() ([][]int32, error) {
-	f, err := os.Open(j.opt.Calibration.Text)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxTextBytes))
-	if err != nil {
-		return nil, err
-	}
-	tok, err := j.src.Tokenizer()
-	if err != nil {
-		return nil, err
-	}
-	if tok == nil {
-		return nil, errors.New("the model has no tokenizer, so that text cannot be used to calibrate it")
-	}
-	limit := j.opt.Calibration.Tokens
-	if most := limit * 16; len(b) > most { // no tokenizer's tokens are longer on average
-		b = b[:most]
-	}
-	ids := tok.Encode(string(b), false, false)
-	ids = ids[:min(len(ids), limit)]
-	if len(ids) < calibrationContext {
-		return nil, fmt.Errorf("%s: has %d tokens, at least %d are needed (some 10000 of mixed text are a good amount)", j.opt.Calibration.Text, len(ids), calibrationContext)
-	}
-	var out [][]int32
-	for ; len(ids) >= calibrationContext; ids = ids[calibrationContext:] {
-		text := append([]int32{}, ids[:calibrationContext]...)
-		if tok.AddBOS() {
-			text[0] = tok.BOS()
-		}
-		out = append(out, text)
-	}
-	return out, nil
 }
 
 // moments receives the second moments of one input.

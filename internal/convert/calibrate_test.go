@@ -174,6 +174,33 @@ func TestCompressCalibrated(t *testing.T) {
 	require.Empty(t, left)
 }
 
+// Texts that come as tokens are used like those in a file, and beside them.
+func TestCompressOwnText(t *testing.T) {
+	dir := t.TempDir()
+	text := filepath.Join(dir, "text.txt")
+	require.NoError(t, os.WriteFile(text, []byte(testmodel.HeldOut()), 0o600))
+	j := testJob(t, "qwen2", Options{})
+	own := windows(t, j, calibrationContext, 4)
+	meanSquares := func(name string, c Calibration) *imatrix.File {
+		c.NoFeedback, c.Save = true, filepath.Join(dir, name)
+		_, err := Compress(context.Background(), j.src, filepath.Join(dir, "m.ellm"), Options{BPW: 4, Calibration: c}, nil)
+		require.NoError(t, err)
+		f, err := imatrix.Read(c.Save)
+		require.NoError(t, err)
+		return f
+	}
+	both := meanSquares("both", Calibration{Text: text, Tokens: 1024, Own: own[2:]})
+	alone := meanSquares("own", Calibration{Own: own})
+	require.Equal(t, []string{"text.txt and the model's own text"}, both.Datasets)
+	require.Equal(t, []string{"the model's own text"}, alone.Datasets)
+	for name, m := range alone.Matrices {
+		require.EqualValues(t, 4*calibrationContext, m.Count, name)
+		require.InDeltaSlice(t, m.MeanSq, both.Matrices[name].MeanSq, 1e-4, "the same windows, whatever way they came")
+	}
+	_, err := Compress(context.Background(), j.src, filepath.Join(dir, "m.ellm"), Options{Calibration: Calibration{Own: [][]int32{{1, 2, 3}}}}, nil)
+	require.ErrorContains(t, err, "has 3 tokens")
+}
+
 // streamError returns the relative squared error of the moments of the last input, and so of what the whole model computes.
 func streamError(t *testing.T, arch, path string) float64 {
 	j := testJob(t, arch, Options{})

@@ -124,7 +124,7 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 	if err != nil {
 		return nil, err
 	}
-	if opt.Calibration.Text != "" || opt.Calibration.Saved != "" {
+	if opt.Calibration.hasText() || opt.Calibration.Saved != "" {
 		defer func() { _ = j.factors.Close() }() // a temporary file
 		if err := j.calibrate(filepath.Dir(outPath)); err != nil {
 			return nil, err

@@ -42,13 +42,18 @@ func (j *job) synthesize() error {
 func (j *job) syntheticText() ([]int32, error) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	text := make([]int32, syntheticTokens)
-	most := float64(j.config.NVocab)/zipfOffset + 1
 	for i := range text {
-		text[i] = min(int32(zipfOffset*(math.Pow(most, rng.Float64())-1)), int32(j.config.NVocab-1))
+		text[i] = RandomToken(rng, j.config.NVocab)
 	}
 	tok, err := j.src.Tokenizer()
 	if err == nil && tok != nil && tok.AddBOS() {
 		text[0] = tok.BOS()
 	}
 	return text, err
+}
+
+// RandomToken draws a token of a vocabulary of n, those with small numbers more often.
+func RandomToken(rng *rand.Rand, n int) int32 {
+	most := float64(n)/zipfOffset + 1
+	return min(int32(zipfOffset*(math.Pow(most, rng.Float64())-1)), int32(n-1))
 }

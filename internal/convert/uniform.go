@@ -103,11 +103,11 @@ func (m *uniformMatrix) quantize(r int, row []float32, out []int32, final bool) 
 
 // rowStep returns the width of a row's cells.
 func (m *uniformMatrix) rowStep(r int) float32 {
-	step := m.q.RowStep(&m.stats[r], m.p.info.Cols)
+	factor := float32(1)
 	if m.rowFactor != nil {
-		step *= m.rowFactor[r]
+		factor = m.rowFactor[r]
 	}
-	return step
+	return m.q.RowStep(&m.stats[r], m.p.info.Cols, factor)
 }
 
 // setScale keeps the scale of a row.

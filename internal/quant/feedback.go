@@ -22,8 +22,8 @@ const (
 	PanelCols = 64
 	// FeedbackRows is how many rows are best quantized together.
 	FeedbackRows = 64
-	group        = 8             // columns between which errors are passed on one by one
-	maxRounded   = math.MaxInt16 // of |code|: moments may be ill-conditioned, codes must stay codes
+	group        = 8       // columns between which errors are passed on one by one
+	maxRounded   = MaxCode // moments may be ill-conditioned, codes must stay codes
 )
 
 // FactorLen returns the length of Feedback.Factor.

@@ -53,16 +53,17 @@ type Uniform struct {
 	Exponent float64
 }
 
-// maxCode bounds |q|: rows whose largest weight would exceed it get a wider step.
-const maxCode = 1 << 15
+// MaxCode bounds |q|: rows whose largest weight would exceed it get a wider step. Devices keep decoded codes in 16 bits, and know no more than
+// the outliers and the alphabet of a matrix, which may add some hundred to its largest code.
+const MaxCode = 30000
 
-// RowStep returns the step for a row of n weights, or 0 if the row is all zero.
-func (u *Uniform) RowStep(s *RowStats, n int) float32 {
+// RowStep returns the step for a row of n weights, factor times the rule's, or 0 if the row is all zero.
+func (u *Uniform) RowStep(s *RowStats, n int, factor float32) float32 {
 	if s.SumAbs == 0 || u.MeanAbs == 0 {
 		return 0
 	}
-	step := float64(u.Step) * math.Pow(s.SumAbs/float64(n)/u.MeanAbs, u.Exponent)
-	return float32(max(step, float64(max(s.Max, -s.Min))/maxCode))
+	step := float64(u.Step) * float64(factor) * math.Pow(s.SumAbs/float64(n)/u.MeanAbs, u.Exponent)
+	return float32(max(step, float64(max(s.Max, -s.Min))/MaxCode))
 }
 
 // Row quantizes one row with the given step (see RowStep). The row is to be reconstructed as scale·q, where scale is the step or, with centroid,

@@ -63,17 +63,18 @@ func TestRowScaleIsOptimal(t *testing.T) {
 
 func TestRowStep(t *testing.T) {
 	u := Uniform{Step: 0.1, MeanAbs: 1, Exponent: 0.5}
-	require.InEpsilon(t, 0.2, u.RowStep(&RowStats{SumAbs: 40, Min: -5, Max: 5}, 10), 1e-6)
-	require.Zero(t, u.RowStep(&RowStats{}, 10))
+	require.InEpsilon(t, 0.2, u.RowStep(&RowStats{SumAbs: 40, Min: -5, Max: 5}, 10, 1), 1e-6)
+	require.InEpsilon(t, 0.1, u.RowStep(&RowStats{SumAbs: 40, Min: -5, Max: 5}, 10, 0.5), 1e-6)
+	require.Zero(t, u.RowStep(&RowStats{}, 10, 1))
 	// A single huge weight widens the step so that codes stay within bounds.
 	w := make([]float32, 1000)
 	w[3] = -1e8
 	s, _ := Measure(w)
-	step := u.RowStep(&s, len(w))
 	q := make([]int32, len(w))
-	Round(q, w, 1/step)
-	require.LessOrEqual(t, -q[3], int32(maxCode))
-	require.Greater(t, -q[3], int32(maxCode)/2)
+	for _, factor := range []float32{1, 0.25} {
+		Round(q, w, 1/u.RowStep(&s, len(w), factor))
+		require.EqualValues(t, -MaxCode, q[3], "a row that matters much stays within them, too")
+	}
 }
 
 func TestMinMax(t *testing.T) {

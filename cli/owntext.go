@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/chat"
+	"github.com/ellm-gpu/ellm-gpu/internal/convert"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/sample"
+)
+
+// What the model writes for its own calibration.
+const (
+	ownTextTokens = 512     // of one text, its beginning included
+	ownTextMost   = 1 << 20 // tokens
+	draftBPW      = 5.0     // of the file that writes: near to the source, and quick
+)
+
+// ownText lets the model write texts to calibrate with: a draft compressed without data, beside the output for so long, samples tokens
+// as its predictions have them (temperature 1). Texts begin in turn as a user's message of the chat template does, where there is one, and with a random
+// token. The same model and the same number of tokens give the same texts on the same device.
+func (p *program) ownText(ctx context.Context, src convert.Source, out, device string, tokens int) ([][]int32, error) {
+	start := time.Now()
+	dir, err := os.MkdirTemp(filepath.Dir(out), ".draft")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	draft := filepath.Join(dir, "draft.ellm")
+	bar := p.newProgress("compressing a draft")
+	_, err = convert.Compress(ctx, src, draft, convert.Options{BPW: draftBPW}, bar.stage)
+	bar.finish()
+	if err != nil {
+		return nil, fmt.Errorf("the draft that is to write text: %w", err)
+	}
+	m, err := p.load(ctx, draft, device, engine.LoadOptions{NCtx: ownTextTokens})
+	if err != nil {
+		return nil, err
+	}
+	defer m.close()
+	bar = p.newProgress("writing text")
+	defer bar.finish()
+	var texts [][]int32
+	n := (tokens + ownTextTokens - 1) / ownTextTokens
+	for i := range n {
+		text, err := writeText(ctx, m, uint64(i), func(k int) { bar.update(int64(i*ownTextTokens+k), int64(n*ownTextTokens)) })
+		if err != nil {
+			return nil, fmt.Errorf("writing text: %w", err)
+		}
+		texts = append(texts, text)
+	}
+	bar.finish()
+	p.notef("the model wrote %d tokens to calibrate with in %.0f s", n*ownTextTokens, time.Since(start).Seconds())
+	return texts, nil
+}
+
+// writeText returns one text. progress receives how many tokens there are.
+func writeText(ctx context.Context, m *loaded, seed uint64, progress func(n int)) ([]int32, error) {
+	text := beginning(m, seed)
+	n := len(text)
+	o := sample.DefaultOptions()
+	o.Temperature, o.TopK, o.TopP, o.MinP, o.Seed = 1, 0, 1, 0, seed
+	r, err := m.Generate(ctx, engine.Request{
+		Prompt: text, MaxTokens: ownTextTokens - n, Sampler: sample.New(o), IgnoreEnd: true,
+		OnText: func(string) { n++; progress(min(n, ownTextTokens)) },
+	})
+	if err == nil && r.StopReason == engine.StopCancelled {
+		err = context.Canceled
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append(text, r.Tokens...), nil
+}
+
+// beginning returns the first tokens of a text: in turn what comes before a user's message in the chat template, where there is one, and a random token.
+func beginning(m *loaded, seed uint64) []int32 {
+	if seed%2 == 0 {
+		a, errA := m.ChatTokens([]chat.Message{{Role: "user", Content: "A"}})
+		b, errB := m.ChatTokens([]chat.Message{{Role: "user", Content: "1"}})
+		same := 0
+		for same < min(len(a), len(b)) && a[same] == b[same] {
+			same++
+		}
+		if errA == nil && errB == nil && same > 0 && same < ownTextTokens/2 {
+			return a[:same:same]
+		}
+	}
+	return append(m.RawTokens(""), convert.RandomToken(rand.New(rand.NewPCG(seed, 1)), m.NVocab()))
+}
