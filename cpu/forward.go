@@ -152,9 +152,9 @@ func (r *current) bind(b *Backend) {
 	for op, item := range r.perItem {
 		r.work[op] = func(w int) {
 			n := b.items()
-			size := b.span(n)
+			most := b.span()
 			for {
-				i, end := b.pool.span(n, size)
+				i, end := b.pool.span(n, most)
 				if i >= end {
 					return
 				}
@@ -169,13 +169,12 @@ func (r *current) bind(b *Backend) {
 	}
 }
 
-// span returns how many of n items a worker takes at a time. Units of products with one token take about as long as asking for the next, so each worker asks
-// about eight times: often enough that all end at nearly the same time.
-func (b *Backend) span(n int) int {
+// span returns how many items a worker takes at most at a time. Units of products with one token may take about as long as asking for the next.
+func (b *Backend) span() int {
 	if b.run.stage.node.Op != model.OpMatMul || len(b.run.tokens) > 1 {
 		return 1
 	}
-	return min(max(n/(8*b.pool.n), 1), 16)
+	return 16
 }
 
 // items returns the number of independent parts of the current stage.

@@ -87,8 +87,11 @@ func (p *pool) unit(n int) (int, bool) {
 	return i, i < n
 }
 
-// span is unit for up to size consecutive numbers first … end−1; none if first ≥ end.
-func (p *pool) span(n, size int) (first, end int) {
+// span is unit for some consecutive numbers first … end−1, none if first ≥ end: at most `most`, fewer towards the end, so that all threads end at nearly
+// the same time.
+func (p *pool) span(n, most int) (first, end int) {
+	left := n - int(p.next.Load()) // at least; other threads may take some meanwhile
+	size := min(max(left/(4*p.n), 1), most)
 	first = int(p.next.Add(int64(size))) - size
 	return first, min(first+size, n)
 }

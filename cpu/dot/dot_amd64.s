@@ -298,19 +298,19 @@ row:
 	JL     rest
 
 four:
-	PREFETCHT0 2048(SI)
+	PREFETCHT0 4096(SI)
 	VMOVDQU8   (SI), Z4
 	VPDPBUSD   (DI), Z4, Z0
 	VPDPBUSD   64(DI), Z4, Z1
-	PREFETCHT0 2112(SI)
+	PREFETCHT0 4160(SI)
 	VMOVDQU8   64(SI), Z4
 	VPDPBUSD   128(DI), Z4, Z2
 	VPDPBUSD   192(DI), Z4, Z3
-	PREFETCHT0 2176(SI)
+	PREFETCHT0 4224(SI)
 	VMOVDQU8   128(SI), Z4
 	VPDPBUSD   256(DI), Z4, Z0
 	VPDPBUSD   320(DI), Z4, Z1
-	PREFETCHT0 2240(SI)
+	PREFETCHT0 4288(SI)
 	VMOVDQU8   192(SI), Z4
 	VPDPBUSD   384(DI), Z4, Z2
 	VPDPBUSD   448(DI), Z4, Z3
@@ -324,7 +324,7 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0 2048(SI)
+	PREFETCHT0 4096(SI)
 	VMOVDQU8   (SI), Z4
 	VPDPBUSD   (DI), Z4, Z0
 	VPDPBUSD   64(DI), Z4, Z1
@@ -460,8 +460,8 @@ row:
 
 step:
 	VMOVDQU8        (R8), Z4
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R11)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(R11)
 	VPXORD          Z2, Z2, Z2
 	VPXORD          Z3, Z3, Z3
 	VPDPBUSD        (R10), Z4, Z2
@@ -517,8 +517,8 @@ row:
 
 step:
 	VMOVDQU8        (R8), Z4
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R11)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(R11)
 	VPXORD          Z2, Z2, Z2
 	VPXORD          Z3, Z3, Z3
 	VPDPBUSD        (R10), Z4, Z2
@@ -760,7 +760,7 @@ row:
 	JL     rest
 
 four:
-	PREFETCHT0      2048(SI)
+	PREFETCHT0      4096(SI)
 	VBROADCASTI64X4 (SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
@@ -771,7 +771,7 @@ four:
 	VPANDD          Z1, Z6, Z6
 	VPDPBUSD        128(DI), Z6, Z4
 	VPDPBUSD        192(DI), Z6, Z5
-	PREFETCHT0      2112(SI)
+	PREFETCHT0      4160(SI)
 	VBROADCASTI64X4 64(SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
@@ -792,7 +792,7 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      2048(SI)
+	PREFETCHT0      4096(SI)
 	VBROADCASTI64X4 (SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
@@ -924,8 +924,8 @@ step:
 	VBROADCASTI64X4 (R8), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R11)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(R11)
 	VPXORD          Z4, Z4, Z4
 	VPXORD          Z5, Z5, Z5
 	VPDPBUSD        (R10), Z6, Z4
@@ -990,8 +990,8 @@ step:
 	VBROADCASTI64X4 (R8), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R11)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(R11)
 	VPXORD          Z4, Z4, Z4
 	VPXORD          Z5, Z5, Z5
 	VPDPBUSD        (R10), Z6, Z4
@@ -1263,8 +1263,8 @@ row:
 	JL     rest
 
 four:
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(DI)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(DI)
 	VBROADCASTI64X4 (DI), Z7
 	VPSRLVW         Z0, Z7, Z7
 	VPANDD          Z1, Z7, Z7
@@ -1279,7 +1279,7 @@ four:
 	VPADDB          Z2, Z7, K1, Z7
 	VPDPBUSD        128(R9), Z7, Z5
 	VPDPBUSD        192(R9), Z7, Z6
-	PREFETCHT0      2112(DI)
+	PREFETCHT0      4160(DI)
 	VBROADCASTI64X4 64(DI), Z7
 	VPSRLVW         Z0, Z7, Z7
 	VPANDD          Z1, Z7, Z7
@@ -1305,7 +1305,7 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      2048(DI)
+	PREFETCHT0      4096(DI)
 	VBROADCASTI64X4 (DI), Z7
 	VPSRLVW         Z0, Z7, Z7
 	VPANDD          Z1, Z7, Z7
@@ -1459,8 +1459,8 @@ step:
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R9), K1
 	VPADDB          Z2, Z7, K1, Z7
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R11)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(R11)
 	VPXORD          Z5, Z5, Z5
 	VPXORD          Z6, Z6, Z6
 	VPDPBUSD        (R10), Z7, Z5
@@ -1529,8 +1529,8 @@ step:
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R9), K1
 	VPADDB          Z2, Z7, K1, Z7
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R11)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(R11)
 	VPXORD          Z5, Z5, Z5
 	VPXORD          Z6, Z6, Z6
 	VPDPBUSD        (R10), Z7, Z5
@@ -1840,8 +1840,8 @@ row:
 	JL     rest
 
 four:
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(DI)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(DI)
 	VBROADCASTI64X4 (DI), Z8
 	VPSRLVW         Z0, Z8, Z8
 	VPANDD          Z1, Z8, Z8
@@ -1860,7 +1860,7 @@ four:
 	VPADDB          Z3, Z8, K1, Z8
 	VPDPBUSD        128(R9), Z8, Z6
 	VPDPBUSD        192(R9), Z8, Z7
-	PREFETCHT0      2112(DI)
+	PREFETCHT0      4160(DI)
 	VBROADCASTI64X4 64(DI), Z8
 	VPSRLVW         Z0, Z8, Z8
 	VPANDD          Z1, Z8, Z8
@@ -1890,7 +1890,7 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      2048(DI)
+	PREFETCHT0      4096(DI)
 	VBROADCASTI64X4 (DI), Z8
 	VPSRLVW         Z0, Z8, Z8
 	VPANDD          Z1, Z8, Z8
@@ -2064,8 +2064,8 @@ step:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R9), K1
 	VPADDB          Z3, Z8, K1, Z8
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R11)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(R11)
 	VPXORD          Z6, Z6, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        (R10), Z8, Z6
@@ -2138,8 +2138,8 @@ step:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R9), K1
 	VPADDB          Z3, Z8, K1, Z8
-	PREFETCHT0      2048(R8)
-	PREFETCHT0      2048(R11)
+	PREFETCHT0      4096(R8)
+	PREFETCHT0      4096(R11)
 	VPXORD          Z6, Z6, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        (R10), Z8, Z6
@@ -2518,7 +2518,7 @@ TEXT ·dot512w3e(SB), NOSPLIT, $0-8
 	JZ              first_done
 
 first_more:
-	PREFETCHT0 2048(DI)
+	PREFETCHT0 4096(DI)
 	VPMOVZXBW  (DI), Z11
 	VPSLLW     $0x04, Z11, Z12
 	VPTERNLOGD $0xa8, Z8, Z12, Z11
@@ -2559,7 +2559,7 @@ row:
 	JZ      next_done
 
 next_more:
-	PREFETCHT0 2048(R8)
+	PREFETCHT0 4096(R8)
 	VPMOVZXBW  (R8), Z11
 	VPSLLW     $0x04, Z11, Z12
 	VPTERNLOGD $0xa8, Z8, Z12, Z11
@@ -2590,8 +2590,8 @@ expanded:
 	JL     rest
 
 four:
-	PREFETCHT0      2048(R9)
-	PREFETCHT0      2048(R8)
+	PREFETCHT0      4096(R9)
+	PREFETCHT0      4096(R8)
 	VBROADCASTI32X4 (R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -2655,7 +2655,7 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      2048(R8)
+	PREFETCHT0      4096(R8)
 	VBROADCASTI32X4 (R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -2869,7 +2869,7 @@ TEXT ·unpack512w3e(SB), NOSPLIT, $0-8
 	JZ              expand_done
 
 expand_more:
-	PREFETCHT0 2048(DI)
+	PREFETCHT0 4096(DI)
 	VPMOVZXBW  (DI), Z7
 	VPSLLW     $0x04, Z7, Z8
 	VPTERNLOGD $0xa8, Z4, Z8, Z7
@@ -2965,7 +2965,7 @@ TEXT ·dot512w4e(SB), NOSPLIT, $0-8
 	JZ              first_done
 
 first_more:
-	PREFETCHT0 2048(SI)
+	PREFETCHT0 4096(SI)
 	VPMOVZXBW  (SI), Z9
 	VPSLLW     $0x04, Z9, Z10
 	VPTERNLOGD $0xa8, Z1, Z10, Z9
@@ -3006,7 +3006,7 @@ row:
 	JZ      next_done
 
 next_more:
-	PREFETCHT0 2048(DI)
+	PREFETCHT0 4096(DI)
 	VPMOVZXBW  (DI), Z9
 	VPSLLW     $0x04, Z9, Z10
 	VPTERNLOGD $0xa8, Z1, Z10, Z9
@@ -3036,7 +3036,7 @@ expanded:
 	JL     rest
 
 four:
-	PREFETCHT0      2048(DI)
+	PREFETCHT0      4096(DI)
 	VBROADCASTI64X4 (DI), Z9
 	VPSRLVW         Z0, Z9, Z9
 	VPTERNLOGD      $0xea, Z8, Z1, Z9
@@ -3059,7 +3059,7 @@ four:
 	ADDQ            R10, SI
 	VPDPBUSD        128(R8), Z9, Z4
 	VPDPBUSD        192(R8), Z9, Z5
-	PREFETCHT0      2112(DI)
+	PREFETCHT0      4160(DI)
 	VBROADCASTI64X4 64(DI), Z9
 	VPSRLVW         Z0, Z9, Z9
 	VPTERNLOGD      $0xea, Z8, Z1, Z9
@@ -3092,7 +3092,7 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      2048(DI)
+	PREFETCHT0      4096(DI)
 	VBROADCASTI64X4 (DI), Z9
 	VPSRLVW         Z0, Z9, Z9
 	VPTERNLOGD      $0xea, Z8, Z1, Z9
@@ -3285,7 +3285,7 @@ TEXT ·unpack512w4e(SB), NOSPLIT, $0-8
 	JZ              expand_done
 
 expand_more:
-	PREFETCHT0 2048(DI)
+	PREFETCHT0 4096(DI)
 	VPMOVZXBW  (DI), Z5
 	VPSLLW     $0x04, Z5, Z6
 	VPTERNLOGD $0xa8, Z1, Z6, Z5
@@ -3382,7 +3382,7 @@ TEXT ·dot512w5e(SB), NOSPLIT, $0-8
 	JZ              first_done
 
 first_more:
-	PREFETCHT0 2048(DI)
+	PREFETCHT0 4096(DI)
 	VPMOVZXBW  (DI), Z10
 	VPSLLW     $0x04, Z10, Z11
 	VPTERNLOGD $0xa8, Z1, Z11, Z10
@@ -3423,7 +3423,7 @@ row:
 	JZ      next_done
 
 next_more:
-	PREFETCHT0 2048(R8)
+	PREFETCHT0 4096(R8)
 	VPMOVZXBW  (R8), Z10
 	VPSLLW     $0x04, Z10, Z11
 	VPTERNLOGD $0xa8, Z1, Z11, Z10
@@ -3454,8 +3454,8 @@ expanded:
 	JL     rest
 
 four:
-	PREFETCHT0      2048(R9)
-	PREFETCHT0      2048(R8)
+	PREFETCHT0      4096(R9)
+	PREFETCHT0      4096(R8)
 	VBROADCASTI64X4 (R8), Z10
 	VPSRLVW         Z0, Z10, Z10
 	VPTERNLOGD      $0xea, Z9, Z1, Z10
@@ -3482,7 +3482,7 @@ four:
 	ADDQ            R12, DI
 	VPDPBUSD        128(R10), Z10, Z5
 	VPDPBUSD        192(R10), Z10, Z6
-	PREFETCHT0      2112(R8)
+	PREFETCHT0      4160(R8)
 	VBROADCASTI64X4 64(R8), Z10
 	VPSRLVW         Z0, Z10, Z10
 	VPTERNLOGD      $0xea, Z9, Z1, Z10
@@ -3520,7 +3520,7 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      2048(R8)
+	PREFETCHT0      4096(R8)
 	VBROADCASTI64X4 (R8), Z10
 	VPSRLVW         Z0, Z10, Z10
 	VPTERNLOGD      $0xea, Z9, Z1, Z10
@@ -3723,7 +3723,7 @@ TEXT ·unpack512w5e(SB), NOSPLIT, $0-8
 	JZ              expand_done
 
 expand_more:
-	PREFETCHT0 2048(DI)
+	PREFETCHT0 4096(DI)
 	VPMOVZXBW  (DI), Z6
 	VPSLLW     $0x04, Z6, Z7
 	VPTERNLOGD $0xa8, Z1, Z7, Z6
@@ -3824,7 +3824,7 @@ TEXT ·dot512w6e(SB), NOSPLIT, $0-8
 	JZ              first_done
 
 first_more:
-	PREFETCHT0 2048(DI)
+	PREFETCHT0 4096(DI)
 	VPMOVZXBW  (DI), Z11
 	VPSLLW     $0x04, Z11, Z12
 	VPTERNLOGD $0xa8, Z1, Z12, Z11
@@ -3865,7 +3865,7 @@ row:
 	JZ      next_done
 
 next_more:
-	PREFETCHT0 2048(R8)
+	PREFETCHT0 4096(R8)
 	VPMOVZXBW  (R8), Z11
 	VPSLLW     $0x04, Z11, Z12
 	VPTERNLOGD $0xa8, Z1, Z12, Z11
@@ -3896,8 +3896,8 @@ expanded:
 	JL     rest
 
 four:
-	PREFETCHT0      2048(R9)
-	PREFETCHT0      2048(R8)
+	PREFETCHT0      4096(R9)
+	PREFETCHT0      4096(R8)
 	VBROADCASTI64X4 (R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -3928,7 +3928,7 @@ four:
 	ADDQ            R12, DI
 	VPDPBUSD        128(R10), Z11, Z6
 	VPDPBUSD        192(R10), Z11, Z7
-	PREFETCHT0      2112(R8)
+	PREFETCHT0      4160(R8)
 	VBROADCASTI64X4 64(R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -3970,7 +3970,7 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      2048(R8)
+	PREFETCHT0      4096(R8)
 	VBROADCASTI64X4 (R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -4181,7 +4181,7 @@ TEXT ·unpack512w6e(SB), NOSPLIT, $0-8
 	JZ              expand_done
 
 expand_more:
-	PREFETCHT0 2048(DI)
+	PREFETCHT0 4096(DI)
 	VPMOVZXBW  (DI), Z7
 	VPSLLW     $0x04, Z7, Z8
 	VPTERNLOGD $0xa8, Z1, Z8, Z7

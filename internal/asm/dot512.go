@@ -21,7 +21,7 @@ const (
 )
 
 // prefetchAhead is how many bytes ahead planes are fetched: they lie in memory in the order of their use, and one core alone asks for too few lines at a time.
-const prefetchAhead = 2048
+const prefetchAhead = 4096
 
 // dot512 generates the dot product of rows of packed codes with 16-bit activations.
 // A step's 64 codes of 4 bits are 32 bytes, the low nibbles being columns 0–31 and the high ones columns 32–63; each extra bit is a mask of 64.
