@@ -23,7 +23,7 @@ func (w *worker) embedding(m *matrix, row int, dst []float32) {
 
 // rowCodes decodes the integer codes of the row at stored position pos, which lies in unit u.
 func (w *worker) rowCodes(m *matrix, u, pos int, codes []int32) {
-	bytes, base := w.bytes, m.base
+	bytes, low, base := w.bytes, w.low, m.base
 	list, shift := []uint32(nil), m.sparseShift
 	if p := m.packed; p != nil {
 		for k := range m.coded.Tiles() {
@@ -31,15 +31,32 @@ func (w *worker) rowCodes(m *matrix, u, pos int, codes []int32) {
 			rows.Scratch = w.escapes
 			w.isa.UnpackRow(&rows, pos-u*plainUnit, bytes[k*m.coded.StepsPerTile()*format.StepCols:])
 		}
-		base += p.low
+		if p.fine != nil {
+			for k := range m.coded.Tiles() {
+				rows := p.fine.tile(m, u, k)
+				w.isa.UnpackRow(&rows, pos-u*plainUnit, w.low[k*m.coded.StepsPerTile()*format.StepCols:])
+			}
+		}
+		base += p.low << m.split
 		list, shift = p.sparse[p.start[u]:p.start[u+1]], p.shift
 	} else {
 		m.decodeGroup(u, bytes, m.stride())
 		bytes = bytes[(pos-u*m.unitRows)*m.stride():]
+		if m.split > 0 {
+			for k := range m.coded.Tiles() {
+				m.decodeLow(u, k, low[k*m.coded.StepsPerTile()*format.StepCols:], m.stride())
+			}
+			low = low[(pos-u*m.unitRows)*m.stride():]
+		}
 		list = m.outliers(u)
 	}
 	for i, b := range bytes[:m.cols] {
-		codes[i] = int32(base) + int32(b)
+		codes[i] = int32(base) + int32(b)<<m.split
+	}
+	if m.split > 0 {
+		for i, b := range low[:m.cols] {
+			codes[i] += int32(b)
+		}
 	}
 	for _, e := range list {
 		if o := format.UnpackOutlier(e); o.Row == pos-u*m.unitRows {

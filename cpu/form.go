@@ -132,6 +132,10 @@ func (m *matrix) packedBytes(f form) int64 {
 	if f.escapes {
 		n += int64(codes*f.escapeBits()/8) + 6*int64(m.rows*m.coded.Tiles()) // and the number of a row's, and where they start
 	}
+	if m.split > 0 {
+		w := dot.WidthFor(m.split)
+		n += int64(m.rows) * int64(m.steps()*(dot.NibbleBytes(w)+dot.BitBytes(w)))
+	}
 	sparse := f.sparse*codes + float64(len(m.coded.Outliers))
 	return n + blockBytes(m, m.rows) + 4*int64(sparse) + 4*int64(m.rows/plainUnit+2)
 }

@@ -39,6 +39,7 @@ type matrix struct {
 	block       int       // columns per block scale: 0 or none, or as in the file
 	sparseShift uint      // of the file's outliers
 	width       int       // bits of decoded bytes
+	split       int       // low bits that are decoded apart (decode.Matrix.Split): code = base + (decoded byte << split | low bits); else 0
 
 	form   form    // of the resident codes
 	packed *packed // these, or nil
@@ -135,6 +136,9 @@ func newMatrix(t *format.Tensor, tables []*huffman.Table, isa decode.ISA) (*matr
 			m.levelOf[int(v)-m.base] = uint8(a)
 		}
 	}
+	if m.decoder.Split() {
+		m.split = c.Coding.LowBits
+	}
 	m.width = bits.Len(uint(m.largest()))
 	if m.decoder.Wide() || m.block != 0 && m.productBlock() == 0 {
 		m.floats = codedFloats(m)
@@ -146,7 +150,7 @@ func newMatrix(t *format.Tensor, tables []*huffman.Table, isa decode.ISA) (*matr
 func (m *matrix) largest() int {
 	k := &m.coded.Coding
 	if k.Values == nil {
-		return k.Levels<<k.LowBits - 1
+		return k.Levels<<(k.LowBits-m.split) - 1
 	}
 	return int(slices.Max(k.Values)) - m.base
 }
@@ -190,6 +194,9 @@ func (m *matrix) decodeTile(g, k int, dst []byte, stride int) {
 		*p = byte(int(c.Coding.Values[level]) - m.base)
 	}
 }
+
+// decodeLow unpacks low bits that are decoded apart.
+func (m *matrix) decodeLow(g, k int, dst []byte, stride int) { m.decoder.Low(g, k, dst, stride) }
 
 // decodeGroup decodes all tiles of group g.
 func (m *matrix) decodeGroup(g int, dst []byte, stride int) {

@@ -17,6 +17,7 @@ type packed struct {
 	sparse       []uint32 // format.PackOutlier(row in the unit, column, difference)
 	start        []uint32 // per unit, and the end of the list
 	shift        uint     // of the differences
+	fine         *packed  // planes of the low bits that are decoded apart, or nil
 }
 
 // tile returns tile k of unit u, whose rows follow each other tile by tile: a product reads memory from front to back.

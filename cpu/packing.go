@@ -20,11 +20,15 @@ type packing struct {
 
 func newPacking(m *matrix, f form, k *kernels, isa dot.ISA) *packing {
 	p := &packed{form: f, blocks: newBlocks(m, m.rows)}
-	if m.block > 0 {
+	if m.block > 0 || m.split > 0 {
 		p.shift = m.sparseShift
 	}
 	p.nibble = planes(m.rows * m.steps() * dot.NibbleBytes(f.width))
 	p.bits = planes(m.rows * m.steps() * dot.BitBytes(f.width))
+	if m.split > 0 {
+		w := dot.WidthFor(m.split)
+		p.fine = &packed{form: form{width: w}, nibble: planes(m.rows * m.steps() * dot.NibbleBytes(w)), bits: planes(m.rows * m.steps() * dot.BitBytes(w))}
+	}
 	if f.escapes {
 		p.escapeStart = make([]uint32, m.rows*m.coded.Tiles())
 		p.mostEscapes = make([]uint16, (m.rows+plainUnit-1)/plainUnit*m.coded.Tiles())
@@ -71,7 +75,25 @@ func (p *packing) group(g int, s *packScratch) {
 		}
 	}
 	p.escape[g] = slices.Clone(s.escape[:end])
+	if out.fine != nil {
+		p.fine(g, first, n, s)
+	}
 }
+
+// fine packs the low bits of group g that are decoded apart.
+func (p *packing) fine(g, first, n int, s *packScratch) {
+	m, stride := p.m, p.m.stride()
+	for k := range m.coded.Tiles() {
+		m.decodeLow(g, k, s.codes, stride)
+		for r := range n {
+			w, i := p.out.fine.tile(m, (first+r)/plainUnit, k), (first+r)%plainUnit
+			p.isa.Pack(w.Width, w.Nibble[i*w.NibbleStride:], w.Bits[min(len(w.Bits), i*w.BitsStride):], s.codes[r*stride:], w.Steps)
+		}
+	}
+}
+
+// deltaShift is how far the differences of outliers are shifted in units of stored codes.
+func (p *packing) deltaShift() uint { return p.m.sparseShift - uint(p.m.split) }
 
 // row packs tile k of the row at stored position pos and returns the number of its escapes' bytes. These go `end` bytes behind the start of the group's; finish
 // knows where that is.
@@ -91,7 +113,7 @@ func (p *packing) addOutliers(g int, buf []byte, list []uint32) {
 	for _, v := range list {
 		o := format.UnpackOutlier(v)
 		u := &buf[o.Row*p.m.stride()+o.Col]
-		sum := int(*u) + o.Delta<<p.m.sparseShift
+		sum := int(*u) + o.Delta<<p.deltaShift()
 		stored := min(max(sum, 0), 255+min(p.out.low, 0))
 		*u = byte(stored)
 		p.overflow[g] = appendSparse(p.overflow[g], o.Row, o.Col, sum-stored)
@@ -116,7 +138,7 @@ func (p *packing) clip(g int, buf []byte, list []uint32) {
 				if o.Row != r || o.Col != c {
 					break
 				}
-				delta += o.Delta << m.sparseShift
+				delta += o.Delta << p.deltaShift()
 				list = list[1:]
 			}
 			v := int(u) - low + delta

@@ -63,9 +63,9 @@ func (w *worker) unit(p *product, u int) {
 		case p.q.block > 0:
 			w.blockTile(p, &c, &rows, k, acc)
 		case p.tokens >= gemmTokens:
-			w.gemmTile(p, &c, &rows, k, acc)
+			w.gemmTile(p, &c, &rows, u, k, acc)
 		default:
-			w.dotTile(p, &c, &rows, k, acc)
+			w.dotTile(p, &c, &rows, u, k, acc)
 		}
 	}
 	for t := range p.tokens {
@@ -100,7 +100,7 @@ func (w *worker) codesOf(m *matrix, u int) codes {
 	first, n := m.unit(u)
 	c := codes{first: first, n: n, packed: m.packed, base: int64(m.base)}
 	if p := m.packed; p != nil {
-		c.base += int64(p.low)
+		c.base += int64(p.low) << m.split
 		c.blocks = p.blocks.slice(first)
 		c.sparse, c.shift = p.sparse[p.start[u]:p.start[u+1]], p.shift
 		return c
@@ -139,17 +139,38 @@ func (w *worker) tileRows(p *product, c *codes, u, k int) dot.Rows {
 	return r
 }
 
+// lowRows returns the low bits of tile k of a unit, if they are decoded apart.
+func (w *worker) lowRows(p *product, c *codes, u, k int) dot.Rows {
+	if c.packed != nil {
+		return c.packed.fine.tile(p.m, u, k)
+	}
+	r := dot.Rows{Width: dot.WidthFor(max(7, p.m.split)), Nibble: w.low, NibbleStride: p.q.tileSteps(k) * format.StepCols, Count: c.n, Steps: p.q.tileSteps(k)}
+	p.m.decodeLow(u, k, w.low, r.NibbleStride)
+	return r
+}
+
 // dotTile adds tile k of few tokens to acc, [token][row].
-func (w *worker) dotTile(p *product, c *codes, rows *dot.Rows, k int, acc []float32) {
-	q := p.q
+func (w *worker) dotTile(p *product, c *codes, rows *dot.Rows, u, k int, acc []float32) {
+	q, split := p.q, p.m.split
+	var low dot.Rows
+	if split > 0 {
+		low = w.lowRows(p, c, u, k)
+	}
 	for t := range p.tokens {
 		x := q.token(p.qFirst + t)
 		at := (p.qFirst+t)*q.tiles + k
 		w.isa.Dot(w.sums, rows, x[k*q.tile*2*format.StepCols:])
+		if split > 0 {
+			w.isa.Dot(w.lowSums, &low, x[k*q.tile*2*format.StepCols:])
+		}
 		offset, scale := c.base*q.sum[at], q.scale[at]
 		rest := w.sparseSums(c, q, k, x)
 		for r := range c.n {
-			v := int64(w.sums[2*r])<<8 + int64(w.sums[2*r+1]) + offset
+			v := int64(w.sums[2*r])<<8 + int64(w.sums[2*r+1])
+			if split > 0 {
+				v = v<<split + int64(w.lowSums[2*r])<<8 + int64(w.lowSums[2*r+1])
+			}
+			v += offset
 			if rest != nil {
 				v += rest[r]
 			}
@@ -176,20 +197,37 @@ func (w *worker) sparseSums(c *codes, q *activations, k int, x []int8) []int64 {
 }
 
 // gemmTile adds tile k of many tokens to acc.
-func (w *worker) gemmTile(p *product, c *codes, rows *dot.Rows, k int, acc []float32) {
+func (w *worker) gemmTile(p *product, c *codes, rows *dot.Rows, u, k int, acc []float32) {
 	q, steps := p.q, rows.Steps
 	stride, xStride := steps*format.StepCols, q.steps*2*format.StepCols
 	bytes, width, base, left := w.gemmBytes(p, c, rows, k)
+	var low []byte
+	if p.m.split > 0 {
+		low = w.lowBytes(p, c, u, k)
+	}
 	x := q.q[p.qFirst*xStride+k*q.tile*2*format.StepCols:]
 	for first := 0; first < c.n; first += dot.TileRows {
 		n := min(dot.TileRows, c.n-first)
 		w.isa.Tile(w.tile, bytes[first*stride:], stride, steps)
 		w.isa.Gemm(w.sums, w.tile, width, x, xStride, steps, p.tokens)
+		if low != nil {
+			w.isa.Tile(w.tile, low[first*stride:], stride, steps)
+			w.isa.Gemm(w.lowSums, w.tile, p.m.split, x, xStride, steps, p.tokens)
+		}
 		for t := range p.tokens {
 			at := (p.qFirst+t)*q.tiles + k
 			offset, scale := base*q.sum[at], q.scale[at]
 			hi, lo := w.sums[2*t*dot.TileRows:][:n], w.sums[(2*t+1)*dot.TileRows:][:n]
 			out := acc[t*c.n+first:][:n]
+			if low != nil {
+				fineHi, fineLo := w.lowSums[2*t*dot.TileRows:][:n], w.lowSums[(2*t+1)*dot.TileRows:][:n]
+				w.addRest(c, left, q, k, p.qFirst+t, first, fineHi, fineLo)
+				for r := range out {
+					v := (int64(hi[r])<<8+int64(lo[r]))<<p.m.split + int64(fineHi[r])<<8 + int64(fineLo[r])
+					out[r] += scale * float32(v+offset)
+				}
+				continue
+			}
 			if len(left) > 0 {
 				w.addRest(c, left, q, k, p.qFirst+t, first, hi, lo)
 			}
@@ -198,6 +236,17 @@ func (w *worker) gemmTile(p *product, c *codes, rows *dot.Rows, k int, acc []flo
 			}
 		}
 	}
+}
+
+// lowBytes returns a unit's low bits that are decoded apart, one byte each.
+func (w *worker) lowBytes(p *product, c *codes, u, k int) []byte {
+	rows := w.lowRows(p, c, u, k)
+	if c.packed != nil {
+		for r := range c.n {
+			w.isa.UnpackRow(&rows, r, w.low[r*rows.Steps*format.StepCols:])
+		}
+	}
+	return w.low
 }
 
 // gemmBytes returns a unit's rows as bytes below 1<<width, base included in what they lack, and the sparse entries that are not in them. Behind the rows
@@ -213,7 +262,7 @@ func (w *worker) gemmBytes(p *product, c *codes, rows *dot.Rows, k int) (bytes [
 	} else {
 		width = p.m.width
 	}
-	if len(c.sparse) == 0 || width > 6 {
+	if len(c.sparse) == 0 || width > 6 || p.m.split > 0 {
 		return bytes, width, c.base, c.sparse
 	}
 	// Numbers of 6 bits leave room for differences below and above them in the 7 bits that every instruction set multiplies.

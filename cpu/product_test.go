@@ -46,6 +46,7 @@ var recipes = []recipe{
 	{name: "values", coding: format.Coding{Levels: 16, Values: []int16{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}}, scale: format.Scale{Kind: format.ScaleBlock, Block: 32, Super: 32}, sigma: 3, every: 32},
 	{name: "bf16", coding: format.Coding{Levels: 32, LowBits: 8, Zero: 100, Float: format.FloatBF16}, scale: format.Scale{Kind: format.ScaleNone}},
 	{name: "bf16, columns", coding: format.Coding{Levels: 32, LowBits: 8, Zero: 100, Float: format.FloatBF16}, scale: format.Scale{Kind: format.ScaleNone}, columns: true},
+	{name: "row, 6 low bits of 8 levels", coding: format.Coding{Levels: 8, LowBits: 6, Zero: -256}, scale: format.Scale{Kind: format.ScaleRow, Scale: 0.001}, sigma: 60, wild: 0.002, columns: true, order: true},
 	{name: "f16", coding: format.Coding{Levels: 32, LowBits: 11, Float: format.FloatF16}, scale: format.Scale{Kind: format.ScaleNone}, wild: 0},
 }
 

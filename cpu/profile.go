@@ -49,7 +49,11 @@ func (m *matrix) readBytes() float64 {
 	switch p := m.packed; {
 	case p != nil:
 		scales := len(p.blocks.scale) + len(p.blocks.add)
-		return float64(len(p.nibble) + len(p.bits) + len(p.escape) + 2*len(p.mostEscapes) + 4*(len(p.escapeStart)+len(p.sparse)+len(p.start)+scales))
+		fine := 0
+		if p.fine != nil {
+			fine = len(p.fine.nibble) + len(p.fine.bits)
+		}
+		return float64(fine + len(p.nibble) + len(p.bits) + len(p.escape) + 2*len(p.mostEscapes) + 4*(len(p.escapeStart)+len(p.sparse)+len(p.start)+scales))
 	case m.isResident():
 		return float64(m.residentBytes())
 	}

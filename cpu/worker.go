@@ -23,6 +23,8 @@ type worker struct {
 	left       []uint32  // sparse entries
 	bytes      []byte    // a decoded tile, or a row of codes
 	plain      []byte    // an unpacked tile
+	low        []byte    // low bits that are decoded apart
+	lowSums    []int32   // their results
 	tile       []byte    // a reordered tile
 	escapes    []byte    // expanded, of two rows
 	blocks     blocks    // of a decoded unit
@@ -41,6 +43,7 @@ type sizes struct {
 	unitRows  int
 	stride    int
 	bytes     int
+	low       int
 	blocks    int
 	floats    int // elements of a decoded unit of floats
 	attention int // see attentionFloats
@@ -54,6 +57,9 @@ func newSizes(c *model.Config, batch int) sizes {
 func (s *sizes) add(m *matrix, resident bool) {
 	s.stride = max(s.stride, m.stride())
 	s.bytes = max(s.bytes, m.stride())
+	if m.split > 0 {
+		s.low = max(s.low, roundUp(max(m.unitRows, plainUnit), dot.TileRows)*m.stride())
+	}
 	if m.coded == nil || resident {
 		return
 	}
@@ -78,6 +84,10 @@ func (s *sizes) alloc(c *model.Config, dry bool) (w *worker, bytes int64) {
 	bytes += reserve(&w.acc, roundUp(s.unitRows, dot.BlockRows)*s.batch, dry)
 	bytes += reserve(&w.tokenScale, s.batch, dry)
 	bytes += reserve(&w.sums, max(2*s.unitRows, 2*dot.TileRows*s.batch), dry)
+	if s.low > 0 {
+		bytes += reserve(&w.low, s.low, dry)
+		bytes += reserve(&w.lowSums, max(2*s.unitRows, 2*dot.TileRows*s.batch), dry)
+	}
 	bytes += reserve(&w.results, s.unitRows+4, dry)
 	bytes += reserve(&w.rest, s.unitRows, dry)
 	bytes += reserve(&w.bytes, s.bytes, dry)

@@ -23,3 +23,8 @@ func chunk256(a *byte)
 //
 //go:noescape
 func chunk256Low(a *byte)
+
+// low512 unpacks a chunk's low bits, up to 8 per weight, to one byte each. It changes its arguments.
+//
+//go:noescape
+func low512(a *byte)

@@ -4179,3 +4179,63 @@ next:
 	JNZ  row
 	VZEROUPPER
 	RET
+
+// func low512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·low512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         32(AX), DX
+	MOVQ         56(AX), BX
+	MOVQ         $0x00000008, SI
+	SUBQ         BX, SI
+	VMOVD        SI, X0
+	SHLQ         $0x01, BX
+	VPBROADCASTD 100(AX), Z1
+	VPSLLD       $0x08, Z1, Z2
+	MOVQ         $0x00000020, DI
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+
+row:
+	MOVQ CX, R8
+	MOVQ 40(AX), R9
+
+step:
+	VMOVD     DI, X5
+	VPSRLD    X5, Z3, Z6
+	VPSRLD    X5, Z4, Z7
+	MOVQ      $0x00000020, SI
+	SUBQ      DI, SI
+	ADDQ      BX, DI
+	CMPQ      DI, $0x20
+	JLE       inside
+	VMOVD     SI, X5
+	VMOVDQU32 (DX), Z3
+	VPSLLD    X5, Z3, Z4
+	VPORD     Z4, Z6, Z6
+	VMOVDQU32 64(DX), Z4
+	VPSLLD    X5, Z4, Z5
+	VPORD     Z5, Z7, Z7
+	ADDQ      $0x00000080, DX
+	SUBQ      $0x20, DI
+
+inside:
+	VPSLLD     X0, Z6, Z5
+	VPANDD     Z2, Z5, Z5
+	VPTERNLOGD $0xf8, Z1, Z6, Z5
+	VPMOVDW    Z5, Y5
+	VMOVDQU    Y5, (R8)
+	VPSLLD     X0, Z7, Z5
+	VPANDD     Z2, Z5, Z5
+	VPTERNLOGD $0xf8, Z1, Z7, Z5
+	VPMOVDW    Z5, Y5
+	VMOVDQU    Y5, 32(R8)
+	ADDQ       $0x00000040, R8
+	DECQ       R9
+	JNZ        step
+	ADDQ       8(AX), CX
+	DECQ       48(AX)
+	JNZ        row
+	VZEROUPPER
+	RET

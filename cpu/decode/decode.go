@@ -29,18 +29,34 @@ type Matrix struct {
 	isa ISA
 	lut [][]uint32 // per table of the pool; nil where this matrix does not use it
 	// Base is added to a byte code to give the integer code q (without outliers): q = Base + u.
-	Base int
-	wide bool
+	Base  int
+	wide  bool
+	split bool
+}
+
+// splitBits is the most low bits that Low unpacks.
+const splitBits = 8
+
+// splits reports whether c's low bits are decoded apart: where they do not fit a byte together with the levels, or vector decoders do not take them.
+func splits(c *format.Coded) bool {
+	k := &c.Coding
+	return k.Float == format.NotFloat && k.Values == nil && c.Scale.Kind != format.ScaleBlock && k.LowBits <= splitBits &&
+		(k.Levels<<k.LowBits > 256 || k.LowBits > maxFastLow)
 }
 
 // New prepares the decoding of c, whose indexes Reader.Verify has checked.
 func New(c *format.Coded, tables []*huffman.Table, isa ISA) (*Matrix, error) {
 	m := &Matrix{c: c, isa: isa, lut: make([][]uint32, len(tables)), Base: int(c.Coding.Zero)}
-	if c.Coding.LowBits > maxFastLow {
+	m.split = splits(c)
+	low := c.Coding.LowBits
+	if m.split {
+		low = 0
+	}
+	if low > maxFastLow {
 		m.isa = Generic
 	}
-	m.wide = c.Coding.Levels<<c.Coding.LowBits > 256
-	value := func(a uint32) uint32 { return a << c.Coding.LowBits }
+	m.wide = c.Coding.Levels<<low > 256
+	value := func(a uint32) uint32 { return a << low }
 	if v := c.Coding.Values; v != nil {
 		lo, hi := v[0], v[0]
 		for _, x := range v {
@@ -81,6 +97,9 @@ func (m *Matrix) entry(values, length uint32) uint32 {
 // Wide says that codes do not fit a byte: use ChunkWide.
 func (m *Matrix) Wide() bool { return m.wide }
 
+// Split says that Chunk gives levels alone, and Low what belongs below them: q = Base + (level << LowBits | low).
+func (m *Matrix) Split() bool { return m.split }
+
 // chunk is one chunk's input.
 type chunk struct {
 	words     []uint32 // from its first word to the end of the stream, which has guard words
@@ -93,6 +112,7 @@ type chunk struct {
 	rows      int
 }
 
+// chunk describes tile k of group g, with its low bits.
 func (m *Matrix) chunk(g, k int) chunk {
 	c := m.c
 	i := g*c.Tiles() + k
@@ -109,6 +129,9 @@ func (m *Matrix) chunk(g, k int) chunk {
 // Chunk decodes tile k of group g to one byte per weight: row r of the group stands at dst[r*stride:], steps·64 bytes. Outliers are left out.
 func (m *Matrix) Chunk(g, k int, dst []byte, stride int) {
 	ch := m.chunk(g, k)
+	if m.split {
+		ch.lowBits = 0
+	}
 	dst = dst[:(ch.rows-1)*stride+ch.steps*format.StepCols]
 	switch m.isa {
 	case AVX512:
@@ -118,6 +141,17 @@ func (m *Matrix) Chunk(g, k int, dst []byte, stride int) {
 	default:
 		decodeGeneric(&ch, dst, stride)
 	}
+}
+
+// Low unpacks the low bits of tile k of group g to one byte per weight, in the order of Chunk.
+func (m *Matrix) Low(g, k int, dst []byte, stride int) {
+	ch := m.chunk(g, k)
+	dst = dst[:(ch.rows-1)*stride+ch.steps*format.StepCols]
+	if m.isa == AVX512 {
+		lowAVX512(&ch, dst, stride)
+		return
+	}
+	lowGeneric(&ch, dst, stride)
 }
 
 // Group decodes all tiles of group g: row r stands at dst[r*stride:].

@@ -86,6 +86,21 @@ func decodeGeneric(c *chunk, dst []byte, stride int) {
 	}
 }
 
+// lowGeneric unpacks low bits lane after lane.
+func lowGeneric(c *chunk, dst []byte, stride int) {
+	for lane := range huffman.Lanes {
+		low := lowReader{words: c.low, at: lane}
+		for row := range c.rows {
+			p := dst[row*stride+2*lane:]
+			for s := range c.steps {
+				v := low.bits(2 * c.lowBits)
+				q := p[s*2*huffman.Lanes:]
+				q[0], q[1] = byte(v&(1<<c.lowBits-1)), byte(v>>c.lowBits)
+			}
+		}
+	}
+}
+
 // decodeWide is decodeGeneric for codes of more than 8 bits; the table holds plain levels.
 func decodeWide(c *chunk, dst []uint16, stride int) {
 	maxLen := 0

@@ -89,6 +89,14 @@ func decodeAVX512(c *chunk, dst []byte, stride int) {
 	chunk512Low((*byte)(unsafe.Pointer(&a)))
 }
 
+func lowAVX512(c *chunk, dst []byte, stride int) {
+	a := chunkArgs{
+		dst: unsafe.Pointer(&dst[0]), stride: stride, low: unsafe.Pointer(&c.low[0]), steps: c.steps, rows: c.rows, lowBits: c.lowBits,
+		lowMask: 1<<c.lowBits - 1,
+	}
+	low512((*byte)(unsafe.Pointer(&a)))
+}
+
 func decodeAVX2(c *chunk, dst []byte, stride int) {
 	var a chunkArgs
 	a.set(c, dst, stride, &lanes256)

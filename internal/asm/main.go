@@ -25,6 +25,7 @@ func main() {
 	case "decode":
 		chunk512()
 		chunk256()
+		low512()
 	case "dot":
 		blocks16, blocks32 := blockNumbers(16), blockNumbers(32)
 		avx2 := newAVX2Consts()
