@@ -30,6 +30,7 @@ type Backend struct {
 	workers  []*worker
 	stages   []stage
 	matrices []*matrix // in file order
+	tables   *decode.Tables
 	nCtx     int
 	maxBatch int
 	bufs     [model.NumBuffers][]float32 // maxBatch × stride(b)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
@@ -35,6 +36,7 @@ type linker struct {
 
 // link checks and prepares every tensor that the program names. Nothing is decoded yet.
 func (b *Backend) link(ctx context.Context) error {
+	b.tables = decode.NewTables(b.file.Tables())
 	l := &linker{b: b, known: map[string]*matrix{}}
 	for i := range b.prog.Nodes {
 		if err := ctx.Err(); err != nil {
@@ -131,7 +133,7 @@ func (l *linker) matrix(name string, rows, cols int) (*matrix, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMatrix(t, l.b.file.Tables(), l.b.decode)
+	m, err := newMatrix(t, l.b.tables, l.b.decode)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +151,7 @@ func (l *linker) vector(name string, n int) ([]float32, error) {
 	if t.Raw == nil {
 		return nil, fmt.Errorf("cpu: vector %s is coded, expected raw numbers", name)
 	}
-	m, err := newMatrix(t, nil, l.b.decode)
+	m, err := newMatrix(t, l.b.tables, l.b.decode)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
 	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
 	"github.com/ellm-gpu/ellm-gpu/format"
-	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
 // plainUnit is the number of rows of a unit of work where nothing else prescribes one: what dot.ISA.Gemm multiplies at once.
@@ -87,17 +86,11 @@ func (m *matrix) isResident() bool {
 	return m.packed != nil || m.floats != nil && (m.floats.f32 != nil || m.floats.u16 != nil)
 }
 
-// tableBytes returns what a matrix takes in every plan.
-func (m *matrix) tableBytes() int64 {
-	n := int64(len(m.rowScale) + len(m.colScale) + len(m.inverse))
-	if m.coded != nil {
-		n += 1 << huffman.MaxCodeLen
-	}
-	return 4 * n
-}
+// tableBytes returns what a matrix takes in every plan, decoding tables left out.
+func (m *matrix) tableBytes() int64 { return 4 * int64(len(m.rowScale)+len(m.colScale)+len(m.inverse)) }
 
 // newMatrix prepares t, which must have passed format.Reader.Verify.
-func newMatrix(t *format.Tensor, tables []*huffman.Table, isa decode.ISA) (*matrix, error) {
+func newMatrix(t *format.Tensor, tables *decode.Tables, isa decode.ISA) (*matrix, error) {
 	m := &matrix{name: t.Name, tensor: t, rows: t.Rows, cols: t.Cols, scale: 1, unitRows: plainUnit}
 	if t.Raw != nil {
 		f, err := rawFloats(t.Raw)

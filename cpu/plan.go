@@ -58,6 +58,7 @@ func (b *Backend) withWeights(p engine.MemoryPlan, resident []*matrix) engine.Me
 		isResident[m] = true
 		p.Plan = engine.PlanResident
 	}
+	p.Weights = b.tables.Bytes()
 	for _, m := range b.matrices {
 		p.Weights += m.tableBytes()
 		if isResident[m] {

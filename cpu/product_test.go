@@ -205,9 +205,9 @@ func TestProducts(t *testing.T) {
 func checkProduct(t *testing.T, name string, mc machine, c *format.Coded, tables []*huffman.Table, weights, x []float32, tokens int) {
 	t.Helper()
 	tensor := &format.Tensor{Name: name, Rows: c.Rows, Cols: c.Cols, Coded: c}
-	fused, err := newMatrix(tensor, tables, mc.decode)
+	fused, err := newMatrix(tensor, decode.NewTables(tables), mc.decode)
 	require.NoError(t, err)
-	resident, err := newMatrix(tensor, tables, mc.decode)
+	resident, err := newMatrix(tensor, decode.NewTables(tables), mc.decode)
 	require.NoError(t, err)
 	b := &Backend{k: mc.k, dot: mc.dot, decode: mc.decode, pool: newPool(2)}
 	defer b.pool.close()
@@ -243,7 +243,7 @@ func checkProduct(t *testing.T, name string, mc machine, c *format.Coded, tables
 		return
 	}
 	for _, f := range fused.forms(mc.dot) {
-		resident, err := newMatrix(tensor, tables, mc.decode)
+		resident, err := newMatrix(tensor, decode.NewTables(tables), mc.decode)
 		require.NoError(t, err)
 		resident.form = f
 		require.NoError(t, b.decodeMatrix(resident))

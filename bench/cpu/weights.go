@@ -125,7 +125,7 @@ func (s *sample) huff0() (func() error, error) {
 
 // decoder returns a function that decodes all chunks, one into the other's place.
 func (s *sample) decoder(isa decode.ISA) (func() error, error) {
-	m, err := decode.New(s.coded, s.tables, isa)
+	m, err := decode.New(s.coded, decode.NewTables(s.tables), isa)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (s *sample) decoder(isa decode.ISA) (func() error, error) {
 
 // fused returns a function that multiplies the matrix with one vector, decoding every chunk into the first-level cache.
 func (s *sample) fused(isa decode.ISA, products dot.ISA) (func() error, error) {
-	m, err := decode.New(s.coded, s.tables, isa)
+	m, err := decode.New(s.coded, decode.NewTables(s.tables), isa)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package decode
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
@@ -44,9 +45,33 @@ func splits(c *format.Coded) bool {
 		(k.Levels<<k.LowBits > 256 || k.LowBits > maxFastLow)
 }
 
-// New prepares the decoding of c, whose indexes Reader.Verify has checked.
-func New(c *format.Coded, tables []*huffman.Table, isa ISA) (*Matrix, error) {
-	m := &Matrix{c: c, isa: isa, lut: make([][]uint32, len(tables)), Base: int(c.Coding.Zero)}
+// Tables are the code tables of a model, and what its matrices make of them: matrices with equally many low bits share decoding tables, which are as large as a
+// third of a processor's first-level cache.
+type Tables struct {
+	pool    []*huffman.Table
+	lookups map[lookupKey][]uint32
+}
+
+type lookupKey struct {
+	table, low int
+	lengthLow  bool // the order of an entry's halves
+	wide       bool
+}
+
+// NewTables is for New.
+func NewTables(pool []*huffman.Table) *Tables { return &Tables{pool, map[lookupKey][]uint32{}} }
+
+// Bytes returns the memory of the decoding tables made so far.
+func (t *Tables) Bytes() (n int64) {
+	for _, lut := range t.lookups {
+		n += 4 * int64(len(lut))
+	}
+	return n
+}
+
+// New prepares the decoding of c, whose indexes Reader.Verify has checked. It may change tables.
+func New(c *format.Coded, tables *Tables, isa ISA) (*Matrix, error) {
+	m := &Matrix{c: c, isa: isa, lut: make([][]uint32, len(tables.pool)), Base: int(c.Coding.Zero)}
 	m.split = splits(c)
 	low := c.Coding.LowBits
 	if m.split {
@@ -56,34 +81,45 @@ func New(c *format.Coded, tables []*huffman.Table, isa ISA) (*Matrix, error) {
 		m.isa = Generic
 	}
 	m.wide = c.Coding.Levels<<low > 256
-	value := func(a uint32) uint32 { return a << low }
 	if v := c.Coding.Values; v != nil {
-		lo, hi := v[0], v[0]
-		for _, x := range v {
-			lo, hi = min(lo, x), max(hi, x)
-		}
+		lo, hi := slices.Min(v), slices.Max(v)
 		if int(hi)-int(lo) > 255 {
 			return nil, fmt.Errorf("values from %d to %d do not fit a byte", lo, hi)
 		}
 		m.Base = int(lo)
-		value = func(a uint32) uint32 { return uint32(v[a] - lo) }
 	}
 	for _, t := range c.GroupTable {
-		if int(t) >= len(tables) {
-			return nil, fmt.Errorf("group refers to code table %d of %d", t, len(tables))
+		if int(t) >= len(tables.pool) {
+			return nil, fmt.Errorf("group refers to code table %d of %d", t, len(tables.pool))
 		}
-		if m.lut[t] != nil {
-			continue
+		if m.lut[t] == nil {
+			m.lut[t] = m.lookup(tables, int(t), low)
 		}
-		lut := tables[t].Lookup()
-		if !m.wide {
-			for i, e := range lut {
-				lut[i] = m.entry(value(e&0xff)|value(e>>8&0xff)<<8, e>>16)
-			}
-		}
-		m.lut[t] = lut
 	}
 	return m, nil
+}
+
+// lookup returns the decoding table of code table t, for codes with `low` low bits.
+func (m *Matrix) lookup(tables *Tables, t, low int) []uint32 {
+	values := m.c.Coding.Values
+	key := lookupKey{t, low, m.isa == AVX512, m.wide}
+	if lut := tables.lookups[key]; lut != nil && values == nil {
+		return lut
+	}
+	value := func(a uint32) uint32 { return a << low }
+	if values != nil {
+		value = func(a uint32) uint32 { return uint32(int(values[a]) - m.Base) }
+	}
+	lut := tables.pool[t].Lookup()
+	if !m.wide {
+		for i, e := range lut {
+			lut[i] = m.entry(value(e&0xff)|value(e>>8&0xff)<<8, e>>16)
+		}
+	}
+	if values == nil {
+		tables.lookups[key] = lut
+	}
+	return lut
 }
 
 // entry returns a pair's table entry in the form that m's decoder reads.

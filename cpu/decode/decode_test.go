@@ -105,7 +105,7 @@ func TestDecodersAgree(t *testing.T) {
 
 // decodeAll decodes c to integers a<<s | lo.
 func decodeAll(t testing.TB, c *format.Coded, tables []*huffman.Table, isa ISA) []uint16 {
-	m, err := New(c, tables, isa)
+	m, err := New(c, NewTables(tables), isa)
 	require.NoError(t, err)
 	stride := c.Steps() * format.StepCols
 	out, bytes := make([]uint16, c.Rows*stride), make([]byte, c.Rows*stride)
@@ -154,7 +154,7 @@ func TestValues(t *testing.T) {
 		c.Coding.Values = append(c.Coding.Values, int16(a*a-127))
 	}
 	for _, isa := range isas() {
-		m, err := New(c, tables, isa)
+		m, err := New(c, NewTables(tables), isa)
 		require.NoError(t, err)
 		got := make([]byte, 9*64)
 		m.Group(0, got, 64)
@@ -163,7 +163,7 @@ func TestValues(t *testing.T) {
 		}
 	}
 	c.Coding.Values[0] = 1000
-	_, err := New(c, tables, Generic)
+	_, err := New(c, NewTables(tables), Generic)
 	require.ErrorContains(t, err, "do not fit a byte")
 }
 
@@ -179,7 +179,7 @@ func TestCorruptStreamStaysInside(t *testing.T) {
 		c.Stream = stream
 		var first []byte
 		for _, isa := range isas() {
-			m, err := New(c, tables, isa)
+			m, err := New(c, NewTables(tables), isa)
 			require.NoError(t, err)
 			got := make([]byte, 13*576)
 			m.Group(0, got, 576)
@@ -198,7 +198,7 @@ func BenchmarkChunk(b *testing.B) {
 			c, tables, _ := coded(b, rng, 13, 2048, 16, s, 12, sigma)
 			for _, isa := range isas() {
 				b.Run(fmt.Sprintf("%s/low=%d/sigma=%g", isa, s, sigma), func(b *testing.B) {
-					m, err := New(c, tables, isa)
+					m, err := New(c, NewTables(tables), isa)
 					require.NoError(b, err)
 					dst := make([]byte, 13*2048)
 					for b.Loop() {
