@@ -92,12 +92,19 @@ func (p *program) bench(c *cli.Context) error {
 			return err
 		}
 	}
+	profile := ""
+	if entries := m.profile(); entries != nil {
+		profile = profileTable(entries) + "\n" + memoryLine(m.Memory(), ownStatus)
+	}
 	if c.Bool("json") {
+		if profile != "" {
+			p.notef("%s", profile)
+		}
 		return p.printJSON(results)
 	}
 	p.printBench(results)
-	if c := m.profile(); c != nil {
-		fmt.Fprintf(p.Out, "\n%s\n%s\n", profileTable(c), memoryLine(m.Memory(), ownStatus))
+	if profile != "" {
+		fmt.Fprintf(p.Out, "\n%s\n", profile)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -64,6 +65,14 @@ func (p *program) compress(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, also := range []string{opt.Calibration.Save, opt.Calibration.SaveAll} { // now, and not after the calibration
+		if also == "" {
+			continue
+		}
+		if err := checkOutput(c, also, in); err != nil {
+			return err
+		}
+	}
 	src, err := convert.OpenSource(in)
 	if err != nil {
 		return err
@@ -79,12 +88,21 @@ func (p *program) compress(c *cli.Context) error {
 	bar := p.newProgress("compressing")
 	report, err := convert.Compress(ctx, src, out, opt, bar.stage)
 	bar.finish()
+	var mistake *convert.OptionError
+	if errors.As(err, &mistake) {
+		return usagef("compress: %v", mistake)
+	}
 	if err != nil {
 		return err
 	}
 	if c.Bool("json") {
 		return p.printJSON(report)
 	}
+	p.printCompressed(out, in, report)
+	return nil
+}
+
+func (p *program) printCompressed(out, in string, report *convert.Report) {
 	fmt.Fprintf(p.Out, "%s: %s, %.3f bits per weight (%d weights in %d tensors, %d code tables, scheme %s, %.1f s)\n",
 		out, bytesText(report.Bytes), report.BitsPerWeight, report.Weights, report.Tensors, report.Tables, report.Scheme, report.Seconds)
 	if st, err := os.Stat(in); err == nil && st.Mode().IsRegular() {
@@ -103,7 +121,6 @@ func (p *program) compress(c *cli.Context) error {
 	if report.SQNR != 0 {
 		fmt.Fprintf(p.Out, "signal to quantization noise: %.2f dB\n", report.SQNR)
 	}
-	return nil
 }
 
 func compressOptions(c *cli.Context) (convert.Options, error) {
@@ -145,6 +162,11 @@ func compressOptions(c *cli.Context) (convert.Options, error) {
 	case c.IsSet("bpw") && !(opt.BPW >= convert.MinBPW && opt.BPW <= convert.MaxBPW):
 		return opt, usagef("--bpw %g: expected %g to %g", opt.BPW, convert.MinBPW, convert.MaxBPW)
 	}
+	for _, name := range []string{"no-columns", "no-centroid", "row-exponent", "offsets"} {
+		if opt.Scheme != "" && c.IsSet(name) {
+			return opt, usagef("compress: --%s goes with --bpw and --size only", name)
+		}
+	}
 	return opt, nil
 }
 
@@ -174,23 +196,34 @@ func outputPath(c *cli.Context, in string) (string, error) {
 	if out == "" {
 		return "", usagef("%s: the output is missing (-o FILE)", c.Command.Name)
 	}
-	if st, err := os.Stat(out); err == nil {
-		if st.IsDir() {
-			return "", fmt.Errorf("%s: is a directory, a file name is expected (-o %s)", out, filepath.Join(out, "model"+outputExtension(c)))
-		}
-		if source, err := os.Stat(in); err == nil && os.SameFile(st, source) {
-			return "", usagef("%s: input and output are the same file %s", c.Command.Name, in)
-		}
+	if st, err := os.Stat(out); err == nil && st.IsDir() {
+		return "", fmt.Errorf("%s: is a directory, a file name is expected (-o %s)", out, filepath.Join(out, "model"+outputExtension(c)))
 	}
-	if dir := filepath.Dir(out); dir != "" {
-		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-			return "", fmt.Errorf("%s: there is no directory %s (make it first)", out, dir)
-		}
+	if err := checkOutput(c, out, in); err != nil {
+		return "", err
 	}
 	if ext := filepath.Ext(out); ext != outputExtension(c) {
 		return "", usagef("%s: the output must be named *%s, not %s", c.Command.Name, outputExtension(c), out)
 	}
 	return out, nil
+}
+
+// checkOutput refuses to write over the input, over a directory, or where there is no directory.
+func checkOutput(c *cli.Context, out, in string) error {
+	if st, err := os.Stat(out); err == nil {
+		if st.IsDir() {
+			return fmt.Errorf("%s: is a directory, a file name is expected", out)
+		}
+		if source, err := os.Stat(in); err == nil && os.SameFile(st, source) {
+			return usagef("%s: input and output are the same file %s", c.Command.Name, in)
+		}
+	}
+	if dir := filepath.Dir(out); dir != "" {
+		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+			return fmt.Errorf("%s: there is no directory %s (make it first)", out, dir)
+		}
+	}
+	return nil
 }
 
 func outputExtension(c *cli.Context) string {

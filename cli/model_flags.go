@@ -95,6 +95,7 @@ func (p *program) load(ctx context.Context, path, device string, opt engine.Load
 		return nil, err
 	}
 	if _, isCPU := b.(*cpu.Backend); isCPU && opt.KVType == engine.KVQ8 {
+		b.Close()
 		f.Close()
 		return nil, usagef("--kv-type %s needs a GPU; the CPU's cache is of type %s", opt.KVType, engine.KVF16)
 	}
@@ -151,7 +152,7 @@ func bytesText(n int64) string {
 func parseBytes(s string) (int64, error) {
 	var v float64
 	var unit string
-	if _, err := fmt.Sscanf(s, "%f%s", &v, &unit); err != nil && unit != "" || v <= 0 {
+	if _, err := fmt.Sscanf(s, "%f%s", &v, &unit); err != nil && unit != "" || !(v > 0) {
 		return 0, fmt.Errorf("expected a size such as 500M or 2GiB")
 	}
 	unit = strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(unit), "B"), "I")

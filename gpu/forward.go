@@ -98,11 +98,15 @@ func newPass(l *launcher, lay *layout, f *format.Reader, prog *model.Program, wo
 	if p.row, err = l.dev.HostFloats(prog.Config.NVocab); err != nil {
 		return nil, err
 	}
-	if p.stream, err = l.dev.NewStream(); err != nil || s.plane == 0 {
-		return p, err
+	if p.stream, err = l.dev.NewStream(); err != nil {
+		return nil, err
 	}
-	p.ring, err = newPlaneRing(l.dev, planes)
-	return p, err
+	if s.plane > 0 {
+		if p.ring, err = newPlaneRing(l.dev, planes); err != nil {
+			return nil, errors.Join(err, p.stream.Destroy())
+		}
+	}
+	return p, nil
 }
 
 // rotationFreqs returns radians per position of each rotated pair of dimensions: base^(−2i/rope_dim), scaled.

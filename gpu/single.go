@@ -68,7 +68,7 @@ func OpenSingle(dev driver.Device, f *format.Reader, name string, plan engine.Pl
 
 // Multiply multiplies all vectors and returns how long the device took.
 func (s *Single) Multiply() (elapsed time.Duration, err error) {
-	err = s.dev.Do(func() error {
+	err = s.dev.Do(func() (err error) {
 		start, err := s.dev.NewEvent()
 		if err != nil {
 			return err

@@ -77,6 +77,9 @@ func (t *Tuning) check(c *model.Config) error {
 	return t.Offsets.Check()
 }
 
+// OptionError says that Options make no sense, by themselves or for a model.
+type OptionError struct{ error }
+
 // Report says what Compress did.
 type Report struct {
 	Scheme        Scheme  `json:"scheme"`
@@ -200,7 +203,7 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 		j.progress = func(string, int64, int64) {}
 	}
 	if err := errors.Join(j.opt.Calibration.check(j.opt.Scheme), j.opt.Tuning.check(cfg)); err != nil {
-		return nil, err
+		return nil, &OptionError{err}
 	}
 	if j.opt.Calibration.Imatrix != "" {
 		if err := j.foldImatrix(); err != nil {
@@ -222,7 +225,7 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 		j.opt.BPW = 8 * float64(opt.Size) / float64(j.weights)
 	}
 	if bpw := j.opt.BPW; !(bpw >= MinBPW && bpw <= MaxBPW) {
-		return nil, fmt.Errorf("%.4g bits per weight asked for, supported are %g to %g (%d to %d bytes)", bpw, MinBPW, MaxBPW, int64(MinBPW/8*float64(j.weights)), int64(MaxBPW/8*float64(j.weights)))
+		return nil, &OptionError{fmt.Errorf("%.4g bits per weight asked for, supported are %g to %g (%d to %d bytes)", bpw, MinBPW, MaxBPW, int64(MinBPW/8*float64(j.weights)), int64(MaxBPW/8*float64(j.weights)))}
 	}
 	return j, nil
 }

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
@@ -63,7 +65,7 @@ func (m *momentsInput) size() int64 {
 // momentsWriter writes a calibration file.
 type momentsWriter struct {
 	path  string
-	f     *os.File
+	f     *os.File // with a temporary name beside path
 	w     *bufio.Writer
 	index momentsIndex
 	row   []byte
@@ -71,7 +73,7 @@ type momentsWriter struct {
 
 // newMomentsWriter starts a file that appears at path when it is complete.
 func newMomentsWriter(path, text string) (*momentsWriter, error) {
-	f, err := os.Create(path + ".tmp")
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".part*")
 	if err != nil {
 		return nil, err
 	}
@@ -109,11 +111,14 @@ func (m *momentsWriter) finish(err error) error {
 	if err == nil {
 		err = m.w.Flush()
 	}
-	err = errors.Join(err, m.f.Close())
+	err = errors.Join(err, m.f.Chmod(0o644), m.f.Close()) // temporary files are the owner's only
 	if err == nil {
-		return os.Rename(m.f.Name(), m.path)
+		err = os.Rename(m.f.Name(), m.path)
 	}
-	return errors.Join(err, os.Remove(m.f.Name()))
+	if err != nil {
+		err = errors.Join(err, os.Remove(m.f.Name()))
+	}
+	return err
 }
 
 // openMoments reads the index of a calibration file and checks it against the model.
@@ -164,7 +169,22 @@ func readMomentsIndex(f *os.File, prog *model.Program) (*momentsIndex, error) {
 	if !same || size != at {
 		return nil, errors.New("was made with another model: calibrate again")
 	}
-	return index, nil
+	return index, checkSensitivity(index.Sensitivity)
+}
+
+// checkSensitivity refuses what mean squares cannot be.
+func checkSensitivity(s *calibrate.Sensitivity) error {
+	if s == nil {
+		return nil
+	}
+	for _, squares := range append(slices.Collect(maps.Values(s.Rows)), s.Embedding) {
+		for _, x := range squares {
+			if !(x >= 0 && x <= math.MaxFloat32) {
+				return fmt.Errorf("a mean square of derivatives is %g (the file is damaged)", x)
+			}
+		}
+	}
+	return nil
 }
 
 // readMoments passes on what f holds, as calibrate.Run would.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
@@ -50,7 +51,12 @@ func TestSavedCalibration(t *testing.T) {
 		_, err := compress("damaged", src, Calibration{Saved: path})
 		require.ErrorContains(t, err, damage.message, name)
 	}
-	left, err := filepath.Glob(filepath.Join(dir, "*.tmp"))
-	require.NoError(t, err)
-	require.Empty(t, left)
+	for _, pattern := range []string{"*.part*", ".calibration*"} {
+		left, err := filepath.Glob(filepath.Join(dir, pattern))
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
+	require.NoError(t, checkSensitivity(&calibrate.Sensitivity{Rows: map[string][]float64{"a": {0, 1}}}))
+	require.ErrorContains(t, checkSensitivity(&calibrate.Sensitivity{Rows: map[string][]float64{"a": {0, -1}}}), "damaged")
+	require.ErrorContains(t, checkSensitivity(&calibrate.Sensitivity{Embedding: []float64{1e300}}), "damaged")
 }

@@ -74,6 +74,9 @@ func (j *job) weigh(ms []*uniformMatrix) {
 	}
 	want, n, shift := make([]float64, len(ms)), 0.0, 0.0
 	for i, m := range ms {
+		if m.q.MeanAbs == 0 { // nothing but zeros
+			continue
+		}
 		rows := m.p.info.Rows
 		steps := make([]float64, rows)
 		for r, s := range m.stats {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
+	"github.com/ellm-gpu/ellm-gpu/internal/quant"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
@@ -41,6 +42,24 @@ func TestStepsOfEqualHarm(t *testing.T) {
 	require.Nil(t, s.rowFactors("output.weight", rule[1:], 1), "rare tokens are not worthless")
 	require.InEpsilon(t, 1/math.Sqrt(2*(1+1e-9)/2), s.step("output.weight", []float64{1, 1}), 1e-6)
 	require.InEpsilon(t, 1/math.Sqrt(4./3), s.step("token_embd.weight", []float64{1, 1, 1}), 1e-6)
+}
+
+// A matrix of zeros has no step, and leaves the others theirs.
+func TestSensitivityOfZeros(t *testing.T) {
+	rows := map[string][]float64{"zeros": {1, 1}, "others": {1, 2}}
+	j := &job{sensitivity: &sensitivity{&calibrate.Sensitivity{Rows: rows}, map[string]float64{"zeros": 1, "others": 1}}}
+	matrix := func(name string, mean float64) *uniformMatrix {
+		s := quant.RowStats{SumAbs: 4 * mean}
+		m := &uniformMatrix{job: j, p: &plan{info: TensorInfo{Name: name, Rows: 2, Cols: 4}}, stats: []quant.RowStats{s, s}, weight: mean}
+		m.q = quant.Uniform{MeanAbs: mean, Exponent: 0.5}
+		return m
+	}
+	zeros, others := matrix("zeros", 0), matrix("others", 3)
+	j.weigh([]*uniformMatrix{zeros, others})
+	require.Zero(t, zeros.weight)
+	require.Zero(t, zeros.rowStep(0))
+	require.InEpsilon(t, 3, others.weight, 1e-9)
+	require.Greater(t, others.rowFactor[0], others.rowFactor[1])
 }
 
 // Derivatives change the file, and not its size.
