@@ -242,26 +242,13 @@ func (g *gen256) group(n int, name string) {
 }
 
 func chunk256() {
-	for _, withLow := range []bool{false, true} {
-		name := "chunk256"
-		if withLow {
-			name = "chunk256Low"
-		}
-		TEXT(name, NOSPLIT, "func(a *byte)")
-		Pragma("noescape")
-		Doc(name + " decodes one chunk with AVX2, lanes in four chains of 8. It changes the per-lane arrays of its arguments.")
-		body256(withLow)
-	}
+	decoders("chunk256", "AVX2, lanes in four chains of 8. It changes the per-lane arrays of its arguments.", body256)
 }
 
 func body256(withLow bool) {
 	g := &gen256{withLow: withLow}
 	g.args = Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: g.args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(g.args)
 	g.words, g.lut = load(argWords), load(argLut)
 	row, rows := load(argDst), load(argRows)
 	if withLow {
@@ -273,29 +260,7 @@ func body256(withLow bool) {
 		g.start(q)
 	}
 	g.dst = GP64()
-	Label("row")
-	MOVQ(row, g.dst)
-	left := load(argSteps)
-	SUBQ(Imm(4), left)
-	JL(LabelRef("rest"))
-	Label("four")
-	g.group(4, "a")
-	SUBQ(Imm(4), left)
-	JGE(LabelRef("four"))
-	Label("rest")
-	TESTQ(U32(2), left)
-	JZ(LabelRef("last"))
-	g.group(2, "b")
-	Label("last")
-	TESTQ(U32(1), left)
-	JZ(LabelRef("next"))
-	g.group(1, "c")
-	Label("next")
-	ADDQ(Mem{Base: g.args, Disp: argStride}, row)
-	DECQ(rows)
-	JNZ(LabelRef("row"))
-	VZEROUPPER()
-	RET()
+	decodeRows(g.args, row, g.dst, rows, g.group)
 }
 
 // start loads the first three words of quarter q.

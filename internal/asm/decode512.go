@@ -204,26 +204,13 @@ func (g *gen512) store(e, low [2]VecVirtual, i int) {
 }
 
 func chunk512() {
-	for _, withLow := range []bool{false, true} {
-		name := "chunk512"
-		if withLow {
-			name = "chunk512Low"
-		}
-		TEXT(name, NOSPLIT, "func(a *byte)")
-		Pragma("noescape")
-		Doc(name + " decodes one chunk with AVX-512 (F, BW, VBMI, VBMI2), lanes in two chains of 16. It changes its arguments.")
-		body512(withLow)
-	}
+	decoders("chunk512", "AVX-512 (F, BW, VBMI, VBMI2), lanes in two chains of 16. It changes its arguments.", body512)
 }
 
 func body512(withLow bool) {
 	g := &gen512{withLow: withLow}
 	g.args = Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: g.args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(g.args)
 	broadcast := func(v uint64) VecVirtual {
 		t, z := GP32(), ZMM()
 		MOVL(U32(v), t)
@@ -250,29 +237,7 @@ func body512(withLow bool) {
 		g.start(h)
 	}
 	g.dst = GP64()
-	Label("row")
-	MOVQ(row, g.dst)
-	left := load(argSteps)
-	SUBQ(Imm(4), left)
-	JL(LabelRef("rest"))
-	Label("four")
-	g.group(4, "a")
-	SUBQ(Imm(4), left)
-	JGE(LabelRef("four"))
-	Label("rest")
-	TESTQ(U32(2), left)
-	JZ(LabelRef("last"))
-	g.group(2, "b")
-	Label("last")
-	TESTQ(U32(1), left)
-	JZ(LabelRef("next"))
-	g.group(1, "c")
-	Label("next")
-	ADDQ(Mem{Base: g.args, Disp: argStride}, row)
-	DECQ(Mem{Base: g.args, Disp: argRows})
-	JNZ(LabelRef("row"))
-	VZEROUPPER()
-	RET()
+	decodeRows(g.args, row, g.dst, Mem{Base: g.args, Disp: argRows}, g.group)
 }
 
 // start loads the first three words of half h.
