@@ -231,6 +231,7 @@ func TestHostileIndex(t *testing.T) {
 		"order":       func(c *Coded, _ *indexEntry) { c.RowOrder[3] = c.RowOrder[4] },
 		"order range": func(c *Coded, _ *indexEntry) { c.RowOrder[3] = 1 << 30 },
 		"outlier":     func(c *Coded, _ *indexEntry) { c.Outliers[0] = PackOutlier(Outlier{3, MaxCols - 1, 1}) },
+		"unordered":   func(c *Coded, _ *indexEntry) { c.Outliers[0], c.Outliers[1] = c.Outliers[1], c.Outliers[0] },
 		"outliers":    func(c *Coded, _ *indexEntry) { c.OutlierStart[1] = 77 },
 		"part":        func(_ *Coded, e *indexEntry) { e.Parts["stream"] = [2]int64{0, 1 << 60} },
 		"negative":    func(_ *Coded, e *indexEntry) { e.Parts["stream"] = [2]int64{-64, 64} },

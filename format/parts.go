@@ -149,11 +149,17 @@ func (c *Coded) checkOutliers() error {
 			return fmt.Errorf("outlier_start[%d] is %d, expected %d to %d", g, start, end, len(c.Outliers))
 		}
 		if g > 0 {
+			last := 0
 			for i := end; i < start; i++ {
 				o := UnpackOutlier(c.Outliers[i])
 				if o.Row >= c.GroupRows(g-1) || o.Col >= c.Cols {
 					return fmt.Errorf("outliers[%d] lies at row %d, column %d of group %d: outside the matrix", i, o.Row, o.Col, g-1)
 				}
+				at := o.Row*MaxCols + o.Col
+				if at < last {
+					return fmt.Errorf("outliers[%d] lies at row %d, column %d of group %d: in front of the one before it", i, o.Row, o.Col, g-1)
+				}
+				last = at
 			}
 		}
 		end = start
