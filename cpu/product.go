@@ -321,7 +321,7 @@ func (w *worker) blockTile(p *product, c *codes, rows *dot.Rows, k int, acc []fl
 			rest := w.blockRest[:dot.BlockRows]
 			w.restOf(rest, p, c, k, r, t, 1)
 			for i := range min(dot.BlockRows, c.n-r) {
-				acc[t*c.n+r+i] += q.scale[at] * (w.results[r+i] + rest[i])
+				acc[t*c.n+r+i] += float32(q.scale[at] * (w.results[r+i] + rest[i])) // rounded before it is added, as in GemmBlocks
 			}
 		}
 	}
