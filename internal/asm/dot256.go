@@ -50,11 +50,7 @@ func dot256(planes int, small bool, c *avx2Consts) {
 	Pragma("noescape")
 	Doc(name + " multiplies rows of packed codes with one vector of 16-bit activations with AVX2.")
 	args := Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(args)
 	out, rows, nib, bits := load(dotOut), load(dotRows), load(dotNibble), load(dotBits)
 	np, bp, xp, left := GP64(), GP64(), GP64(), GP64()
 	acc := [2]VecVirtual{YMM(), YMM()}
@@ -164,11 +160,7 @@ func gemm256(tokens int, whole bool, c *avx2Consts) {
 	Pragma("noescape")
 	Doc(name + fmt.Sprintf(" multiplies a tile of 32 rows with %d tokens with AVX2, 16 rows a pass.%s", tokens, limit))
 	args := Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(args)
 	stride, out, tile := load(gemmXStride), load(gemmOut), load(gemmW)
 	w, x, x2, steps, pass := GP64(), GP64(), GP64(), GP64(), GP64()
 	MOVQ(U32(2), pass)

@@ -18,11 +18,7 @@ func dotBlock256(planes, block int, c *avx2Consts, numbers Mem) {
 	Pragma("noescape")
 	Doc(name + fmt.Sprintf(" is like the plain dot product, with one scale per %d columns. It writes float32[rows].", block))
 	args := Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(args)
 	out, rows, nib, bits, scales := load(dotOut), load(dotRows), load(dotNibble), load(dotBits), load(dotScale)
 	np, bp, xp, sp, left := GP64(), GP64(), GP64(), GP64(), GP64()
 	acc, low, ones := YMM(), YMM(), YMM()
@@ -90,14 +86,7 @@ func dotBlock256(planes, block int, c *avx2Consts, numbers Mem) {
 	ADDQ(U32(uint32(4*64/block)), sp)
 	DECQ(left)
 	JNZ(LabelRef("step"))
-	x, x2 := XMM(), XMM()
-	VEXTRACTF128(Imm(1), acc, x)
-	VADDPS(acc.AsX(), x, x2)
-	VPERMILPS(Imm(0xee), x2, x)
-	VADDPS(x, x2, x2)
-	VPERMILPS(Imm(0x55), x2, x)
-	VADDPS(x, x2, x2)
-	VMOVSS(x2, Mem{Base: out})
+	reduceFloats(acc, Mem{Base: out})
 	ADDQ(U32(4), out)
 	ADDQ(Mem{Base: args, Disp: dotNibbleStride}, nib)
 	ADDQ(Mem{Base: args, Disp: dotBitsStride}, bits)

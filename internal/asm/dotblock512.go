@@ -22,11 +22,7 @@ func dotBlock512(width, block int, numbers Mem) {
 	Pragma("noescape")
 	Doc(name + fmt.Sprintf(" is like the plain dot product, with one scale per %d columns. It writes float32[rows].", block))
 	args := Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(args)
 	out, rows, nib, scales := load(dotOut), load(dotRows), load(dotNibble), load(dotScale)
 	bits := GP64()
 	MOVQ(Mem{Base: args, Disp: dotBits}, bits)
@@ -75,16 +71,10 @@ func dotBlock512(width, block int, numbers Mem) {
 	ADDQ(U32(uint32(4*64/block)), sp)
 	DECQ(left)
 	JNZ(LabelRef("step"))
-	y, y2, x, x2 := YMM(), YMM(), XMM(), XMM()
+	y, y2 := YMM(), YMM()
 	VEXTRACTF64X4(Imm(1), acc, y)
 	VADDPS(acc.AsY(), y, y2)
-	VEXTRACTF128(Imm(1), y2, x)
-	VADDPS(y2.AsX(), x, x2)
-	VPERMILPS(Imm(0xee), x2, x)
-	VADDPS(x, x2, x2)
-	VPERMILPS(Imm(0x55), x2, x)
-	VADDPS(x, x2, x2)
-	VMOVSS(x2, Mem{Base: out})
+	reduceFloats(y2, Mem{Base: out})
 	ADDQ(U32(4), out)
 	ADDQ(Mem{Base: args, Disp: dotNibbleStride}, nib)
 	ADDQ(Mem{Base: args, Disp: dotBitsStride}, bits)
@@ -93,6 +83,18 @@ func dotBlock512(width, block int, numbers Mem) {
 	JNZ(LabelRef("row"))
 	VZEROUPPER()
 	RET()
+}
+
+// reduceFloats stores the sum of 8 float32.
+func reduceFloats(v VecVirtual, to Mem) {
+	x, x2 := XMM(), XMM()
+	VEXTRACTF128(Imm(1), v, x)
+	VADDPS(v.AsX(), x, x2)
+	VPERMILPS(Imm(0xee), x2, x)
+	VADDPS(x, x2, x2)
+	VPERMILPS(Imm(0x55), x2, x)
+	VADDPS(x, x2, x2)
+	VMOVSS(x2, to)
 }
 
 // blockNumbers returns which of a step's scales each of 16 sums of 4 columns takes.

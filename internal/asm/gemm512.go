@@ -27,11 +27,7 @@ func gemm512(tokens int) {
 	Pragma("noescape")
 	Doc(name + fmt.Sprintf(" multiplies a tile of 32 rows with %d tokens with AVX-512 VNNI.", tokens))
 	args := Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(args)
 	w, steps, stride, x := load(gemmW), load(gemmSteps), load(gemmXStride), load(gemmX)
 	// Tokens 0–2 are reached from x, tokens 3–5 from x3, both with index factors 0, 1, 2.
 	x3 := GP64()
@@ -100,11 +96,7 @@ func tile512() {
 	Pragma("noescape")
 	Doc("tile512 reorders 32 rows of codes so that 4 columns of 16 rows form a vector.")
 	args := Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(args)
 	codes, stride, out, steps := load(tileCodes), load(tileStride), load(tileOut), load(tileSteps)
 	upper := GP64()
 	MOVQ(stride, upper)

@@ -39,11 +39,7 @@ func newGemmBlock(name, doc string) *gemmBlock {
 	Doc(name + doc)
 	g := &gemmBlock{args: GP64()}
 	Load(Param("a"), g.args)
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: g.args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(g.args)
 	second := func(base, stride GPVirtual) GPVirtual {
 		r := GP64()
 		LEAQ(Mem{Base: base, Index: stride, Scale: 2}, r)

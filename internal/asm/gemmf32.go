@@ -26,11 +26,7 @@ func gemmF32(name, isa string, m, width int, vector func() VecVirtual) {
 	Pragma("noescape")
 	Doc(fmt.Sprintf("%s adds the product of %d rows of A and %d columns of B to a tile of C, with %s.", name, m, width/2, isa))
 	args := Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(args)
 	k, a, as, ak, b, bk := load(f32K), load(f32A), load(f32ARow), load(f32AK), load(f32B), load(f32BK)
 	// Three rows can be reached from one pointer.
 	pa := []GPVirtual{a}

@@ -12,11 +12,7 @@ func low512() {
 	Pragma("noescape")
 	Doc("low512 unpacks a chunk's low bits, up to 8 per weight, to one byte each. It changes its arguments.")
 	args := Load(Param("a"), GP64())
-	load := func(disp int) GPVirtual {
-		r := GP64()
-		MOVQ(Mem{Base: args, Disp: disp}, r)
-		return r
-	}
+	load := argLoader(args)
 	row, low, twice := load(argDst), load(argLow), load(argLowBits)
 	odd := XMM() // how far the odd column's bits move up to stand in the next byte
 	back := GP64()

@@ -27,58 +27,63 @@ func main() {
 		chunk256()
 		low512()
 	case "dot":
-		blocks16, blocks32 := blockNumbers(16), blockNumbers(32)
-		avx2 := newAVX2Consts()
-		for _, width := range []int{8, 4, 5, 6} {
-			planes := width - 4 // −1: whole bytes
-			if width == 8 {
-				planes = -1
-			}
-			dot512(width)
-			dot256(planes, false, avx2)
-			dotBlock512(width, 16, blocks16)
-			dotBlock512(width, 32, blocks32)
-			dotBlock256(planes, 16, avx2, blocks16)
-			dotBlock256(planes, 32, avx2, blocks32)
-			if width < 8 {
-				pack512(width)
-				unpack512(width)
-			}
-		}
-		for width := 3; width <= 6; width++ {
-			table := escapeTable(width)
-			dotEscape512(width, table)
-			packEscape512(width)
-			unpackEscape512(width, table)
-		}
-		dot256(-1, true, avx2)
-		absMax512()
-		split512()
-		split256(newPackOrder())
-		tile512()
-		for tokens := 1; tokens <= 3; tokens++ {
-			gemm256(tokens, false, avx2)
-			if tokens < 3 {
-				gemm256(tokens, true, avx2)
-			}
-		}
-		for tokens := 1; tokens <= 6; tokens++ {
-			gemm512(tokens)
-		}
-		for _, block := range []int{16, 32} {
-			numbers := blocks16
-			if block == 32 {
-				numbers = blocks32
-			}
-			for tokens := 1; tokens <= 4; tokens++ {
-				gemmBlock512(tokens, block, numbers)
-			}
-			gemmBlock256(block, false, avx2, numbers)
-			gemmBlock256(block, true, avx2, numbers)
-		}
+		dots()
 	case "linalg":
 		gemmF32("gemm512", "AVX-512", 8, 64, func() VecVirtual { return ZMM() })
 		gemmF32("gemm256", "AVX2", 4, 32, func() VecVirtual { return YMM() })
 	}
 	Generate()
+}
+
+// dots generates package dot's kernels.
+func dots() {
+	blocks16, blocks32 := blockNumbers(16), blockNumbers(32)
+	avx2 := newAVX2Consts()
+	for _, width := range []int{8, 4, 5, 6} {
+		planes := width - 4 // −1: whole bytes
+		if width == 8 {
+			planes = -1
+		}
+		dot512(width)
+		dot256(planes, false, avx2)
+		dotBlock512(width, 16, blocks16)
+		dotBlock512(width, 32, blocks32)
+		dotBlock256(planes, 16, avx2, blocks16)
+		dotBlock256(planes, 32, avx2, blocks32)
+		if width < 8 {
+			pack512(width)
+			unpack512(width)
+		}
+	}
+	for width := 3; width <= 6; width++ {
+		table := escapeTable(width)
+		dotEscape512(width, table)
+		packEscape512(width)
+		unpackEscape512(width, table)
+	}
+	dot256(-1, true, avx2)
+	absMax512()
+	split512()
+	split256(newPackOrder())
+	tile512()
+	for tokens := 1; tokens <= 3; tokens++ {
+		gemm256(tokens, false, avx2)
+		if tokens < 3 {
+			gemm256(tokens, true, avx2)
+		}
+	}
+	for tokens := 1; tokens <= 6; tokens++ {
+		gemm512(tokens)
+	}
+	for _, block := range []int{16, 32} {
+		numbers := blocks16
+		if block == 32 {
+			numbers = blocks32
+		}
+		for tokens := 1; tokens <= 4; tokens++ {
+			gemmBlock512(tokens, block, numbers)
+		}
+		gemmBlock256(block, false, avx2, numbers)
+		gemmBlock256(block, true, avx2, numbers)
+	}
 }
