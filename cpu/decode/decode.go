@@ -139,6 +139,7 @@ func (m *Matrix) Split() bool { return m.split }
 // chunk is one chunk's input.
 type chunk struct {
 	words     []uint32 // from its first word to the end of the stream, which has guard words
+	length    int      // of the chunk, in words
 	mainWords int
 	tail      []uint8
 	lut       []uint32
@@ -153,7 +154,7 @@ func (m *Matrix) chunk(g, k int) chunk {
 	c := m.c
 	i := g*c.Tiles() + k
 	ch := chunk{
-		words: c.Stream[c.ChunkOffset[i]:], mainWords: int(c.MainWords[i]), tail: c.LaneTail[huffman.Lanes*i:][:huffman.Lanes],
+		words: c.Stream[c.ChunkOffset[i]:], length: int(c.ChunkOffset[i+1] - c.ChunkOffset[i]), mainWords: int(c.MainWords[i]), tail: c.LaneTail[huffman.Lanes*i:][:huffman.Lanes],
 		lut: m.lut[c.GroupTable[g]], lowBits: c.Coding.LowBits, steps: c.TileSteps(k), rows: c.GroupRows(g),
 	}
 	if ch.lowBits > 0 {

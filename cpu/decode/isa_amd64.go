@@ -35,6 +35,8 @@ type chunkArgs struct {
 	lowMask   uint32 // low bits of a pair, in bytes 0 and 1
 	one       uint32
 	_         uint32
+	ahead     uintptr // AVX-512: where what is fetched next lies, and by how much it moves on with four steps
+	aheadStep int
 	// A lane's next word, the distance to the one after, the index that ends its interleaved part, where its tail starts.
 	ix, inc, limit, tail [huffman.Lanes]int32
 	state                [4][huffman.Lanes]int32 // of AVX2
@@ -42,12 +44,18 @@ type chunkArgs struct {
 	vec [8][8]uint32
 }
 
+// fetchAhead is how many bytes ahead the stream is fetched: gathers make no pattern that the processor would follow across pages.
+const fetchAhead = 2048
+
 // set fills a in place: arguments made here would be allocated. lanes says which lane stands where in the registers.
 func (a *chunkArgs) set(c *chunk, dst []byte, stride int, lanes *[huffman.Lanes]uint8) {
 	*a = chunkArgs{
 		dst: unsafe.Pointer(&dst[0]), stride: stride, words: unsafe.Pointer(&c.words[0]), lut: unsafe.Pointer(&c.lut[0]),
 		steps: c.steps, rows: c.rows, lowBits: c.lowBits, mask: uint32(len(c.lut) - 1), one: 1,
 	}
+	// What is fetched may lie behind the stream: nothing is read there.
+	a.ahead = uintptr(a.words) + fetchAhead
+	a.aheadStep = 4 * 4 * c.length / (c.rows * c.steps)
 	var tails [huffman.Lanes]int32
 	main := int32(huffman.Lanes * c.mainWords)
 	tail := main

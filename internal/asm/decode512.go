@@ -22,7 +22,9 @@ const (
 	argMask      = argLowFields + 32 // uint32: (1<<L) − 1
 	argLowMask   = argMask + 4       // uint32: low bits of a pair, in bytes 0 and 1
 	argOne       = argMask + 8       // uint32: 1
-	argLanes     = argMask + 16
+	argAhead     = argMask + 16      // what is fetched ahead of the stream
+	argAheadStep = argAhead + 8      // bytes of the stream per group of four pairs
+	argLanes     = argAhead + 16
 )
 
 // Offsets of the per-lane arrays behind argLanes, 32 × int32 each, in the order of the registers.
@@ -45,6 +47,7 @@ type half512 struct {
 // Table entries are values<<16 | length. Positions are sums of whole entries; what stands above bit 15 has no meaning.
 type gen512 struct {
 	args, dst, words, lut, low Register
+	ahead                      GPVirtual
 	halves                     [2]half512
 	mask, beyond, c32          VecVirtual
 	lowCur                     [2]VecVirtual
@@ -143,6 +146,8 @@ func (g *gen512) lowWords(n int, name string) (v [2]VecVirtual) {
 // loadLow loads the next word of low bits, in the order of the registers.
 func (g *gen512) loadLow() {
 	a, b := ZMM(), ZMM()
+	PREFETCHT0(Mem{Base: g.low, Disp: 1024})
+	PREFETCHT0(Mem{Base: g.low, Disp: 1024 + 64})
 	VMOVDQU32(Mem{Base: g.low}, a)
 	VMOVDQU32(Mem{Base: g.low, Disp: 64}, b)
 	VSHUFI32X4(U8(0x88), b, a, g.lowCur[0])
@@ -152,6 +157,12 @@ func (g *gen512) loadLow() {
 
 // group decodes n (1, 2 or 4) pairs of every lane and writes them at dst.
 func (g *gen512) group(n int, name string) {
+	if n == 4 {
+		for i := range 3 {
+			PREFETCHT0(Mem{Base: g.ahead, Disp: 64 * i})
+		}
+		ADDQ(Mem{Base: g.args, Disp: argAheadStep}, g.ahead)
+	}
 	for h := range g.halves {
 		g.refill(&g.halves[h], name)
 	}
@@ -218,7 +229,7 @@ func body512(withLow bool) {
 		return z
 	}
 	row := load(argDst)
-	g.words, g.lut = load(argWords), load(argLut)
+	g.words, g.lut, g.ahead = load(argWords), load(argLut), load(argAhead)
 	g.all = K()
 	KXNORW(g.all, g.all, g.all)
 	g.mask, g.beyond, g.c32 = ZMM(), broadcast(0xffe0), broadcast(32)
