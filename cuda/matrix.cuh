@@ -40,7 +40,7 @@ struct matrix {
     const uint16_t* row_scale;   // float16 [rows], SCALE_ROW
     const uint16_t* block_scale; // float16 [⌈rows/4⌉][block_stride][4 rows]; zeros beyond rows and cols
     const uint16_t* block_min;   // likewise the blocks' minima; 0 = none
-    const float* col_scale;      // [cols]; only embed_rows_* reads it, products take x already multiplied (mul_cols)
+    const float* col_scale;      // [cols]; only embed_rows_* reads it, products take x already multiplied (x_prepare)
 
     int32_t rows, cols;
     int32_t stride;         // elements per row of data
