@@ -148,7 +148,7 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 		}
 	}()
 	// Where a few padding bytes weigh much the size is not what was expected; what is known then hits the target.
-	for try := 0; err == nil && try < 2 && j.opt.Scheme == SchemeBPW && opt.Tuning.Kappa == 0 && math.Abs(j.miss(tables)) > j.tolerance()*j.target(); try++ {
+	for try := 0; err == nil && try < 2 && j.opt.Scheme == SchemeBPW && opt.Tuning.Kappa == 0 && j.missed(tables); try++ {
 		j.bias += j.miss(tables)
 		j.w.Abort()
 		tables, err = j.write(outPath, settings)

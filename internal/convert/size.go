@@ -1,6 +1,8 @@
 package convert
 
 import (
+	"math"
+
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
@@ -19,17 +21,23 @@ const (
 func (j *job) target() float64 {
 	bits := j.opt.BPW * float64(j.weights)
 	if j.opt.Size != 0 {
-		bits *= 1 - j.tolerance()
+		bits -= j.margin()
 	}
 	return bits
 }
 
-// tolerance returns by which share of the target the file may miss it.
-func (j *job) tolerance() float64 {
+// margin returns the bits by which a file that has a limit stays below it.
+func (j *job) margin() float64 {
+	return 8 * max(sizeMargin*float64(j.opt.Size), minMargin)
+}
+
+// missed tells whether the file is too far from its target.
+func (j *job) missed(tables []*huffman.Table) bool {
+	miss, most := j.miss(tables), sizeTolerance*j.target()
 	if j.opt.Size != 0 {
-		return sizeTolerance / 2
+		return miss > j.margin() || miss < -max(most/2, j.margin())
 	}
-	return sizeTolerance
+	return math.Abs(miss) > most
 }
 
 // miss returns the bits by which the file exceeds the target, once all tensors have been written.

@@ -174,8 +174,11 @@ func (m *uniformMatrix) entropy() float64 {
 const (
 	fitTolerance  = 0.002 // of the file's size, as expected before it is written
 	fitTries      = 4
-	guesses       = 3     // corrections by estimates alone, before the first pass
-	sizeTolerance = 0.004 // of the file's real size
+	guesses       = 3      // corrections by estimates alone, before the first pass
+	refined       = 0.0001 // of the file's size: what is left to the last correction, which sees no exact histograms any more
+	sizeTolerance = 0.004  // of the file's real size
+	sizeMargin    = 0.0005 // of a limit: by which a file stays below it,
+	minMargin     = 1024   // but at least so many bytes
 )
 
 // fit finds κ such that the file takes the bits asked for: first from the entropy and estimated cost of samples, then corrected by the
@@ -199,7 +202,7 @@ func (j *job) fit(settings map[string]any) (tables []*huffman.Table, err error) 
 		return j.fixed(ms, settings)
 	}
 	// The bits left for matrices, and how many of them do not go into their entropy.
-	target := j.target() - j.bias - 8*float64(j.w.Size()+j.rawBytes())
+	target, off := j.target()-j.bias-8*float64(j.w.Size()+j.rawBytes()), 0.0
 	for try := range guesses + fitTries {
 		kappa, entropy := j.solve(ms, target-j.beyond)
 		if len(ms) > 0 && kappa == 0 {
@@ -218,10 +221,13 @@ func (j *job) fit(settings map[string]any) (tables []*huffman.Table, err error) 
 			bits, j.kappa = float64(exact), kappa
 		}
 		bits += 8 * float64(j.overhead(tables))
-		if tables != nil && math.Abs(bits-target) <= fitTolerance*j.target() {
+		j.beyond, off = bits-entropy, math.Abs(bits-target)/j.target()
+		if tables != nil && off <= fitTolerance {
 			break
 		}
-		j.beyond = bits - entropy
+	}
+	if off > refined { // tables and row orders are as good for steps so little different
+		j.kappa, _ = j.solve(ms, target-j.beyond)
 	}
 	settings["kappa"], settings["bits_per_weight"] = j.kappa, j.opt.BPW
 	return tables, nil
