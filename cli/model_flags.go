@@ -7,7 +7,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/ellm-gpu/ellm-gpu/cpu"
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 )
@@ -18,7 +17,7 @@ func deviceFlags() []cli.Flag {
 		deviceFlag(),
 		&cli.StringFlag{Name: "plan", Value: string(engine.PlanAuto), Usage: "where weights live: auto, resident (decoded once), fused (decoded in every product), hybrid"},
 		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads; 0 = all cores"},
-		&cli.StringFlag{Name: "kv-type", Value: engine.KVF16, Usage: "type of the KV cache's values: f16, or q8_0 (about half the memory; GPU only)"},
+		&cli.StringFlag{Name: "kv-type", Value: engine.KVF16, Usage: "type of the KV cache's values: f16, or q8_0 (about half the memory)"},
 		&cli.StringFlag{Name: "memory", Aliases: []string{"memory-budget"}, Usage: "memory that the model may take, for example 2GiB; default: what is free"},
 	}
 }
@@ -93,11 +92,6 @@ func (p *program) load(ctx context.Context, path, device string, opt engine.Load
 	if err != nil {
 		f.Close()
 		return nil, err
-	}
-	if _, isCPU := b.(*cpu.Backend); isCPU && opt.KVType == engine.KVQ8 {
-		b.Close()
-		f.Close()
-		return nil, usagef("--kv-type %s needs a GPU; the CPU's cache is of type %s", opt.KVType, engine.KVF16)
 	}
 	bar := p.newProgress("loading")
 	opt.Progress = bar.update

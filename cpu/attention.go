@@ -10,62 +10,13 @@ import (
 // positions. Blocks start at multiples of it: the result does not depend on how a prompt was split into batches.
 const cacheBlock = 64
 
-// cache is the KV cache in float16: for every layer and KV head the keys [block][dimension][64 positions], then the values [position][dimension],
-// padded to whole vectors.
-type cache struct {
-	data      []uint16
-	headDim   int
-	valueDim  int // headDim rounded up to whole vectors
-	positions int // rounded up to whole blocks
-	heads     int
-}
-
-// headSize returns the elements of one KV head of one layer.
-func (c *cache) headSize() int { return c.positions * (c.headDim + c.valueDim) }
-
-func cacheShape(c *model.Config, nCtx int) cache {
-	return cache{headDim: c.HeadDim, valueDim: roundUp(c.HeadDim, lanes), positions: roundUp(nCtx, cacheBlock), heads: c.NKVHeads}
-}
-
-// cacheSize returns the elements of the whole cache.
-func cacheSize(c *model.Config, nCtx int) int64 {
-	s := cacheShape(c, nCtx)
-	return int64(c.NLayers) * int64(s.heads) * int64(s.headSize())
-}
-
-func newCache(c *model.Config, nCtx int) cache {
-	s := cacheShape(c, nCtx)
-	s.data = make([]uint16, cacheSize(c, nCtx))
-	return s
-}
-
-// head returns keys and values of a KV head.
-func (c *cache) head(layer, head int) (keys, values []uint16) {
-	d := c.data[(layer*c.heads+head)*c.headSize():][:c.headSize()]
-	return d[:c.positions*c.headDim], d[c.positions*c.headDim:]
-}
-
-// store writes a token's keys and values, heads × headDim each.
-func (c *cache) store(layer, pos int, k, v []float32) {
-	for h := range c.heads {
-		keys, values := c.head(layer, h)
-		block := keys[pos/cacheBlock*cacheBlock*c.headDim:]
-		for i, f := range k[h*c.headDim:][:c.headDim] {
-			block[i*cacheBlock+pos%cacheBlock] = toHalf(f)
-		}
-		row := values[pos*c.valueDim:]
-		for i, f := range v[h*c.headDim:][:c.headDim] {
-			row[i] = toHalf(f)
-		}
-	}
-}
-
 // attentionTokens is the number of tokens for which a worker uses a converted block of the cache.
 const attentionTokens = 16
 
 // attention is a worker's scratch memory for attention, and the query of each head and token it works on.
 type attention struct {
 	keys, values []float32 // one block
+	units        []float32 // of an 8-bit cache: cacheBlock
 	scores       []float32 // cacheBlock
 	queries      []query
 	qFloats      []float32
@@ -82,6 +33,7 @@ func newAttention(c *model.Config) attention {
 	a := attention{
 		keys:    make([]float32, c.HeadDim*cacheBlock),
 		values:  make([]float32, v*cacheBlock),
+		units:   make([]float32, cacheBlock),
 		scores:  make([]float32, cacheBlock),
 		queries: make([]query, n),
 		qFloats: make([]float32, 2*n*v),
@@ -96,7 +48,7 @@ func newAttention(c *model.Config) attention {
 // attentionFloats returns the length of all of newAttention's slices together.
 func attentionFloats(c *model.Config) int {
 	v := roundUp(c.HeadDim, lanes)
-	return (c.HeadDim+v+1)*cacheBlock + 2*v*attentionTokens*(c.NHeads/c.NKVHeads)
+	return (c.HeadDim+v+2)*cacheBlock + 2*v*attentionTokens*(c.NHeads/c.NKVHeads)
 }
 
 // attend is causal attention of `heads` query heads from head0 on, all of one KV head, for up to attentionTokens tokens. q and out are the tokens' rows of
@@ -112,11 +64,8 @@ func (w *worker) attend(c *cache, layer, kvHead, head0, heads int, q, out []floa
 			s.q[j] = f * scale
 		}
 	}
-	keys, values := c.head(layer, kvHead)
 	for first := 0; first < pos+tokens; first += cacheBlock {
-		w.k.half(w.keys, keys[first*c.headDim:][:len(w.keys)])
-		filled := roundUp(min(cacheBlock, pos+tokens-first), lanes) // values behind are not used
-		w.k.half(w.values, values[first*c.valueDim:][:filled*c.valueDim])
+		w.loadBlock(c, c.head(layer, kvHead), first, min(cacheBlock, pos+tokens-first))
 		for i := range heads * tokens {
 			if n := min(cacheBlock, pos+i/heads+1-first); n > 0 {
 				w.block(&w.queries[i], n, c.valueDim)

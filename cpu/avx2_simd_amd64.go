@@ -61,6 +61,19 @@ func half256(dst []float32, src []uint16) {
 	archsimd.ClearAVXUpperBits()
 }
 
+func scaled256(dst []float32, src []int8, scale []float32) {
+	src = src[:len(dst)]
+	p := unsafe.SliceData(src)
+	for i := 0; i < len(dst); i += len(scale) {
+		for j := 0; j < len(scale); j += 16 {
+			q := archsimd.LoadInt8x16((*[16]int8)(elem(p, i+j))).ExtendToInt16()
+			q.GetLo().ExtendToInt32().ConvertToFloat32().Mul(archsimd.LoadFloat32x8(f8At(scale, j))).Store(f8At(dst, i+j))
+			q.GetHi().ExtendToInt32().ConvertToFloat32().Mul(archsimd.LoadFloat32x8(f8At(scale, j+8))).Store(f8At(dst, i+j+8))
+		}
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
 func weighted256(acc, p, v []float32, stride int) {
 	n, rows := len(acc), len(p)
 	if rows == 0 {

@@ -78,6 +78,18 @@ func half512(dst []float32, src []uint16) {
 	archsimd.ClearAVXUpperBits()
 }
 
+func scaled512(dst []float32, src []int8, scale []float32) {
+	src = src[:len(dst)]
+	p := unsafe.SliceData(src)
+	for i := 0; i < len(dst); i += len(scale) {
+		for j := 0; j < len(scale); j += 16 {
+			q := archsimd.LoadInt8x16((*[16]int8)(elem(p, i+j))).ExtendToInt32().ConvertToFloat32()
+			q.Mul(archsimd.LoadFloat32x16(f16At(scale, j))).Store(f16At(dst, i+j))
+		}
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
 func weighted512(acc, p, v []float32, stride int) {
 	n, rows := len(acc), len(p)
 	if rows == 0 {

@@ -88,6 +88,10 @@ func (b *Backend) setup(f *format.Reader, prog *model.Program, opt engine.LoadOp
 	if opt.NCtx < 1 || opt.NCtx > maxContext {
 		return fmt.Errorf("cpu: context of %d tokens, expected 1 to %d", opt.NCtx, maxContext)
 	}
+	if opt.KVType != "" && opt.KVType != engine.KVF16 && opt.KVType != engine.KVQ8 {
+		return fmt.Errorf("cpu: unknown type of KV cache %q; use %s or %s", opt.KVType, engine.KVF16, engine.KVQ8)
+	}
+	b.cache = cacheShape(&prog.Config, opt.NCtx, opt.KVType)
 	b.prog, b.file, b.nCtx, b.profiled = prog, f, opt.NCtx, opt.Profile
 	b.maxBatch = defaultBatch
 	if opt.MaxBatch > 0 {
@@ -187,7 +191,7 @@ func (b *Backend) allocate() error {
 		}
 	}
 	b.logits = make([]float32, b.prog.Config.NVocab)
-	b.cache = newCache(&b.prog.Config, b.nCtx)
+	b.cache.alloc(b.prog.Config.NLayers, false)
 	b.allocInputs(false)
 	resident := map[*matrix]bool{}
 	for _, m := range b.matrices {

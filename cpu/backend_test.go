@@ -76,6 +76,29 @@ func TestForwardAgainstReference(t *testing.T) {
 	}
 }
 
+func TestForwardWithBytesInTheCache(t *testing.T) {
+	m := newTiny(t, tinyOptions{arch: "qwen2", recipe: 3})
+	tokens := prompt(150, m.prog.Config.NVocab)
+	want := forward(t, load(t, m, machines()[0], engine.LoadOptions{}), tokens, len(tokens))
+	for _, mc := range machines() {
+		b := load(t, m, mc, engine.LoadOptions{KVType: engine.KVQ8, Threads: 2})
+		got := forward(t, b, tokens, len(tokens))
+		signal, noise := 0.0, 0.0
+		for i, v := range want {
+			d := float64(got[i] - v)
+			signal += float64(v) * float64(v)
+			noise += d * d
+		}
+		require.Less(t, noise, 1e-3*signal, "%s", mc.dot)
+		require.Greater(t, noise, 1e-6*signal, "%s: as exact as float16?", mc.dot)
+		require.Equal(t, got, forward(t, b, tokens, 1), "%s: token by token", mc.dot)
+		// 20 dimensions take 20 + 32 bytes and two scales instead of 2 · (20 + 32).
+		require.Equal(t, int64(2*2*256*(20+32+4)), b.Memory().KV)
+	}
+	err := New().Load(context.Background(), m.file, m.prog, engine.LoadOptions{NCtx: 10, KVType: "q4_0"})
+	require.ErrorContains(t, err, "q4_0")
+}
+
 func TestForwardReturnsTheLastRows(t *testing.T) {
 	m := newTiny(t, tinyOptions{arch: "llama"})
 	tokens := prompt(50, 97)

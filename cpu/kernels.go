@@ -13,6 +13,8 @@ type kernels struct {
 	dot4 func(out []float32, w []float32, ws int, x []float32, xs, tokens, n int)
 	// half converts finite float16 numbers.
 	half func(dst []float32, src []uint16)
+	// scaled sets dst[i] = src[i] · scale[i mod len(scale)].
+	scaled func(dst []float32, src []int8, scale []float32)
 	// weighted adds Σ p[i] · v[i·stride + j] to acc[j].
 	weighted func(acc, p, v []float32, stride int)
 	// exp sets v[i] = exp(v[i] − shift), 0 below shift − 87, and returns the sum.
@@ -26,6 +28,7 @@ func genericKernels() *kernels {
 		name:     "generic Go",
 		dot4:     dot4Generic,
 		half:     halfGeneric,
+		scaled:   scaledGeneric,
 		weighted: weightedGeneric,
 		exp:      expGeneric,
 		swiglu:   swigluGeneric,
@@ -61,6 +64,15 @@ func halfGeneric(dst []float32, src []uint16) {
 		// Sign to bit 31, exponent and mantissa below; the factor makes up for the difference between the exponents' biases.
 		v := uint32(int32(int16(h))<<13) & 0x8fffe000
 		dst[i] = math.Float32frombits(v) * 0x1p112
+	}
+}
+
+func scaledGeneric(dst []float32, src []int8, scale []float32) {
+	src = src[:len(dst)]
+	for i := 0; i < len(dst); i += len(scale) {
+		for j, s := range scale {
+			dst[i+j] = float32(src[i+j]) * s
+		}
 	}
 }
 

@@ -45,6 +45,15 @@ func TestKernels(t *testing.T) {
 				require.InDelta(t, sum, acc[j], 1e-5, "%s weighted %d", k.name, n)
 			}
 			k.weighted(acc, nil, nil, 0)
+			bytes, scale := make([]int8, 3*n), random(n)
+			for i := range bytes {
+				bytes[i] = int8(rng.IntN(256))
+			}
+			got := make([]float32, 3*n)
+			k.scaled(got, bytes, scale)
+			for i, q := range bytes {
+				require.Equal(t, float32(q)*scale[i%n], got[i], "%s scaled %d", k.name, n)
+			}
 		}
 	}
 }

@@ -112,7 +112,7 @@ func (b *Backend) allocInputs(dry bool) (bytes int64) {
 	return bytes
 }
 
-func (b *Backend) kvBytes() int64 { return 2 * cacheSize(&b.prog.Config, b.nCtx) }
+func (b *Backend) kvBytes() int64 { return b.cache.alloc(b.prog.Config.NLayers, true) }
 
 // refusal explains that even the smallest plan does not fit, and what to do.
 func (b *Backend) refusal(smallest *engine.MemoryPlan) error {
