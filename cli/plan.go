@@ -99,7 +99,7 @@ func (p *program) planner(device string) (*planner, error) {
 		}
 	}
 	if device == deviceCPU {
-		return &planner{kinds: []engine.Plan{engine.PlanResident, engine.PlanFused},
+		return &planner{kinds: []engine.Plan{engine.PlanResident, engine.PlanFused, engine.PlanHybrid},
 			plan: func(f *format.Reader, prog *model.Program, opt engine.LoadOptions) (engine.MemoryPlan, *gpu.Prediction, error) {
 				m, err := cpu.PlanMemory(f, prog, opt)
 				return m, nil, err

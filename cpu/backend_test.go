@@ -188,17 +188,41 @@ func TestPlans(t *testing.T) {
 	opt.MemoryBudget = max(fused.Total(), resident.Total()-1)
 	p, err = PlanMemory(m.file, m.prog, opt)
 	require.NoError(t, err)
-	require.Equal(t, engine.PlanFused, p.Plan)
+	require.NotEqual(t, engine.PlanResident, p.Plan)
 	opt.Plan = engine.PlanResident
 	p, err = PlanMemory(m.file, m.prog, opt)
 	require.ErrorContains(t, err, "--plan fused needs")
 	require.Equal(t, resident.Total(), p.Total())
 	opt.Plan, opt.MemoryBudget = engine.PlanAuto, 1000
 	require.ErrorContains(t, New().Load(context.Background(), m.file, m.prog, opt), "smaller context")
-	opt.Plan = engine.PlanHybrid
-	require.ErrorContains(t, New().Load(context.Background(), m.file, m.prog, opt), "choose resident, fused or auto")
+	opt.Plan = "most"
+	require.ErrorContains(t, New().Load(context.Background(), m.file, m.prog, opt), "use resident, fused, hybrid or auto")
 	opt.Plan, opt.NCtx = engine.PlanAuto, 0
 	require.ErrorContains(t, New().Load(context.Background(), m.file, m.prog, opt), "context of 0 tokens")
+}
+
+func TestHybridPlan(t *testing.T) {
+	m := newTiny(t, tinyOptions{arch: "qwen2", recipe: 3})
+	tokens := prompt(9, m.prog.Config.NVocab)
+	mc := machines()[0]
+	opt := engine.LoadOptions{Plan: engine.PlanResident, Threads: 1, MaxBatch: 2}
+	resident := load(t, m, mc, opt)
+	want := forward(t, resident, tokens, len(tokens))
+	opt.Plan = engine.PlanFused
+	least := load(t, m, mc, opt).Memory().Total()
+	opt.Plan = engine.PlanHybrid
+	require.Greater(t, resident.Memory().Total(), least)
+	hybrids := 0
+	for i := range int64(6) {
+		opt.MemoryBudget = least + i*(resident.Memory().Total()-least)/5
+		b := load(t, m, mc, opt)
+		require.LessOrEqual(t, b.Memory().Total(), opt.MemoryBudget)
+		require.Equal(t, want, forward(t, b, tokens, len(tokens)), "%+v", b.Memory())
+		if b.Memory().Plan == engine.PlanHybrid {
+			hybrids++
+		}
+	}
+	require.Positive(t, hybrids)
 }
 
 func TestLoadChecksTheProgram(t *testing.T) {

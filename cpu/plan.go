@@ -2,9 +2,11 @@ package cpu
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,44 +21,67 @@ func (b *Backend) choosePlan(opt engine.LoadOptions) ([]*matrix, error) {
 	if fixed.Budget <= 0 {
 		fixed.Budget = availableMemory()
 	}
-	var resident []*matrix
+	var all []*matrix
 	for _, m := range b.matrices {
 		if m.coded != nil && m.multiplied {
 			m.chooseForm(b.dot)
-			resident = append(resident, m)
+			all = append(all, m)
 		}
 	}
-	decoded, coded := b.withWeights(fixed, resident), b.withWeights(fixed, nil)
-	fits := func(p *engine.MemoryPlan) bool { return p.Budget <= 0 || p.Total() <= p.Budget }
-	switch opt.Plan {
-	case engine.PlanResident:
+	decoded, coded := b.withWeights(fixed, all, len(all)), b.withWeights(fixed, nil, len(all))
+	resident := all
+	switch {
+	case opt.Plan == engine.PlanResident:
 		b.plan, b.plan.Reason = decoded, "as asked"
-	case engine.PlanFused:
+	case opt.Plan == engine.PlanFused:
+		resident = nil
 		b.plan, b.plan.Reason = coded, "as asked"
-	case engine.PlanAuto, "":
+	case opt.Plan != engine.PlanAuto && opt.Plan != engine.PlanHybrid && opt.Plan != "":
+		return nil, fmt.Errorf("cpu: unknown plan %q; use resident, fused, hybrid or auto", opt.Plan)
+	case fits(&decoded):
 		b.plan, b.plan.Reason = decoded, "all decoded weights fit in memory"
-		if !fits(&decoded) {
-			b.plan, b.plan.Reason = coded, fmt.Sprintf("decoded weights need %s, %s are available", mib(decoded.Total()), mib(decoded.Budget))
-		}
 	default:
-		return nil, fmt.Errorf("cpu: plan %q is not available on this device (choose resident, fused or auto)", opt.Plan)
+		resident, b.plan = b.choosePart(fixed, all)
+		b.plan.Reason = fmt.Sprintf("%d of %d matrices decoded: all would need %s, %s are available", len(resident), len(all), mib(decoded.Total()), mib(decoded.Budget))
 	}
 	if !fits(&b.plan) {
 		return nil, b.refusal(&coded)
 	}
-	if b.plan.Plan == engine.PlanFused {
-		resident = nil
-	}
 	return resident, nil
 }
 
-// withWeights completes a plan. Matrices that are not resident are read from the file's mapping.
-func (b *Backend) withWeights(p engine.MemoryPlan, resident []*matrix) engine.MemoryPlan {
-	p.Plan = engine.PlanFused
+func fits(p *engine.MemoryPlan) bool { return p.Budget <= 0 || p.Total() <= p.Budget }
+
+// choosePart returns those of the matrices that save most time per byte if they are decoded, as many as fit, and the plan with them. Decoding takes a time
+// proportional to the weights, reading what is decoded a small part of that.
+func (b *Backend) choosePart(fixed engine.MemoryPlan, all []*matrix) ([]*matrix, engine.MemoryPlan) {
+	more := func(m *matrix) float64 { // bytes per weight; coded ones need no memory any more
+		return float64(m.residentBytes()-m.tensor.Bytes) / (float64(m.rows) * float64(m.cols))
+	}
+	sorted := slices.SortedStableFunc(slices.Values(all), func(x, y *matrix) int { return cmp.Compare(more(x), more(y)) })
+	var chosen []*matrix
+	plan := b.withWeights(fixed, nil, len(all))
+	for _, m := range sorted {
+		if p := b.withWeights(fixed, append(chosen, m), len(all)); fits(&p) || p.Total() <= plan.Total() {
+			chosen, plan = append(chosen, m), p
+		}
+	}
+	return chosen, plan
+}
+
+// withWeights completes a plan for some of `all` matrices being resident. The others are read from the file's mapping.
+func (b *Backend) withWeights(p engine.MemoryPlan, resident []*matrix, all int) engine.MemoryPlan {
+	switch len(resident) {
+	case 0:
+		p.Plan = engine.PlanFused
+	case all:
+		p.Plan = engine.PlanResident
+	default:
+		p.Plan = engine.PlanHybrid
+	}
 	isResident := map[*matrix]bool{}
 	for _, m := range resident {
 		isResident[m] = true
-		p.Plan = engine.PlanResident
 	}
 	p.Weights = b.tables.Bytes()
 	for _, m := range b.matrices {
