@@ -101,9 +101,9 @@ bench-compare: build ## same tokens and perplexity as llama.cpp: PEER=dir with i
 sass: kernels ## instructions per weight of the compiled kernels
 	$(GO) run ./bench/sass build/kernels
 
-compare: build ## quality per byte: MODEL=f16.gguf TEXT=file; also UNSEEN=file, CALIBRATE=file, SIZES='5bpw …', PEER=dir with llama.cpp's programs
+compare: build ## quality per byte: MODEL=f16.gguf TEXT=file; also UNSEEN=file, CALIBRATE=file, OWN=tokens, SIZES='5bpw …', PEER=dir with llama.cpp's programs
 	bench/compare/quality.sh $(MODEL) $(TEXT) $(if $(wildcard $(PEER)/llama-quantize),--peer $(PEER)) \
-		$(if $(UNSEEN),--unseen $(UNSEEN)) $(if $(CALIBRATE),--calibrate $(CALIBRATE)) $(if $(SIZES),--sizes '$(SIZES)')
+		$(if $(UNSEEN),--unseen $(UNSEEN)) $(if $(CALIBRATE),--calibrate $(CALIBRATE)) $(if $(OWN),--own-tokens $(OWN)) $(if $(SIZES),--sizes '$(SIZES)')
 
 .PHONY: asm kernel-counts bench-kernels jetson test-jetson gpu-bundle
 

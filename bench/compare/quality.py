@@ -11,7 +11,7 @@ import sys
 from fractions import Fraction
 
 from llama_cpp import machine, run
-from report import markdown, plot
+from report import ITSELF, markdown, plot
 
 FREE_TYPES = ["Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0"]
 CALIBRATED_TYPES = ["IQ2_M", "IQ3_XXS", "IQ3_M", "Q3_K_M", "Q4_K_M"]
@@ -68,7 +68,7 @@ class Results:
 
 
 def parse_divergence(out, chunks):
-    """What llama-perplexity --kl-divergence prints, as our_divergence gives it."""
+    """What llama-perplexity --kl-divergence prints, in the form of the results."""
 
     def value(pattern):
         found = re.search(pattern, out)
@@ -80,6 +80,12 @@ def parse_divergence(out, chunks):
     return {"chunks": chunks, "kld": kld, "kld_stderr": error, "kld_999": value(r"99\.9%\s+KLD:\s+([-\d.]+)")[0],
             "same_top": value(r"Same top p:\s+([\d.]+)")[0], "perplexity": value(r"Mean PPL\(Q\)\s*:\s+([\d.]+)")[0],
             "reference_perplexity": value(r"Mean PPL\(base\)\s*:\s+([\d.]+)")[0]}
+
+
+def divergence(d):
+    """What `eval kld --json` prints, in the form of the results."""
+    return {"chunks": d["chunks"], "kld": d["kld"]["value"], "kld_stderr": d["kld"]["stderr"], "kld_999": d["kld_distribution"]["p99.9"],
+            "same_top": 100 * d["same_top"]["value"], "perplexity": d["perplexity"]["value"], "reference_perplexity": d["reference_perplexity"]["value"]}
 
 
 class Text:
@@ -100,6 +106,18 @@ class Text:
 
     def describe(self):
         return {"name": self.name, "file": os.path.basename(self.path), "sha256": digest(self.path), "chunks": self.chunks, "n_ctx": CTX}
+
+
+class Calibration:
+    """What our files are calibrated with. It is computed once, when the first file is made, and saved for the others."""
+
+    def __init__(self, label, options, saved):
+        self.label, self.making, self.saved = label, options, saved
+
+    def options(self):
+        if os.path.exists(self.saved):
+            return ["--calibration", self.saved]
+        return [*self.making, "--save-calibration", self.saved]
 
 
 class Comparison:
@@ -138,15 +156,27 @@ class Comparison:
     def device(self):
         return ["--device", self.args.device]
 
-    def ours(self, kind, options, calibration):
+    def calibrations(self):
+        """None, and what was asked for."""
+        a, out = self.args, [None]
+        if a.own_tokens:
+            out.append(Calibration(f"{ITSELF}, {a.own_tokens} tokens", ["--calibrate-self", str(a.own_tokens)],
+                                   a.own_calibration or f"{self.work}/itself.{a.own_tokens}.cal"))
+        if a.calibrate:
+            n = a.calibrate_tokens or a.calibrate_chunks * CTX
+            out.append(Calibration(f"{os.path.basename(a.calibrate)}, {n} tokens", ["--calibrate", a.calibrate, "--calibrate-tokens", str(n)],
+                                   a.calibration or f"{self.work}/{os.path.basename(a.calibrate)}.{n}.cal"))
+        return out
+
+    def ours(self, kind, options, calibration=None):
         """Measures our scheme that these options of compress choose."""
-        row = self.results.row("ellm-gpu", kind, calibration)
+        row = self.results.row("ellm-gpu", kind, calibration and calibration.label)
         if self.results.complete(row, self.texts):
             return row
         path = f"{self.work}/{re.sub(r'[^A-Za-z0-9_.]', '-', kind)}.{'data' if calibration else 'free'}.ellm"
         command = ["compress", self.args.model, "-o", path, *options]
         if calibration:
-            command += ["--calibrate", self.args.calibrate, "--calibrate-tokens", str(self.args.calibrate_chunks * CTX)]
+            command += calibration.options()
         report = json.loads(run([self.args.ellm, *command, "--json"]).stdout)
         row.update(bytes=os.path.getsize(path), bits_per_weight=report["bits_per_weight"], compress_seconds=report["seconds"],
                    command=self.readable("ellm-gpu", command), version=self.version(), date=str(datetime.date.today()))
@@ -159,17 +189,16 @@ class Comparison:
     def our_divergence(self, path, text):
         d = json.loads(run([self.args.ellm, "eval", "kld", path, "--logits", text.logits, "--ctx", str(CTX), "--chunks", str(text.chunks),
                             "--json", *self.device()]).stdout)
-        return {"chunks": d["chunks"], "kld": d["kld"]["value"], "kld_stderr": d["kld"]["stderr"], "kld_999": d["kld_distribution"]["p99.9"],
-                "same_top": 100 * d["same_top"]["value"], "perplexity": d["perplexity"]["value"], "reference_perplexity": d["reference_perplexity"]["value"]}
+        return divergence(d)
 
-    def peer(self, kind, calibration):
+    def peer(self, kind, imatrix):
         """Measures llama.cpp's quant of this type."""
-        row = self.results.row("llama.cpp", kind, calibration)
+        row = self.results.row("llama.cpp", kind, self.imatrix_label() if imatrix else None)
         if self.results.complete(row, self.texts):
             return row
-        path = f"{self.work}/{kind}.{'data' if calibration else 'free'}.gguf"
+        path = f"{self.work}/{kind}.{'data' if imatrix else 'free'}.gguf"
         command = ["llama-quantize"]
-        if calibration:
+        if imatrix:
             command += ["--imatrix", self.imatrix()]
         command += [self.args.model, path, kind, threads()]
         run([f"{self.args.peer}/{command[0]}", *command[1:]])
@@ -182,6 +211,9 @@ class Comparison:
     def peer_divergence(self, path, text):
         done = run([f"{self.args.peer}/llama-perplexity", "-m", path, "--kl-divergence", "--kl-divergence-base", text.logits, "-t", threads()])
         return parse_divergence(done.stdout + done.stderr, text.chunks)
+
+    def imatrix_label(self):
+        return f"{os.path.basename(self.args.calibrate)}, {self.args.calibrate_chunks * CTX} tokens"
 
     def imatrix(self):
         path = f"{self.work}/imatrix.{self.args.calibrate_chunks}.gguf"
@@ -196,7 +228,7 @@ class Comparison:
         self.results.data["machine"] = machine()
         self.results.write()
         seen = row["texts"]["text"]
-        print(f"{row['program']:9} {row['kind']:14} {'calibrated' if row['calibration'] else 'data-free':10} {row['bytes']:12,} bytes  "
+        print(f"{row['program']:9} {row['kind']:14} {row['calibration'] or 'data-free':28} {row['bytes']:12,} bytes  "
               f"KLD {seen['kld']:.5f}  same top {seen['same_top']:.1f} %", flush=True)
         return row
 
@@ -205,23 +237,23 @@ class Comparison:
 
     def readable(self, program, command):
         """The command as a reader would type it: without the directories of this machine."""
-        words = [os.path.basename(w) if os.sep in w and re.search(r"\.(gguf|ellm|txt|raw|safetensors)$", w) else w for w in command]
+        words = [os.path.basename(w) if os.sep in w and re.search(r"\.(gguf|ellm|cal|txt|raw|safetensors)$", w) else w for w in command]
         return " ".join([program, *words] if program else words)
 
-    def sizes(self, calibration):
+    def sizes(self, with_data):
         """What to compress to: (name, options of compress) for every entry of --sizes."""
         given = self.args.sizes
         if given is None:
-            given = (CALIBRATED_TYPES if calibration else FREE_TYPES + FRACTIONS) if self.args.peer else DEFAULT_SIZES
-        return [(s, self.size_options(s, calibration)) for s in given]
+            given = (CALIBRATED_TYPES if with_data else FREE_TYPES + FRACTIONS) if self.args.peer else DEFAULT_SIZES
+        return [(s, self.size_options(s, with_data)) for s in given]
 
-    def size_options(self, size, calibration):
+    def size_options(self, size, with_data):
         if size.endswith("bpw"):
             return ["--bpw", size.removesuffix("bpw")]
         if size.isdigit():
             return ["--size", size]
         share, _, kind = size.rpartition("*")
-        row = self.results.find("llama.cpp", kind, calibration) or self.results.find("llama.cpp", kind, None)
+        row = with_data and self.results.find("llama.cpp", kind, self.imatrix_label()) or self.results.find("llama.cpp", kind, None)
         if not row or "bytes" not in row:
             sys.exit(f"size {size}: there is no llama.cpp quant {kind} here (give bytes, or bits per weight as 4.5bpw)")
         return ["--size", str(int(Fraction(share or 1) * row["bytes"]))]
@@ -229,17 +261,20 @@ class Comparison:
     def measure(self):
         for text in self.texts:
             self.reference(text)
-        given = f"{os.path.basename(self.args.calibrate)}, {self.args.calibrate_chunks} × {CTX} tokens" if self.args.calibrate else None
-        for calibration, types in [(None, FREE_TYPES), (given, CALIBRATED_TYPES)]:
-            if types is CALIBRATED_TYPES and not given:
-                continue
-            for kind in types if self.args.peer else []:
-                if not self.args.types or kind in self.args.types:
-                    self.peer(kind, calibration)
-            for kind, options in self.sizes(calibration):
+        if self.args.peer:
+            self.peers()
+        for calibration in self.calibrations():
+            with_data = calibration is not None and not calibration.label.startswith(ITSELF)
+            for kind, options in self.sizes(with_data):
                 self.ours(kind, options, calibration)
         for scheme in SCHEMES:
-            self.ours(scheme, ["--scheme", scheme], None)
+            self.ours(scheme, ["--scheme", scheme])
+
+    def peers(self):
+        for imatrix, types in [(False, FREE_TYPES), (True, CALIBRATED_TYPES if self.args.calibrate else [])]:
+            for kind in types:
+                if not self.args.types or kind in self.args.types:
+                    self.peer(kind, imatrix)
 
     def write(self):
         data, base = self.results.data, f"{self.args.out}/quality_{self.model_name}"
@@ -262,6 +297,10 @@ def parse_args():
     p.add_argument("--unseen-chunks", type=int, default=6)
     p.add_argument("--calibrate")
     p.add_argument("--calibrate-chunks", type=int, default=28)
+    p.add_argument("--calibrate-tokens", type=int)
+    p.add_argument("--calibration")
+    p.add_argument("--own-tokens", type=int)
+    p.add_argument("--own-calibration")
     p.add_argument("--sizes", type=str.split)
     p.add_argument("--types", type=str.split)
     p.add_argument("--logits")

@@ -171,8 +171,12 @@ func TestNextToPeer(t *testing.T) {
 	for _, r := range data.Rows {
 		require.NotContains(t, r.Command, w.dir)
 		if r.Calibration != nil {
-			require.Equal(t, "calibration.txt, 2 × 512 tokens", *r.Calibration)
-			require.Regexp(t, "--imatrix|--calibrate", r.Command)
+			require.Equal(t, "calibration.txt, 1024 tokens", *r.Calibration)
+			want := map[string]string{"llama.cpp": "--imatrix imatrix.2.gguf ", "ellm-gpu": " --calibration calibration.txt.1024.cal$"}[r.Program]
+			if r.Program == "ellm-gpu" && r.Kind == "Q4_K_M" {
+				want = " --calibrate calibration.txt --calibrate-tokens 1024 --save-calibration calibration.txt.1024.cal$" // the first one
+			}
+			require.Regexp(t, want, r.Command)
 		}
 		size := map[string]float64{"Q3_K_M": 360000, "Q4_K_M": 420000, "0.85*Q4_K_M": 357000}[r.Kind]
 		switch {
@@ -187,6 +191,12 @@ func TestNextToPeer(t *testing.T) {
 	}
 	table, err := os.ReadFile(filepath.Join(w.dir, "quality_tiny-llama.md"))
 	require.NoError(t, err)
-	require.Regexp(t, `\| \*\*ellm-gpu\*\* size of Q4_K_M, calibrated \|.* × Q4_K_M \|`, string(table))
+	require.Regexp(t, `\| \*\*ellm-gpu\*\* size of Q4_K_M, calibrated with calibration.txt, 1024 tokens \|.* × Q4_K_M \|`, string(table))
+	// The tiny model's divergence is far below what the fake prints, so the bars are met; no unseen text was given.
+	for heading, size := range map[string]string{"### Without data": "0.85 × Q4_K_M", "### Calibrated": "Q4_K_M"} {
+		_, rest, ok := strings.Cut(string(table), heading+"\n")
+		require.True(t, ok, heading)
+		require.Regexp(t, `\n\| `+size+` \| 0\.4 \| 0\.50000 \| 0\.4 \| 0\.\d{5} \| 0\.\d{3} \| [01]\.\d\d \| met \|  \|  \|  \|  \|\n`, rest)
+	}
 	w.checkPlot()
 }

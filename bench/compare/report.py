@@ -5,31 +5,86 @@ from html import escape
 
 WIDTH, HEIGHT = 760, 480
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 40, 56
-COLOURS = {"ellm-gpu": "#0b6e4f", "llama.cpp": "#c2410c"}
+ITSELF = "its own text"  # what a model was calibrated with if it wrote that itself
+# Curves of the plot: program, with what, colour, hollow points
+CURVES = [("ellm-gpu", "without data", "#0b6e4f", False), ("ellm-gpu", ITSELF, "#2563a8", False), ("ellm-gpu", "calibrated", "#0b6e4f", True),
+          ("llama.cpp", "without data", "#c2410c", False), ("llama.cpp", "calibrated", "#c2410c", True)]
+
+# What this project set out to reach on dithered Qwen2.5-Coder-1.5B: our mean KLD divided by that of llama.cpp's quant of the same or larger size.
+BARS = {"without data": {"Q8_0": None, "0.8*Q8_0": 1, "Q6_K": 0.5, "Q4_K_M": 0.33, "0.85*Q4_K_M": 1, "IQ4_XS": 0.45, "Q3_K_M": 0.3, "Q2_K": 0.3},
+        "calibrated": {"Q4_K_M": 0.3, "Q3_K_M": 0.3, "IQ3_M": 0.5, "IQ3_XXS": 0.5, "IQ2_M": 0.5}}
+UNSEEN = 1.15  # on the unseen text the ratio may be larger by this factor
 
 
 def bits(data, row):
     return 8 * row["bytes"] / data["weights"]
 
 
+def means(row):
+    """What a row was calibrated with: nothing, text of the model's own, or text of ours."""
+    c = row["calibration"]
+    return "without data" if not c else ITSELF if c.startswith(ITSELF) else "calibrated"
+
+
+def needs_data(row):
+    return means(row) == "calibrated"
+
+
 def compared_with(data, row):
-    """The quant of llama.cpp that one of our rows competes with: the one that its size was taken from, else the smallest that is no smaller."""
-    peers = [r for r in data["rows"] if r["program"] == "llama.cpp" and r["calibration"] == row["calibration"]]
+    """The quant of llama.cpp that one of our rows competes with: the one that its size was taken from, else the smallest that is no smaller.
+    Where we use no data but what the model writes, llama.cpp gets none either."""
+    peers = [r for r in data["rows"] if r["program"] == "llama.cpp" and needs_data(r) == needs_data(row)]
     same = [r for r in peers if r["kind"] == row["kind"].rpartition("*")[2]]
     larger = sorted((r for r in peers if r["bytes"] >= row["bytes"]), key=lambda r: r["bytes"])
     return (same or larger or [None])[0]
 
 
 def title(row):
+    data = row["calibration"]
     if row["program"] == "llama.cpp":
-        return f"llama.cpp {row['kind']}" + (", imatrix" if row["calibration"] else "")
+        return f"llama.cpp {row['kind']}" + (", imatrix" if data else "")
     if row["kind"].startswith("entrollm"):
         return f"`--scheme {row['kind']}`"
-    how = ", calibrated" if row["calibration"] else ""
+    how = f", calibrated with {data}" if data else ""
     if row["kind"].endswith("bpw"):
         return f"**ellm-gpu** {row['kind'].removesuffix('bpw')} bits{how}"
     share, _, kind = row["kind"].rpartition("*")
     return f"**ellm-gpu** {'size' if not share else share + ' of the size'} of {kind}{how}"
+
+
+def summary(data):
+    """One line for each of our files whose size is a quant's: both divergences, their ratio, and what was to be reached."""
+    lines = []
+    for group, bars in BARS.items():
+        ours = [r for r in data["rows"] if r["program"] == "ellm-gpu" and r["kind"] in bars and "text" in r["texts"] and needs_data(r) == (group == "calibrated")]
+        ours = [(r, compared_with(data, r)) for r in sorted(ours, key=lambda r: (-r["bytes"], means(r) == ITSELF))]
+        rows = [summary_row(r, p, bars[r["kind"]]) for r, p in ours if p and "text" in p["texts"]]
+        if rows:
+            lines += [f"### {group.capitalize()}", "",
+                      "| size of | llama.cpp: MB | KLD | ours: MB | KLD | ratio | bar | | unseen: llama.cpp's KLD | ours | ratio | at most 15 % more |",
+                      "|---|---|---|---|---|---|---|---|---|---|---|---|", *rows, ""]
+    about = "Ratio: our mean KLD divided by llama.cpp's, at the same size or less. Bar: what this project set out to reach on Qwen2.5-Coder-1.5B."
+    return ["## Next to llama.cpp's quants", "", about, "", *lines] if lines else []
+
+
+def summary_row(ours, peer, bar):
+    a, b = ours["texts"]["text"]["kld"], peer["texts"]["text"]["kld"]
+    name = ours["kind"].replace("*", " × ") + (", " + ITSELF if means(ours) == ITSELF else "")
+    cells = [name, megabytes(peer), f"{b:.5f}", megabytes(ours), f"{a:.5f}", f"{a / b:.3f}", f"{bar:.2f}" if bar else "", verdict(bar and a <= bar * b)]
+    if "unseen" in ours["texts"] and "unseen" in peer["texts"]:
+        u, v = ours["texts"]["unseen"]["kld"], peer["texts"]["unseen"]["kld"]
+        cells += [f"{v:.5f}", f"{u:.5f}", f"{u / v:.3f}", verdict(u / v <= UNSEEN * a / b)]
+    else:
+        cells += [""] * 4
+    return "| " + " | ".join(cells) + " |"
+
+
+def megabytes(row):
+    return f"{row['bytes'] / 1e6:.1f}"
+
+
+def verdict(met):
+    return "" if met is None else "met" if met else "**missed**"
 
 
 def perplexity(x):
@@ -53,18 +108,22 @@ def table(data, text, rows):
 
 
 def markdown(data):
-    lines = [f"# Quality per byte: {data['model']}", "", f"{data['weights']:,} weights. Measured on {data['machine']}."]
+    lines = [f"# Quality per byte: {data['model']}", "", f"{data['weights']:,} weights. Measured on {data['machine']}.", "", *summary(data)]
     for text in data["texts"]:
         complete = [r for r in data["rows"] if text["name"] in r["texts"]]
         reference = {perplexity(r["texts"][text["name"]]["reference_perplexity"]) for r in complete}
         lines += ["", f"## {text['file']}, {text['chunks']} × {text['n_ctx']} tokens" + (" (unseen kind)" if text["name"] == "unseen" else ""), "",
                   "The original's perplexity: " + " or ".join(sorted(reference)) + ".", ""]
-        for heading, of in [("Without data", lambda r: not r["calibration"]), ("Calibrated", lambda r: r["calibration"])]:
-            rows = [r for r in complete if of(r)]
+        for heading, data_needed in [("Without data", False), ("Calibrated with text; llama.cpp has an imatrix of " + imatrix_of(data), True)]:
+            rows = [r for r in complete if needs_data(r) == data_needed]
             if rows:
-                lines += [heading + (f" with {rows[0]['calibration']}" if rows[0]["calibration"] else "") + ":", "", *table(data, text["name"], rows), ""]
+                lines += [heading + ":", "", *table(data, text["name"], rows), ""]
     lines += ["## Commands", ""] + [f"- {title(r)}: `{r['command']}`" + (f" (version {r['version']})" if "version" in r else "") for r in data["rows"]]
     return "\n".join(lines) + "\n"
+
+
+def imatrix_of(data):
+    return next((r["calibration"] for r in data["rows"] if r["program"] == "llama.cpp" and r["calibration"]), "it")
 
 
 class Axis:
@@ -128,14 +187,13 @@ def plot(data):
            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
            label(LEFT, 22, f"{data['model']}: divergence from the original on {text['file']}", extra=' font-size="14"'), *axes(x, y, "file size (MB, both axes logarithmic)")]
     legend = 0
-    for program, colour in COLOURS.items():
-        for calibrated in (False, True):
-            some = [r for r in drawn if r["program"] == program and bool(r["calibration"]) == calibrated]
-            if not some:
-                continue
-            out += curve(some, x, y, colour, calibrated, program == "llama.cpp")
-            at = TOP + 18 + 18 * legend
-            out += [f'<circle cx="{WIDTH - 190}" cy="{at - 4}" r="4" fill="{"white" if calibrated else colour}" stroke="{colour}" stroke-width="1.5"/>',
-                    label(WIDTH - 178, at, f"{program}, {'calibrated' if calibrated else 'without data'}")]
-            legend += 1
+    for program, how, colour, hollow in CURVES:
+        some = [r for r in drawn if r["program"] == program and means(r) == how]
+        if not some:
+            continue
+        out += curve(some, x, y, colour, hollow, program == "llama.cpp")
+        at = TOP + 18 + 18 * legend
+        out += [f'<circle cx="{WIDTH - 190}" cy="{at - 4}" r="4" fill="{"white" if hollow else colour}" stroke="{colour}" stroke-width="1.5"/>',
+                label(WIDTH - 178, at, f"{program}, {how}")]
+        legend += 1
     return "\n".join([*out, "</svg>"]) + "\n"
