@@ -58,7 +58,7 @@ def summary(data):
     for group, bars in BARS.items():
         ours = [r for r in data["rows"] if r["program"] == "ellm-gpu" and r["kind"] in bars and "text" in r["texts"] and needs_data(r) == (group == "calibrated")]
         ours = [(r, compared_with(data, r)) for r in sorted(ours, key=lambda r: (-r["bytes"], means(r) == ITSELF))]
-        rows = [summary_row(r, p, bars[r["kind"]]) for r, p in ours if p and "text" in p["texts"]]
+        rows = [summary_row(r, p, bars[r["kind"]]) for r, p in ours if p and p["kind"] == r["kind"].rpartition("*")[2] and "text" in p["texts"]]
         if rows:
             lines += [f"### {group.capitalize()}", "",
                       "| size of | llama.cpp: MB | KLD | ours: MB | KLD | ratio | bar | | unseen: llama.cpp's KLD | ours | ratio | at most 15 % more |",
