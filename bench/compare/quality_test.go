@@ -155,7 +155,7 @@ func TestNextToPeer(t *testing.T) {
 	require.NoError(t, os.Remove(filepath.Join(w.dir, "quality_tiny-llama.json")))
 	calibration := filepath.Join(w.dir, "calibration.txt")
 	require.NoError(t, os.WriteFile(calibration, []byte(testmodel.HeldOut()[8000:]), 0o600))
-	out, err = w.compare("--peer", w.fakePeer(), "--types", "Q3_K_M Q4_K_M", "--sizes", "Q4_K_M 0.85*Q4_K_M", "--calibrate", calibration, "--calibrate-chunks", "2")
+	out, err = w.compare("--peer", w.fakePeer(), "--types", "Q3_K_M Q4_K_M", "--sizes", "Q4_K_M 0.85*Q4_K_M", "--calibrate", calibration, "--calibrate-chunks", "2", "--own-tokens", "512")
 	require.NoError(t, err, out)
 	b, err := os.ReadFile(filepath.Join(w.dir, "quality_tiny-llama.json"))
 	require.NoError(t, err)
@@ -167,16 +167,21 @@ func TestNextToPeer(t *testing.T) {
 		}
 	}
 	require.NoError(t, json.Unmarshal(b, &data))
-	require.Len(t, data.Rows, 2*2+2*2+2)
+	require.Len(t, data.Rows, 2*2+3*2+2)
 	for _, r := range data.Rows {
 		require.NotContains(t, r.Command, w.dir)
 		if r.Calibration != nil {
-			require.Equal(t, "calibration.txt, 1024 tokens", *r.Calibration)
-			want := map[string]string{"llama.cpp": "--imatrix imatrix.2.gguf ", "ellm-gpu": " --calibration calibration.txt.1024.cal$"}[r.Program]
-			if r.Program == "ellm-gpu" && r.Kind == "Q4_K_M" {
-				want = " --calibrate calibration.txt --calibrate-tokens 1024 --save-calibration calibration.txt.1024.cal$" // the first one
+			// The first of our files of either kind saves the calibration for the others.
+			first, next := " --calibrate calibration.txt --calibrate-tokens 1024 --save-calibration calibration.txt.1024.cal", " --calibration calibration.txt.1024.cal"
+			switch own := "its own text, 512 tokens"; {
+			case r.Program == "llama.cpp":
+				first, next = "--imatrix imatrix.2.gguf", "--imatrix imatrix.2.gguf"
+			case *r.Calibration == own:
+				first, next = " --calibrate-self 512 --save-calibration itself.512.cal", " --calibration itself.512.cal"
+			default:
+				require.Equal(t, "calibration.txt, 1024 tokens", *r.Calibration)
 			}
-			require.Regexp(t, want, r.Command)
+			require.Contains(t, r.Command, map[bool]string{true: first, false: next}[r.Kind == "Q4_K_M"])
 		}
 		size := map[string]float64{"Q3_K_M": 360000, "Q4_K_M": 420000, "0.85*Q4_K_M": 357000}[r.Kind]
 		switch {
@@ -193,7 +198,7 @@ func TestNextToPeer(t *testing.T) {
 	require.NoError(t, err)
 	require.Regexp(t, `\| \*\*ellm-gpu\*\* size of Q4_K_M, calibrated with calibration.txt, 1024 tokens \|.* × Q4_K_M \|`, string(table))
 	// The tiny model's divergence is far below what the fake prints, so the bars are met; no unseen text was given.
-	for heading, size := range map[string]string{"### Without data": "0.85 × Q4_K_M", "### Calibrated": "Q4_K_M"} {
+	for heading, size := range map[string]string{"### Without data": "0.85 × Q4_K_M, its own text", "### Calibrated": "Q4_K_M"} {
 		_, rest, ok := strings.Cut(string(table), heading+"\n")
 		require.True(t, ok, heading)
 		require.Regexp(t, `\n\| `+size+` \| 0\.4 \| 0\.50000 \| 0\.4 \| 0\.\d{5} \| 0\.\d{3} \| [01]\.\d\d \| met \|  \|  \|  \|  \|\n`, rest)
