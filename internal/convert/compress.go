@@ -153,6 +153,9 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 		j.w.Abort()
 		tables, err = j.write(outPath, settings)
 	}
+	if err == nil && opt.Tuning.Kappa == 0 {
+		err = j.tooLarge(tables)
+	}
 	if err != nil {
 		return nil, err
 	}

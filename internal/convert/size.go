@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
@@ -38,6 +39,17 @@ func (j *job) missed(tables []*huffman.Table) bool {
 		return miss > j.margin() || miss < -max(most/2, j.margin())
 	}
 	return math.Abs(miss) > most
+}
+
+// tooLarge refuses a file that exceeds its limit after all corrections.
+func (j *job) tooLarge(tables []*huffman.Table) error {
+	if j.opt.Size == 0 {
+		return nil
+	}
+	if over := j.miss(tables) - j.margin(); over > 0 {
+		return fmt.Errorf("the file would take about %.0f bytes more than the %d asked for, and did not get closer: ask for so many fewer", math.Ceil(over/8), j.opt.Size)
+	}
+	return nil
 }
 
 // miss returns the bits by which the file exceeds the target, once all tensors have been written.
