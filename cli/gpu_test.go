@@ -30,6 +30,5 @@ func TestRunOnTheEmulator(t *testing.T) {
 	assert.Equal(t, want.out, q8.out)
 	assert.NotContains(t, run("--device", "emu").err, "share")
 
-	assert.Equal(t, exitUsage, ellm("run", model, "--device", "cpu", "--kv-type", "q8_0", "-p", "x").code)
 	assert.Equal(t, exitUsage, ellm("run", model, "--device", "emu", "--kv-type", "q3", "-p", "x").code)
 }
