@@ -73,13 +73,27 @@ func (w *worker) unit(p *product, u int) {
 		if p.m.add != 0 {
 			add = p.m.add * p.q.total(p.qFirst+t)
 		}
-		for r, v := range acc[t*c.n : (t+1)*c.n] {
-			scale := p.m.scale
-			if p.m.rowScale != nil {
-				scale *= p.m.rowScale[c.first+r]
-			}
-			p.store(t, c.first+r, v*scale+add)
+		p.storeRows(t, c.first, acc[t*c.n:(t+1)*c.n], add)
+	}
+}
+
+// storeRows scales and stores the results of the rows from stored position pos on.
+func (p *product) storeRows(t, pos int, acc []float32, add float32) {
+	m, y := p.m, p.y[t*p.yStride:]
+	for i, v := range acc {
+		scale := m.scale
+		if m.rowScale != nil {
+			scale *= m.rowScale[pos+i]
 		}
+		row := pos + i
+		if m.order != nil {
+			row = int(m.order[row])
+		}
+		v = v*scale + add
+		if p.bias != nil {
+			v += p.bias[row]
+		}
+		y[row] = v
 	}
 }
 
@@ -164,17 +178,23 @@ func (w *worker) dotTile(p *product, c *codes, rows *dot.Rows, u, k int, acc []f
 			w.isa.Dot(w.lowSums, &low, x[k*q.tile*2*format.StepCols:])
 		}
 		offset, scale := c.base*q.sum[at], q.scale[at]
+		out, sums := acc[t*c.n:][:c.n], w.sums[:2*c.n]
 		rest := w.sparseSums(c, q, k, x)
-		for r := range c.n {
-			v := int64(w.sums[2*r])<<8 + int64(w.sums[2*r+1])
+		if rest == nil && split == 0 {
+			for r := range out {
+				out[r] += scale * float32(int64(sums[2*r])<<8+int64(sums[2*r+1])+offset)
+			}
+			continue
+		}
+		for r := range out {
+			v := int64(sums[2*r])<<8 + int64(sums[2*r+1])
 			if split > 0 {
 				v = v<<split + int64(w.lowSums[2*r])<<8 + int64(w.lowSums[2*r+1])
 			}
-			v += offset
 			if rest != nil {
 				v += rest[r]
 			}
-			acc[t*c.n+r] += scale * float32(v)
+			out[r] += scale * float32(v+offset)
 		}
 	}
 }
@@ -190,8 +210,11 @@ func (w *worker) sparseSums(c *codes, q *activations, k int, x []int8) []int64 {
 	end := first + q.tileSteps(k)*format.StepCols
 	for _, e := range c.sparse {
 		if o := format.UnpackOutlier(e); o.Col >= first && o.Col < end {
-			rest[o.Row] += int64(o.Delta) << c.shift * at(x, o.Col)
+			rest[o.Row] += int64(o.Delta) * at(x, o.Col)
 		}
+	}
+	for r := range rest {
+		rest[r] <<= c.shift
 	}
 	return rest
 }
