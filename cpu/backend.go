@@ -31,6 +31,7 @@ type Backend struct {
 	stages   []stage
 	matrices []*matrix // in file order
 	tables   *decode.Tables
+	memory   arena // of resident matrices
 	nCtx     int
 	maxBatch int
 	bufs     [model.NumBuffers][]float32 // maxBatch × stride(b)
@@ -160,7 +161,7 @@ func (b *Backend) decodeMatrix(m *matrix) error {
 		m.floats, m.unitRows = f, plainUnit
 		return nil
 	}
-	p := newPacking(m, m.form, b.k, b.dot)
+	p := newPacking(m, m.form, b.k, b.dot, &b.memory)
 	b.each(groups, func() func(g int) {
 		s := p.scratch()
 		return func(g int) { p.group(g, s) }

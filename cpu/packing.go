@@ -13,27 +13,28 @@ type packing struct {
 	m        *matrix
 	k        *kernels
 	isa      dot.ISA
+	memory   *arena
 	out      *packed
 	overflow [][]uint32 // per group: sparse entries, rows counted in the group
 	escape   [][]byte   // per group
 }
 
-func newPacking(m *matrix, f form, k *kernels, isa dot.ISA) *packing {
+func newPacking(m *matrix, f form, k *kernels, isa dot.ISA, memory *arena) *packing {
 	p := &packed{form: f, blocks: newBlocks(m, m.rows)}
 	if m.block > 0 || m.split > 0 {
 		p.shift = m.sparseShift
 	}
-	p.nibble = planes(m.rows * m.steps() * dot.NibbleBytes(f.width))
-	p.bits = planes(m.rows * m.steps() * dot.BitBytes(f.width))
+	p.nibble = memory.take(m.rows * m.steps() * dot.NibbleBytes(f.width))
+	p.bits = memory.take(m.rows * m.steps() * dot.BitBytes(f.width))
 	if m.split > 0 {
 		w := dot.WidthFor(m.split)
-		p.fine = &packed{form: form{width: w}, nibble: planes(m.rows * m.steps() * dot.NibbleBytes(w)), bits: planes(m.rows * m.steps() * dot.BitBytes(w))}
+		p.fine = &packed{form: form{width: w}, nibble: memory.take(m.rows * m.steps() * dot.NibbleBytes(w)), bits: memory.take(m.rows * m.steps() * dot.BitBytes(w))}
 	}
 	if f.escapes {
 		p.escapeStart = make([]uint32, m.rows*m.coded.Tiles())
 		p.mostEscapes = make([]uint16, (m.rows+plainUnit-1)/plainUnit*m.coded.Tiles())
 	}
-	return &packing{m: m, k: k, isa: isa, out: p, overflow: make([][]uint32, m.coded.Groups()), escape: make([][]byte, m.coded.Groups())}
+	return &packing{m: m, k: k, isa: isa, memory: memory, out: p, overflow: make([][]uint32, m.coded.Groups()), escape: make([][]byte, m.coded.Groups())}
 }
 
 // scratch is what packing a group needs.
@@ -214,7 +215,7 @@ func (p *packing) joinEscapes() {
 	for _, e := range p.escape {
 		total += len(e)
 	}
-	out.escape = planes(total)
+	out.escape = p.memory.take(total)
 	end := 0
 	for g, e := range p.escape {
 		first := g * p.m.coded.Coding.RowsPerGroup
