@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
 )
 
 // test is one measurement of both programs: of prefill (nPrompt tokens) or of decoding (nGen tokens).
@@ -170,7 +172,7 @@ func highWater(status string) float64 {
 
 func tail(b []byte) []byte { return b[max(0, len(b)-2000):] }
 
-// weightBytes returns what a token reads: all weights as the plan keeps them. (An embedding table of its own is counted as well.)
+// weightBytes returns what a token reads: all weights as the plan keeps them, but for an embedding table of its own, which stays coded.
 func weightBytes(o *options, m model, plan string) (float64, error) {
 	c := exec.Command(o.program, "plan", m.ours, "--device", "cpu", "--plan", plan, "--json")
 	out, err := c.Output()
@@ -185,11 +187,27 @@ func weightBytes(o *options, m model, plan string) (float64, error) {
 		return 0, fmt.Errorf("%s: %w", c, err)
 	}
 	for _, p := range plans {
-		if p.Plan == plan && p.Weights > 0 {
-			return p.Weights, nil
+		if p.Plan != plan || p.Weights <= 0 {
+			continue
 		}
+		embedding, err := embeddingBytes(m.ours)
+		return p.Weights - embedding, err
 	}
 	return 0, fmt.Errorf("%s: no plan %q in %s", c, plan, out)
+}
+
+// embeddingBytes returns the size of a model's embedding table, if that is not the output matrix as well.
+func embeddingBytes(path string) (float64, error) {
+	f, err := format.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	t, ok := f.Tensor("token_embd.weight")
+	if _, own := f.Tensor("output.weight"); !own || !ok {
+		return 0, nil
+	}
+	return float64(t.Bytes), nil
 }
 
 // benchFirstToken measures the time from the start of the process to the first token of an answer.

@@ -30,6 +30,8 @@ func benchProducts(o *options, r *report, _ *bandwidth) error {
 			Bytes: float64(width) / 8 * 1e9, LimitName: "reading them",
 		})
 	}
+	escaped, escapedRows := escapeWorks(isa, x, out)
+	works, rows = append(works, escaped...), append(rows, escapedRows...)
 	works = append(works, gemmWork(isa), gemmBlocksWork(isa, 16), gemmBlocksWork(isa, 32))
 	for _, scales := range []string{"scales of rows", "scales of 16 columns", "scales of 32 columns"} {
 		rows = append(rows, row{What: fmt.Sprintf("resident product, many vectors, %s, %s", scales, isa), Unit: "G products/s per core"})
