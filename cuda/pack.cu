@@ -75,6 +75,20 @@ __device__ __forceinline__ uint32_t pack_remainders(const matrix* w, int32_t qua
     return at;
 }
 
+template <int BITS> __device__ __forceinline__ void pack_row(const matrix* w, int32_t stored, const uint8_t* row, uint32_t* planes) {
+    int32_t pieces = packed_pieces(w->cols);
+    for (int32_t p = threadIdx.x % WARP; p < pieces; p += WARP) {
+        uint32_t pairs[PIECE_PAIRS];
+#pragma unroll
+        for (int k = 0; k < PIECE_PAIRS; k++) {
+            const uint8_t* q = row + p * PIECE_COLS + 2 * k;
+            pairs[k] = (uint32_t)clipped(w, q[0]).code | (uint32_t)clipped(w, q[1]).code << 16;
+        }
+#pragma unroll
+        for (int k = 0; k < BITS; k++) planes[packed_at(w, stored, p, k)] = packed_word(pairs, BITS, k);
+    }
+}
+
 // planes      packed codes of all quads
 // starts      as pack_starts leaves them, or 0 if nothing is clipped and the matrix has no outliers
 // remainders  [room]; what does not fit is left out (starts tells)
@@ -86,13 +100,12 @@ extern "C" __global__ void __launch_bounds__(256) pack_codes(const matrix* w, in
         uint32_t at = starts ? starts[quad] : 0;
         for (int32_t r = 0; r < QUAD && quad * QUAD + r < w->rows; r++) {
             const uint8_t* row = plane + (int64_t)(i * QUAD + r) * w->stride;
-            for (int32_t p = lane; p < pieces; p += WARP) {
-                uint32_t pairs[PIECE_PAIRS];
-                for (int k = 0; k < PIECE_PAIRS; k++) {
-                    const uint8_t* q = row + p * PIECE_COLS + 2 * k;
-                    pairs[k] = (uint32_t)clipped(w, q[0]).code | (uint32_t)clipped(w, q[1]).code << 16;
-                }
-                for (int32_t k = 0; k < bits; k++) planes[packed_at(w, quad * QUAD + r, p, k)] = packed_word(pairs, bits, k);
+            switch (bits) {
+            case 3: pack_row<3>(w, quad * QUAD + r, row, planes); break;
+            case 4: pack_row<4>(w, quad * QUAD + r, row, planes); break;
+            case 5: pack_row<5>(w, quad * QUAD + r, row, planes); break;
+            case 6: pack_row<6>(w, quad * QUAD + r, row, planes); break;
+            default: pack_row<8>(w, quad * QUAD + r, row, planes); break;
             }
             if (starts) at = pack_remainders(w, quad, r, row, at, room, remainders);
         }
@@ -112,18 +125,42 @@ __device__ __forceinline__ void add_code(uint16_t* code, int32_t delta) {
     atomicAdd((uint32_t*)((uint8_t*)code - at), (uint32_t)delta << (8 * at));
 }
 
+// Pairs of codes, in the halves of a word, to memory; zero is added to each.
+__device__ __forceinline__ void store_pairs(uint8_t* row, const uint32_t* pairs, int32_t zero) {
+    uint32_t add = (uint32_t)zero * 0x00010001u; // codes and sums are below 256
+#pragma unroll
+    for (int i = 0; i < PIECE_PAIRS; i += 2) ((uint32_t*)row)[i / 2] = __byte_perm(pairs[i] + add, pairs[i + 1] + add, 0x6420);
+}
+__device__ __forceinline__ void store_pairs(uint16_t* row, const uint32_t* pairs, int32_t zero) {
+#pragma unroll
+    for (int i = 0; i < PIECE_PAIRS; i++) ((uint32_t*)row)[i] = ((pairs[i] + (uint32_t)zero) & 0xffff) | (((pairs[i] >> 16) + (uint32_t)zero) << 16);
+}
+
+template <int BITS, class T> __device__ __forceinline__ void unpack_row(const matrix* w, int32_t stored, T* row, int32_t zero) {
+    int32_t pieces = packed_pieces(w->cols);
+    const uint32_t* words = (const uint32_t*)w->data + packed_at(w, stored, 0, 0);
+    for (int32_t p = threadIdx.x % WARP; p < pieces; p += WARP) {
+        uint32_t v[BITS], pairs[PIECE_PAIRS];
+#pragma unroll
+        for (int k = 0; k < BITS; k++) v[k] = words[((int64_t)k * pieces + p) * QUAD];
+#pragma unroll
+        for (int i = 0; i < PIECE_PAIRS; i++) pairs[i] = packed_pair(v, 1, BITS, i);
+        store_pairs(row + p * PIECE_COLS, pairs, zero);
+    }
+}
+
 template <class T> __device__ __forceinline__ void unpack_codes(const matrix* w, int32_t first_quad, int32_t n_quads, T* plane) {
-    int32_t lane = threadIdx.x % WARP, pieces = packed_pieces(w->cols), bits = w->packed_bits, zero = w->packed_zero - (int32_t)w->data_zero;
-    int64_t pitch = (int64_t)pieces * QUAD;
+    int32_t lane = threadIdx.x % WARP, zero = w->packed_zero - (int32_t)w->data_zero;
     for (int32_t i = blockIdx.x * 8 + threadIdx.x / WARP; i < n_quads; i += gridDim.x * 8) {
         int32_t quad = first_quad + i;
         for (int32_t r = 0; r < QUAD && quad * QUAD + r < w->rows; r++) {
             T* row = plane + (int64_t)(i * QUAD + r) * w->stride;
-            for (int32_t k = lane; k < pieces * PIECE_PAIRS; k += WARP) {
-                const uint32_t* words = (const uint32_t*)w->data + packed_at(w, quad * QUAD + r, k / PIECE_PAIRS, 0);
-                uint32_t pair = packed_pair(words, pitch, bits, k % PIECE_PAIRS);
-                row[2 * k] = (T)((int32_t)(pair & 0xffff) + zero);
-                row[2 * k + 1] = (T)((int32_t)(pair >> 16) + zero);
+            switch (w->packed_bits) {
+            case 3: unpack_row<3>(w, quad * QUAD + r, row, zero); break;
+            case 4: unpack_row<4>(w, quad * QUAD + r, row, zero); break;
+            case 5: unpack_row<5>(w, quad * QUAD + r, row, zero); break;
+            case 6: unpack_row<6>(w, quad * QUAD + r, row, zero); break;
+            default: unpack_row<8>(w, quad * QUAD + r, row, zero); break;
             }
         }
         __syncwarp();

@@ -26,6 +26,7 @@ __device__ __forceinline__ uint32_t packed_pair(const uint32_t* words, int64_t p
     if (j < 0) return words[i / fields * pitch] >> (i % fields * bits) & both * ((1u << bits) - 1);
     if (bits == 6) return (words[j * pitch] >> 12 & both * 15) << 2 | (words[(4 + j / 2) * pitch] >> (12 + 2 * (j % 2)) & both * 3);
     uint32_t code = 0;
+#pragma unroll
     for (int32_t k = 0; k < bits; k++) code |= (words[k * pitch] >> 15 & both) << k;
     return code;
 }
@@ -47,6 +48,7 @@ __device__ __forceinline__ float packed_code(const matrix* w, int32_t stored, in
 __device__ __forceinline__ uint32_t packed_word(const uint32_t* pairs, int32_t bits, int32_t k) {
     int32_t fields = 16 / bits;
     uint32_t word = 0, both = 0x00010001u;
+#pragma unroll
     for (int32_t f = 0; f < fields; f++) word |= pairs[k * fields + f] << (f * bits);
     if (bits == 3 || bits == 5) return word | (pairs[15] >> k & both) << 15;
     if (bits != 6) return word;

@@ -121,8 +121,10 @@ var marks = []struct {
 	{"gemm_mma_", "HMMA.1688", 32},  // 16 × 8 × 8
 	{"decode_chunks_", "ST", 2},     // a pair is stored
 	{"decode_chunks_", "STG", 2},
-	{"unpack_codes_", "ST", 1},
-	{"unpack_codes_", "STG", 1},
+	{"unpack_codes_u8", "ST", 4}, // four bytes, or a pair of 16 bits
+	{"unpack_codes_u8", "STG", 4},
+	{"unpack_codes_i16", "ST", 2},
+	{"unpack_codes_i16", "STG", 2},
 	{"gemm_", "HFMA2", 2},
 	{"gemm_", "FFMA", 1},
 }
