@@ -12,5 +12,4 @@
 #include "gemv_resident.cu"
 #include "pack.cu"
 #include "rope_store.cu"
-#include "topk.cu"
 #include "x_prepare.cu"

@@ -18,6 +18,10 @@ extern __shared__ uint4 shared_dynamic_memory[];
     T* p = (T*)emu::shared_static(&p##_site, sizeof(T) * (n))
 #endif
 
+__device__ __forceinline__ uint2 uint2_of(uint32_t x, uint32_t y) {
+    uint2 u = {x, y};
+    return u;
+}
 __device__ __forceinline__ uint4 uint4_of(const uint32_t* v) {
     uint4 u = {v[0], v[1], v[2], v[3]};
     return u;

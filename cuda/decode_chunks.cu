@@ -2,6 +2,7 @@
 #include "pair_stream.cuh"
 
 __device__ __forceinline__ void store_pair(uint8_t* p, int32_t a, int32_t b) { *(uint16_t*)p = (uint16_t)((a & 0xff) | (b & 0xff) << 8); }
+__device__ __forceinline__ void store_pair(int32_t* p, int32_t a, int32_t b) { *(uint2*)p = uint2_of(a, b); }
 __device__ __forceinline__ void store_pair(uint16_t* p, int32_t a, int32_t b) { *(uint32_t*)p = (uint32_t)((a & 0xffff) | b << 16); }
 
 // Any coding, any plane. One chunk: the lane's pair of every row and step. q = values[a], or (a << s | lo) + offset, or float bits.
@@ -113,9 +114,9 @@ extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8_low1(const
 extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8_low2(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks<byte_decoder<2> >(w, first_group, n_groups, plane); }
 extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8_low3(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks<byte_decoder<3> >(w, first_group, n_groups, plane); }
 extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_u8_low4(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_chunks<byte_decoder<4> >(w, first_group, n_groups, plane); }
-// plane: i16, q − data_zero
-extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_i16(const matrix* w, int32_t first_group, int32_t n_groups, int16_t* plane) {
-    decode_chunks<any_decoder<uint16_t> >(w, first_group, n_groups, (uint16_t*)plane);
+// plane: i32, q − data_zero
+extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_i32(const matrix* w, int32_t first_group, int32_t n_groups, int32_t* plane) {
+    decode_chunks<any_decoder<int32_t> >(w, first_group, n_groups, plane);
 }
 // plane: bits of bf16 or f16 numbers (float_kind)
 extern "C" __global__ void __launch_bounds__(256, 4) decode_chunks_float(const matrix* w, int32_t first_group, int32_t n_groups, uint16_t* plane) {

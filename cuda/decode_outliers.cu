@@ -2,7 +2,7 @@
 #include "huffman.cuh"
 
 __device__ __forceinline__ void add_delta(const matrix* w, uint8_t* code, int32_t delta) { *code = (uint8_t)min(max(*code + delta, 0), 255); }
-__device__ __forceinline__ void add_delta(const matrix* w, int16_t* code, int32_t delta) { *code = (int16_t)min(max(*code + delta, -32768), 32767); }
+__device__ __forceinline__ void add_delta(const matrix* w, int32_t* code, int32_t delta) { *code += delta; }
 // Floats: a level is a step of the exponent.
 __device__ __forceinline__ void add_delta(const matrix* w, uint16_t* code, int32_t delta) {
     int32_t shift = w->low_bits - 1;
@@ -23,8 +23,8 @@ template <class T> __device__ __forceinline__ void decode_outliers(const matrix*
 }
 
 // All kernels of this file: grid ⌈n_groups / 128⌉, block 128 threads.
-// Arguments as for decode_chunks_*. Codes saturate at the limits of the plane's type.
+// Arguments as for decode_chunks_*. Codes of 8 bits saturate.
 
 extern "C" __global__ void __launch_bounds__(128) decode_outliers_u8(const matrix* w, int32_t first_group, int32_t n_groups, uint8_t* plane) { decode_outliers(w, first_group, n_groups, plane); }
-extern "C" __global__ void __launch_bounds__(128) decode_outliers_i16(const matrix* w, int32_t first_group, int32_t n_groups, int16_t* plane) { decode_outliers(w, first_group, n_groups, plane); }
+extern "C" __global__ void __launch_bounds__(128) decode_outliers_i32(const matrix* w, int32_t first_group, int32_t n_groups, int32_t* plane) { decode_outliers(w, first_group, n_groups, plane); }
 extern "C" __global__ void __launch_bounds__(128) decode_outliers_float(const matrix* w, int32_t first_group, int32_t n_groups, uint16_t* plane) { decode_outliers(w, first_group, n_groups, plane); }

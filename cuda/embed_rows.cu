@@ -24,12 +24,12 @@ extern "C" __global__ void __launch_bounds__(256) embed_rows(const matrix* w, co
         switch (w->type) {
         case TYPE_PACKED: v = packed_code(w, row, c); break;
         case TYPE_U8: v = load_code<TYPE_U8>(w->data, at); break;
-        case TYPE_I16: v = load_code<TYPE_I16>(w->data, at); break;
+        case TYPE_I32: v = load_code<TYPE_I32>(w->data, at); break;
         case TYPE_F32: v = load_code<TYPE_F32>(w->data, at); break;
         case TYPE_F16: v = load_code<TYPE_F16>(w->data, at); break;
         case TYPE_BF16: v = load_code<TYPE_BF16>(w->data, at); break;
         }
-        if (w->type == TYPE_U8 || w->type == TYPE_I16 || w->type == TYPE_PACKED) {
+        if (w->type == TYPE_U8 || w->type == TYPE_I32 || w->type == TYPE_PACKED) {
             affine a = matrix_affine(w, row, c);
             v = fmaf(a.s, v + (w->type == TYPE_PACKED ? (float)w->packed_zero : w->data_zero), a.m);
         }

@@ -11,10 +11,11 @@ enum { GEMM_ROWS = 128, GEMM_TOKENS = 64, GEMM_DEPTH = 32, GEMM_THREADS = 128, L
 // permuted so that the same piece of 8 lines in a row, and all pieces of 2 lines, lie in different banks.
 __device__ __forceinline__ int32_t tile_piece(int32_t line, int32_t piece) { return line * LINE_PIECES + (piece ^ (line >> 1 & 3)); }
 
-// How sums become results: y = s·unit·sum + m·Σx + bias, with the row's s and m, and the input's unit and Σx.
+// How sums become results: y = s·gain·unit·sum + m·Σx + bias, with the row's s and m, and the input's unit and Σx.
 struct gemm_scales {
     bool by_row; // else s alone, for all rows
     float s, zero; // zero: what is added to the codes of by_row
+    float gain;    // by which the sum must be multiplied besides: a power of two
 };
 
 struct gemm_row {
@@ -47,19 +48,20 @@ struct gemm_output {
     __device__ __forceinline__ void write(const gemm_row& r, int32_t token, float sum) const {
         if (r.to < 0 || token >= tokens) return;
         const uint8_t* x = xp + token * xp_stride;
-        y[(int64_t)token * w->rows + r.to] = fmaf(r.a.s * prepared_unit(x), sum, fmaf(r.a.m, prepared_sum(x), r.bias));
+        y[(int64_t)token * w->rows + r.to] = fmaf(r.a.s * scales.gain * prepared_unit(x), sum, fmaf(r.a.m, prepared_sum(x), r.bias));
     }
 };
 
-// Stored pieces become halves in store(). With a scale per row or tensor: code − center, exact. Blocks: scaled and rounded, in units of block_unit.
+// Stored pieces become halves in store(). With a scale per row or tensor: (code − center) / gain. Blocks: scaled and rounded, in units of block_unit·gain.
 // A thread brings 32 columns of one row.
 struct code_scales : gemm_scales {
     const matrix* w;
     float min_ratio; // block minima in units of block_unit
 
-    __device__ __forceinline__ void open(const matrix* w_, float center_code) {
+    __device__ __forceinline__ void open(const matrix* w_, float center_code, float gain_) {
         w = w_;
         zero = center_code;
+        gain = gain_;
         by_row = w->scale_kind != SCALE_BLOCK;
         s = w->block_unit;
         min_ratio = !by_row && w->block_min ? w->min_unit / w->block_unit : 0;
@@ -72,7 +74,7 @@ struct code_scales : gemm_scales {
         bits.y = w->block_shift > 4 ? bits.x : block_scale_bits(w, stored, min(col + 16, w->cols - 1));
         return bits;
     }
-    // h [16]: pairs of codes − center.
+    // h [16]: pairs of (code − center) / gain.
     __device__ __forceinline__ void store(uint32_t* h, uint2 bits, uint4* tile, int32_t line) const {
         if (!by_row) {
             scale(h, bits.x);
@@ -83,7 +85,7 @@ struct code_scales : gemm_scales {
     }
     __device__ __forceinline__ void scale(uint32_t* h, uint32_t bits) const {
         float factor = half_to_float((uint16_t)bits), min = half_to_float((uint16_t)(bits >> 16));
-        uint32_t f = half2_same((uint16_t)bits), offset = half2_same(float_to_half(fmaf(factor, zero, min_ratio * min)));
+        uint32_t f = half2_same((uint16_t)bits), offset = half2_same(float_to_half(fmaf(factor, zero, min_ratio * min) / gain));
 #pragma unroll
         for (int i = 0; i < 8; i++) h[i] = half2_fma(h[i], f, offset);
     }
@@ -111,7 +113,7 @@ struct u8_tiles {
     __device__ __forceinline__ void open(const matrix* w, const void* data_, int32_t first_row) {
         float center = code_center(w);
         term = center_term(center);
-        scales.open(w, center + w->data_zero);
+        scales.open(w, center + w->data_zero, 1);
         data = data_ ? (const uint8_t*)data_ : (const uint8_t*)w->data + (int64_t)first_row * w->stride;
     }
     // row: counted from first_row; stored: from the matrix's first.
@@ -125,6 +127,78 @@ struct u8_tiles {
 #pragma unroll
         for (int i = 0; i < 8; i++) bytes_to_half2(codes[i], term, h + 2 * i);
         scales.store(h, p.scale, tile, line);
+    }
+};
+
+// What becomes halves as it is loaded: 32 columns.
+struct wide_piece {
+    uint32_t h[16];
+    uint2 scale;
+};
+
+// Planes of TYPE_I32. Halves are exact up to 2048 codes from the center, as accurate as any half beyond, and stay below 2^16 up to 2^24 codes.
+struct i32_tiles {
+    code_scales scales;
+    float center;
+    const int32_t* data;
+    typedef wide_piece piece;
+
+    __device__ __forceinline__ void open(const matrix* w, const void* data_, int32_t first_row) {
+        center = code_center(w);
+        scales.open(w, center + w->data_zero, 256);
+        data = data_ ? (const int32_t*)data_ : (const int32_t*)w->data + (int64_t)first_row * w->stride;
+    }
+    __device__ __forceinline__ float half(uint32_t code) const { return ((float)(int32_t)code - center) * (1.0f / 256); }
+    __device__ __forceinline__ piece load(int32_t row, int32_t stored, int32_t col) const {
+        const uint4* at = (const uint4*)(data + (int64_t)row * scales.w->stride + col);
+        piece p;
+        p.scale = scales.load(stored, col);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            uint4 v = __ldg(at + i);
+            p.h[2 * i] = half2_pack(half(v.x), half(v.y));
+            p.h[2 * i + 1] = half2_pack(half(v.z), half(v.w));
+        }
+        return p;
+    }
+    __device__ __forceinline__ void store(piece& p, uint4* tile, int32_t line) const { scales.store(p.h, p.scale, tile, line); }
+};
+
+// Planes of TYPE_F16 or TYPE_BF16 with a float_unit: w / float_unit, exact unless below 2^−14.
+template <int TYPE> struct float_tiles {
+    gemm_scales scales;
+    float factor;
+    int32_t stride;
+    const uint16_t* data;
+    typedef wide_piece piece;
+
+    __device__ __forceinline__ void open(const matrix* w, const void* data_, int32_t first_row) {
+        gemm_scales unscaled = {false, w->float_unit, 0, 1};
+        scales = unscaled;
+        factor = 1 / w->float_unit;
+        stride = w->stride;
+        data = data_ ? (const uint16_t*)data_ : (const uint16_t*)w->data + (int64_t)first_row * stride;
+    }
+    __device__ __forceinline__ uint32_t halves(uint32_t pair) const {
+        if (TYPE == TYPE_F16) return half2_pack(half_to_float((uint16_t)pair) * factor, half_to_float((uint16_t)(pair >> 16)) * factor);
+        return half2_pack(__uint_as_float(pair << 16) * factor, __uint_as_float(pair & 0xffff0000u) * factor);
+    }
+    __device__ __forceinline__ piece load(int32_t row, int32_t stored, int32_t col) const {
+        const uint4* at = (const uint4*)(data + (int64_t)row * stride + col);
+        piece p;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint4 v = __ldg(at + i);
+            p.h[4 * i] = halves(v.x);
+            p.h[4 * i + 1] = halves(v.y);
+            p.h[4 * i + 2] = halves(v.z);
+            p.h[4 * i + 3] = halves(v.w);
+        }
+        return p;
+    }
+    __device__ __forceinline__ void store(const piece& p, uint4* tile, int32_t line) const {
+#pragma unroll
+        for (int i = 0; i < LINE_PIECES; i++) tile[tile_piece(line, i)] = uint4_of(p.h + 4 * i);
     }
 };
 

@@ -23,13 +23,13 @@ template <bool MIN> struct quad_scales {
 template <int BITS, int BLOCK, bool MIN> struct quad_product {
     packed_terms terms;
     const uint8_t* xp;
-    const float2* sums;
+    uint32_t sums; // where the sums of 16 columns are, from xp on
     float zero, min_ratio;
     int32_t shift;
     float sum[QUAD];
 
     __device__ __forceinline__ quad_product(const matrix* w, const uint8_t* xp_)
-        : terms(w->packed_center), xp(xp_), sums((const float2*)prepared_sums(xp_, w->steps)), zero((float)(w->packed_center + w->packed_zero)),
+        : terms(w->packed_center), xp(xp_), sums((uint32_t)((const uint8_t*)prepared_sums(xp_, w->steps) - xp_)), zero((float)(w->packed_center + w->packed_zero)),
           min_ratio(w->min_unit / w->block_unit), shift(w->block_shift - 5) {}
 
     // Wide codes leave no room for another rounding.
@@ -41,7 +41,7 @@ template <int BITS, int BLOCK, bool MIN> struct quad_product {
     }
 
     // words: of piece p of the four rows, `pitch` bytes apart. scales: of the four rows, to_minima bytes before their minima.
-    __device__ __forceinline__ void piece(const char* words, int64_t pitch, const char* scales, int64_t to_minima, uint32_t p) {
+    __device__ __forceinline__ void piece(const char* words, uint32_t pitch, const char* scales, int64_t to_minima, uint32_t p) {
         uint4 v[BITS], xq[4];
 #pragma unroll
         for (int k = 0; k < BITS; k++) v[k] = __ldg((const uint4*)(words + k * pitch));
@@ -52,7 +52,7 @@ template <int BITS, int BLOCK, bool MIN> struct quad_product {
         quad_scales<MIN> first, second;
         float2 sum_x;
         if (BLOCK) {
-            sum_x = __ldg(sums + p);
+            sum_x = __ldg((const float2*)(xp + (sums + (uint32_t)sizeof(float2) * p)));
             first.load(scales, to_minima, BLOCK == 16 ? 2 * p : p >> shift);
             if (BLOCK == 16) second.load(scales, to_minima, 2 * p + 1);
         }
@@ -88,8 +88,8 @@ template <int BITS, int BLOCK, bool MIN> struct quad_product {
     // Every lanes-th piece from `slice` on.
     __device__ __forceinline__ void run(const matrix* w, int32_t quad, uint32_t slice, uint32_t lanes) {
         uint32_t pieces = packed_pieces(w->cols);
-        int64_t pitch = (int64_t)sizeof(uint4) * pieces;
-        const char* words = (const char*)w->data + quad * BITS * pitch + (int64_t)sizeof(uint4) * slice;
+        uint32_t pitch = (uint32_t)sizeof(uint4) * pieces;
+        const char* words = (const char*)w->data + (int64_t)(quad * BITS) * pitch + (int64_t)sizeof(uint4) * slice;
         const char* scales = (const char*)w->block_scale + (int64_t)quad * w->block_stride * 8;
         int64_t to_minima = MIN ? (const char*)w->block_min - (const char*)w->block_scale : 0;
 #pragma unroll
@@ -170,6 +170,19 @@ extern "C" __global__ void __launch_bounds__(256, 3) gemv_packed8(const gemv_tas
     prepare_after(after, first_token);
 }
 
+// The same for tasks of different widths.
+extern "C" __global__ void __launch_bounds__(256, 3) gemv_packed_mixed(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+    gemv_part part(tasks, x, xp, xp_stride, first_token);
+    switch (part.w()->packed_bits) {
+    case 3: gemv_packed<3, 0, false>(part); break;
+    case 4: gemv_packed<4, 0, false>(part); break;
+    case 5: gemv_packed<5, 0, false>(part); break;
+    case 6: gemv_packed<6, 0, false>(part); break;
+    default: gemv_packed<8, 0, false>(part); break;
+    }
+    prepare_after(after, first_token);
+}
+
 // SCALE_BLOCK, block ≥ 32; _min: with minima. With 8 bits for all that has no kernel of its own.
 extern "C" __global__ void __launch_bounds__(256, 3) gemv_packed4_block32(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
     gemv_packed<4, 32, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
@@ -179,11 +192,11 @@ extern "C" __global__ void __launch_bounds__(256, 2) gemv_packed4_block32_min(co
     gemv_packed<4, 32, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_packed5_block32(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_packed5_block32(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
     gemv_packed<5, 32, false>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }
-extern "C" __global__ void __launch_bounds__(256, 3) gemv_packed5_block32_min(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
+extern "C" __global__ void __launch_bounds__(256, 2) gemv_packed5_block32_min(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {
     gemv_packed<5, 32, true>(gemv_part(tasks, x, xp, xp_stride, first_token));
     prepare_after(after, first_token);
 }

@@ -6,7 +6,7 @@
 
 // One row in float32, all types: Σ (s·q + m)·x.
 template <int TYPE> __device__ __forceinline__ float row_product(const matrix* w, int32_t row, const float* x) {
-    const bool code = TYPE == TYPE_U8 || TYPE == TYPE_I16;
+    const bool code = TYPE == TYPE_U8 || TYPE == TYPE_I32;
     int64_t at = (int64_t)row * w->stride;
     affine a = matrix_affine(w, row, 0);
     float zero = w->data_zero, sum = 0;
@@ -73,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(256) gemv_any(const gemv_task* task
         float sum = 0;
         switch (w->type) {
         case TYPE_U8: sum = row_product<TYPE_U8>(w, row, x); break;
-        case TYPE_I16: sum = row_product<TYPE_I16>(w, row, x); break;
+        case TYPE_I32: sum = row_product<TYPE_I32>(w, row, x); break;
         case TYPE_F32: sum = row_product<TYPE_F32>(w, row, x); break;
         case TYPE_F16: sum = row_product<TYPE_F16>(w, row, x); break;
         case TYPE_BF16: sum = row_product<TYPE_BF16>(w, row, x); break;

@@ -10,7 +10,7 @@ struct code_table {
 };
 
 // Values of matrix::type: how `data` stores a weight.
-enum { TYPE_U8 = 0, TYPE_I16 = 1, TYPE_F32 = 2, TYPE_F16 = 3, TYPE_BF16 = 4, TYPE_PACKED = 5 };
+enum { TYPE_U8 = 0, TYPE_I32 = 1, TYPE_F32 = 2, TYPE_F16 = 3, TYPE_BF16 = 4, TYPE_PACKED = 5 };
 // Values of matrix::float_kind.
 enum { NOT_FLOAT = 0, FLOAT_BF16 = 1, FLOAT_F16 = 2 };
 // Values of matrix::scale_kind.
@@ -71,10 +71,12 @@ struct matrix {
 
     float scale;      // SCALE_TENSOR, SCALE_ROW
     float min;        // SCALE_TENSOR
-    float data_zero;  // TYPE_U8, TYPE_I16: q = data + data_zero
+    float data_zero;  // TYPE_U8, TYPE_I32: q = data + data_zero
     float block_unit; // block scale = block_unit · block_scale
     float min_unit;   // block minimum = min_unit · block_min
-    float data_offset; // TYPE_U8: 128 + data_offset should be about the commonest code, where products are most accurate
+    float data_offset; // TYPE_U8, TYPE_I32: 128 + data_offset should be about the commonest code, where products are most accurate
+    float float_unit;  // coded TYPE_F16, TYPE_BF16: a power of two; all weights are below 2·float_unit
+    int32_t reserved;
 };
 
 __device__ __forceinline__ int32_t matrix_row(const matrix* w, int32_t stored) { return w->row_order ? (int32_t)w->row_order[stored] : stored; }
@@ -112,7 +114,7 @@ __device__ __forceinline__ uint32_t block_scale_bits(const matrix* w, int32_t st
 // Element i of stored data, as a float.
 template <int TYPE> __device__ __forceinline__ float load_code(const void* data, int64_t i) {
     if (TYPE == TYPE_U8) return (float)((const uint8_t*)data)[i];
-    if (TYPE == TYPE_I16) return (float)((const int16_t*)data)[i];
+    if (TYPE == TYPE_I32) return (float)((const int32_t*)data)[i];
     if (TYPE == TYPE_F16) return half_to_float(((const uint16_t*)data)[i]);
     if (TYPE == TYPE_BF16) return bf16_to_float(((const uint16_t*)data)[i]);
     return ((const float*)data)[i];

@@ -120,10 +120,7 @@ __device__ __forceinline__ void add_code(uint8_t* code, int32_t delta) {
     uint32_t at = (uint32_t)(uintptr_t)code % 4;
     atomicAdd((uint32_t*)(code - at), (uint32_t)delta << (8 * at));
 }
-__device__ __forceinline__ void add_code(uint16_t* code, int32_t delta) {
-    uint32_t at = (uint32_t)(uintptr_t)code % 4;
-    atomicAdd((uint32_t*)((uint8_t*)code - at), (uint32_t)delta << (8 * at));
-}
+__device__ __forceinline__ void add_code(int32_t* code, int32_t delta) { atomicAdd(code, delta); }
 
 // Pairs of codes, in the halves of a word, to memory; zero is added to each.
 __device__ __forceinline__ void store_pairs(uint8_t* row, const uint32_t* pairs, int32_t zero) {
@@ -131,9 +128,9 @@ __device__ __forceinline__ void store_pairs(uint8_t* row, const uint32_t* pairs,
 #pragma unroll
     for (int i = 0; i < PIECE_PAIRS; i += 2) ((uint32_t*)row)[i / 2] = __byte_perm(pairs[i] + add, pairs[i + 1] + add, 0x6420);
 }
-__device__ __forceinline__ void store_pairs(uint16_t* row, const uint32_t* pairs, int32_t zero) {
+__device__ __forceinline__ void store_pairs(int32_t* row, const uint32_t* pairs, int32_t zero) {
 #pragma unroll
-    for (int i = 0; i < PIECE_PAIRS; i++) ((uint32_t*)row)[i] = ((pairs[i] + (uint32_t)zero) & 0xffff) | (((pairs[i] >> 16) + (uint32_t)zero) << 16);
+    for (int i = 0; i < PIECE_PAIRS; i++) ((uint2*)row)[i] = uint2_of((pairs[i] & 0xffff) + zero, (pairs[i] >> 16) + zero);
 }
 
 template <int BITS, class T> __device__ __forceinline__ void unpack_row(const matrix* w, int32_t stored, T* row, int32_t zero) {
@@ -174,4 +171,4 @@ template <class T> __device__ __forceinline__ void unpack_codes(const matrix* w,
 
 // plane: [stored row − 4·first_quad][w->stride] q − data_zero as decode_chunks_* and decode_outliers_* leave them, columns up to 32·⌈cols/32⌉
 extern "C" __global__ void __launch_bounds__(256) unpack_codes_u8(const matrix* w, int32_t first_quad, int32_t n_quads, uint8_t* plane) { unpack_codes(w, first_quad, n_quads, plane); }
-extern "C" __global__ void __launch_bounds__(256) unpack_codes_i16(const matrix* w, int32_t first_quad, int32_t n_quads, int16_t* plane) { unpack_codes(w, first_quad, n_quads, (uint16_t*)plane); }
+extern "C" __global__ void __launch_bounds__(256) unpack_codes_i32(const matrix* w, int32_t first_quad, int32_t n_quads, int32_t* plane) { unpack_codes(w, first_quad, n_quads, plane); }

@@ -42,8 +42,13 @@ type addAction struct {
 }
 
 func (a *addAction) run(p *pass, s span) error {
-	n := int64(s.n) * int64(p.prog.Width(a.dst))
-	return p.add(p.elements(n), 0, p.at(a.dst, s.tok0), p.at(a.a, s.tok0), n)
+	return p.addTo(p.at(a.dst, s.tok0), p.at(a.a, s.tok0), int64(s.n)*int64(p.prog.Width(a.dst)))
+}
+
+// addTo adds n values.
+func (p *pass) addTo(dst, src driver.DevicePtr, n int64) error {
+	p.hint = hint{reads: 12 * float64(n)}
+	return p.add(p.elements(n), 0, dst, src, n)
 }
 
 // prepareAction normalizes, gates or scales the input of products and rounds it to half precision.
@@ -68,13 +73,15 @@ func (a *prepareAction) run(p *pass, s span) error {
 	if vectors {
 		flag = 1
 	}
+	p.rounds = a.task.rounds()
 	return p.xPrepare(driver.D1(s.n), 0, a.dev, int32(s.tok0), flag)
 }
 
 // productAction multiplies the same input by one or more matrices: for few tokens in one launch, for many one after the other.
 type productAction struct {
 	header
-	steps    []*step // of the same kernel
+	steps    []*step
+	kernel   kernelID
 	weights  []*weight
 	tasks    driver.DevicePtr // gemvTaskDesc of each
 	blocks   int
@@ -99,8 +106,7 @@ func (a *productAction) run(p *pass, s span) error {
 		if !a.residual {
 			continue
 		}
-		n := int64(s.n) * int64(p.prog.Width(st.Dst))
-		if err := p.add(p.elements(n), 0, p.at(model.BufX, s.tok0), dst, n); err != nil {
+		if err := p.addTo(p.at(model.BufX, s.tok0), dst, int64(s.n)*int64(p.prog.Width(st.Dst))); err != nil {
 			return err
 		}
 	}
@@ -109,16 +115,13 @@ func (a *productAction) run(p *pass, s span) error {
 
 // few multiplies up to gemvBatch tokens, whose results go to where the tasks say.
 func (a *productAction) few(p *pass, s span, x driver.DevicePtr) error {
-	p.with = a.weights
-	after := driver.DevicePtr(0)
-	if a.after != nil {
-		after = a.after.dev
-	}
+	p.with, p.rounds = a.weights, gemvRounds
+	after := p.prepareAfter(a.after, s)
 	first := s.tok0
 	if a.steps[0].Dst == model.BufLogits { // whose first row is the first wanted one
 		first = 0
 	}
-	return a.weights[0].product.gemv(driver.D2(a.blocks, s.n), a.shared, a.tasks, x, p.prepared, p.preparedStride, int32(first), after)
+	return p.multiply(a.kernel, driver.D2(a.blocks, s.n), a.shared, a.tasks, x, p.prepared, p.preparedStride, first, after)
 }
 
 // attendAction rotates queries and keys, stores keys and values, and attends.
@@ -153,19 +156,33 @@ func (a *attendAction) run(p *pass, s span) error {
 	} else if err := store(driver.D2(k.NHeads+2*k.NKVHeads, p.n), 0, a.dev, p.position(0)); err != nil || s.n == 0 {
 		return err
 	}
+	positions := float64(p.pos) + float64(p.n+1)/2 // that a token sees
 	p.reads = 2 * float64(p.kvBytes) / float64(p.nCtx) * float64(p.pos+p.n)
+	p.products = 2 * float64(s.n*k.NHeads*k.HeadDim) * positions
+	p.rounds = attentionRounds + 2*positions/float64(attentionTeams*p.splits)
 	perBlock := attentionQueries(k.HeadDim)
 	if s.n > gemvBatch {
 		grid := driver.Dim{X: k.NHeads, Y: 1, Z: ceilDiv(s.n, perBlock)}
 		return attend(grid, 0, a.dev, p.position(s.tok0), int32(s.tok0), int32(s.n), 1, 0, 0)
 	}
-	after := driver.DevicePtr(0)
-	if a.after != nil {
-		after = a.after.dev
-	}
+	after := p.prepareAfter(a.after, s)
 	grid := driver.Dim{X: attentionTiles(k), Y: p.splits, Z: s.n}
 	return attend(grid, 0, a.dev, p.position(s.tok0), int32(s.tok0), int32(s.n), 0, fresh, after)
 }
+
+// prepareAfter returns the task of a launch's last block; 0 = none.
+func (p *pass) prepareAfter(a *prepareAction, s span) driver.DevicePtr {
+	if a == nil {
+		return 0
+	}
+	p.tail = float64(s.n) * a.task.rounds()
+	return a.dev
+}
+
+const (
+	attentionTeams  = 32 // positions that a block works on at a time
+	attentionRounds = 12 // loads before, between and behind the positions, one after the other
+)
 
 // attentionTiles returns the blocks that share the heads of a token.
 func attentionTiles(k *model.Config) int {

@@ -37,6 +37,16 @@ func newArena(dev driver.Device, size int64) (*arena, error) {
 	return &arena{dev: dev, base: base, size: size}, nil
 }
 
+// carve takes n bytes as an arena of their own, whose blocks are its own business.
+func (a *arena) carve(n int64) (*arena, error) {
+	if n < 0 || n > a.size-a.used {
+		return nil, fmt.Errorf("gpu arena: %d bytes do not fit the %d planned, of which %d are used", n, a.size, a.used)
+	}
+	c := &arena{dev: a.dev, base: a.base + driver.DevicePtr(a.used), size: n}
+	a.used += n
+	return c, nil
+}
+
 // split divides an unused arena into one of n bytes and one of the rest. Only the whole is to be freed.
 func (a *arena) split(n int64) (front, back *arena) {
 	return &arena{dev: a.dev, base: a.base, size: n}, &arena{dev: a.dev, base: a.base + driver.DevicePtr(n), size: a.size - n}
@@ -70,21 +80,13 @@ func (a *arena) put(b []byte) (driver.DevicePtr, error) {
 }
 
 // reset gives all blocks back.
-func (a *arena) reset() error { return a.rewind(0) }
-
-// rewind gives all blocks back that were taken since `used` bytes were in use.
-func (a *arena) rewind(used int64) error {
-	for len(a.blocks) > 0 {
-		last := a.blocks[len(a.blocks)-1]
-		if last < a.base+driver.DevicePtr(used) {
-			break
-		}
-		if err := a.dev.Forbid(last); err != nil {
+func (a *arena) reset() error {
+	for _, p := range a.blocks {
+		if err := a.dev.Forbid(p); err != nil {
 			return err
 		}
-		a.blocks = a.blocks[:len(a.blocks)-1]
 	}
-	a.used = used
+	a.blocks, a.used = a.blocks[:0], 0
 	return nil
 }
 

@@ -65,8 +65,11 @@ func (b *Backend) load(ctx context.Context, f *format.Reader, prog *model.Progra
 		return err
 	}
 	weights, work := b.arena.split(b.lay.weightBytes)
-	ld := &loader{launcher: b.l, file: f, weights: weights, work: work, piece: loadPiece, sms: sms}
-	if err := ld.load(ctx, b.lay.weights, opt.Progress); err != nil {
+	ld, err := newLoader(b.l, f, weights, work, b.lay.load, sms)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(ld.load(ctx, b.lay.weights, opt.Progress), ld.close(), work.reset()); err != nil {
 		return err
 	}
 	if b.pass, err = newPass(b.l, b.lay, f, prog, work, sms); err != nil {

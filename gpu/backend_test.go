@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver/emu"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
@@ -301,12 +302,19 @@ func TestPrefillInAnyOrderOfStreams(t *testing.T) {
 	}
 }
 
-// Small models spend their time starting kernels. A layer needs one for queries, keys and values (more where their codings differ), one for
+// Small models spend their time starting kernels. A layer needs one for queries, keys and values (more where their kinds of scales differ), one for
 // attention, and one each for its output, gate and up, and down; what lies between is done by their last blocks.
 func TestLaunchesPerLayer(t *testing.T) {
-	for _, arch := range []string{"llama", "qwen2"} {
+	row := format.Scale{Kind: format.ScaleRow, Scale: 0.03}
+	mixed := []spec{{rowsPerGroup: 16, levels: 15, zero: -7, scale: row}, {rowsPerGroup: 16, levels: 16, lowBits: 1, zero: -16, scale: row},
+		{rowsPerGroup: 8, levels: 8, zero: -4, scale: row}, {rowsPerGroup: 16, levels: 16, lowBits: 2, zero: -32, scale: row}}
+	for i, plan := range []engine.Plan{engine.PlanFused, engine.PlanFused, engine.PlanResident, engine.PlanResident} {
+		arch := []string{"llama", "qwen2"}[i%2]
 		m := newUniformModel(t, arch, 5)
-		b, s := loadTiny(t, m, engine.PlanFused)
+		if plan == engine.PlanResident { // packed codes may differ in width
+			m = newModel(t, arch, 5, mixed)
+		}
+		b, s := loadTiny(t, m, plan)
 		_, err := b.Forward(context.Background(), prompt(3), 0, 1)
 		require.NoError(t, err)
 		clear(s.launched)
@@ -317,7 +325,7 @@ func TestLaunchesPerLayer(t *testing.T) {
 			total += n
 		}
 		const around = 3 // embedding, the first layer's input, logits
-		assert.Equal(t, around+5*m.prog.Config.NLayers, total, "%s: %v", arch, s.launched)
+		assert.Equal(t, around+5*m.prog.Config.NLayers, total, "%s, %s: %v", arch, plan, s.launched)
 	}
 }
 

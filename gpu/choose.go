@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -114,6 +115,14 @@ func (t *tracer) saved(m *predict.Model, w *weight) (float64, error) {
 		saved -= m.Time(l.Work).Seconds
 	}
 	return saved, nil
+}
+
+// descSpan returns the bytes of the arena that the descriptor of w takes.
+func (w *weight) descSpan() int64 {
+	if w.use&useVector != 0 {
+		return 0
+	}
+	return blockSpan(int64(binary.Size(&w.desc)))
 }
 
 // span returns the bytes of the arena that w takes in a form, its descriptor aside.

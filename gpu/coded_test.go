@@ -29,6 +29,7 @@ type spec struct {
 	rowOrder     bool
 	colScale     bool
 	outliers     int  // entries per group
+	far          bool // some of them are beyond 16 bits
 	narrow       bool // levels far from the middle are rare
 }
 
@@ -84,7 +85,7 @@ func (b *builder) build(s spec) *randomMatrix {
 	if s.lowBits > 0 {
 		packLow(c, low, stride)
 	}
-	b.addOutliers(c, s.outliers)
+	b.addOutliers(c, s.outliers, s.far)
 	b.addScales(c, s)
 	if s.rowOrder {
 		for _, r := range b.rng.Perm(s.rows) {
@@ -161,7 +162,7 @@ func packLow(c *format.Coded, low []uint16, stride int) {
 	}
 }
 
-func (b *builder) addOutliers(c *format.Coded, perGroup int) {
+func (b *builder) addOutliers(c *format.Coded, perGroup int, far bool) {
 	if perGroup == 0 {
 		return
 	}
@@ -184,8 +185,14 @@ func (b *builder) addOutliers(c *format.Coded, perGroup int) {
 		}
 		for i, p := range at {
 			o := format.Outlier{Row: p / c.Cols, Col: p % c.Cols, Delta: b.rng.IntN(15) - 7}
-			c.Outliers = append(c.Outliers, format.PackOutlier(o))
-			if i == 0 { // a large one is split over two entries
+			entries := 1
+			if i == 0 { // a large one is split over several entries
+				entries = 2
+				if far {
+					entries, o.Delta = 20, 127-254*(len(c.OutlierStart)%2)
+				}
+			}
+			for range entries {
 				c.Outliers = append(c.Outliers, format.PackOutlier(o))
 			}
 		}

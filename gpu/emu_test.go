@@ -1,7 +1,9 @@
 package gpu
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -62,8 +64,11 @@ type rig struct {
 	piece int64 // for loader
 }
 
-func newRig(t *testing.T) *rig {
-	dev := openEmu(t)
+func newRig(t *testing.T) *rig { return newRigOrder(t, emu.AtOnce) }
+
+// newRigOrder is newRig with streams that run in an order.
+func newRigOrder(t *testing.T, order emu.Order) *rig {
+	dev := openEmuOrder(t, order)
 	l, err := newLauncher(dev)
 	require.NoError(t, err)
 	l.where = t.Name()
@@ -137,12 +142,16 @@ func (r *rig) loadOne(f *format.Reader, name string, as form, u use, change ...f
 	for _, f := range change {
 		f(w)
 	}
-	work, err := newArena(r.launcher.dev, 64<<20)
-	r.ok(err)
-	defer func() { r.ok(work.free()) }()
-	ld := &loader{launcher: r.launcher, file: f, weights: r.arena, work: work, piece: r.piece, sms: 2}
-	r.ok(ld.loadTables(f.Tables()))
-	r.ok(ld.loadWeight(w))
+	r.ok(r.launcher.dev.Do(func() error {
+		work, err := newArena(r.launcher.dev, 64<<20)
+		r.ok(err)
+		size := loadSizes{piece: r.piece}
+		size.grow(w, w.form)
+		size.grow(w, formCoded)
+		ld, err := newLoader(r.launcher, f, r.arena, work, size, 2)
+		r.ok(err)
+		return errors.Join(ld.load(context.Background(), []*weight{w}, nil), ld.close(), work.free())
+	}))
 	return w
 }
 
@@ -162,11 +171,13 @@ func (r *rig) multiplier(w *weight, x []float32, bias driver.DevicePtr, n int) *
 		p.preparedStride = blockSpan(preparedBytes(w.Coded))
 		p.prepared = room[uint8](r, max(n, gemvBatch)*int(p.preparedStride))
 		p.planeBytes = w.planeBytes(max(2*w.Coded.Coding.RowsPerGroup, quadRows)) // several pieces
-		var err error
-		p.ring, err = newPlaneRing(r.launcher.dev, [2]driver.DevicePtr{room[uint8](r, int(p.planeBytes)), room[uint8](r, int(p.planeBytes))})
-		r.ok(err)
-		r.stream, err = r.launcher.dev.NewStream()
-		r.ok(err)
+		planes := [2]driver.DevicePtr{room[uint8](r, int(p.planeBytes)), room[uint8](r, int(p.planeBytes))}
+		r.ok(r.launcher.dev.Do(func() (err error) {
+			p.ring, err = newPlaneRing(r.launcher.dev, planes)
+			r.ok(err)
+			r.stream, err = r.launcher.dev.NewStream()
+			return err
+		}))
 		p.scaled = room[float32](r, n*w.Cols)
 	}
 	tasks := room[uint8](r, int(blockSpan(counterBytes(&prog.Config))+taskBytes(prog)))

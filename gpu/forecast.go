@@ -1,8 +1,9 @@
 package gpu
 
 import (
+	"cmp"
 	"regexp"
-	"sort"
+	"slices"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/predict"
 )
@@ -15,12 +16,14 @@ type Prediction struct {
 	PrefillTokens int            `json:"prefill_tokens"`
 	Past          int            `json:"past"` // tokens before the decoded one
 	Launches      int            `json:"launches_per_token"`
-	Kinds         []KindForecast `json:"kinds"`
+	HostMS        float64        `json:"host_ms"` // of a token besides its kernels
+	Kinds         []KindForecast `json:"kinds"`   // the rows of Tensors, added up by role
+	Tensors       []KindForecast `json:"tensors"` // every tensor, and every kernel that works on none
 }
 
-// KindForecast sums up tensors of the same role in all layers, or a kernel that works on none.
+// KindForecast is a tensor, or all of the same role, or a kernel that works on none.
 type KindForecast struct {
-	Kind     string  `json:"kind"` // "blk.*.ffn_up.weight", or a kernel's name
+	Kind     string  `json:"kind"` // "blk.0.ffn_up.weight", "blk.*.ffn_up.weight", or a kernel's name
 	Form     string  `json:"form,omitempty"`
 	Count    int     `json:"count,omitempty"` // tensors
 	Bytes    int64   `json:"bytes,omitempty"`
@@ -46,75 +49,116 @@ func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) 
 	if err != nil {
 		return nil, err
 	}
-	p := &Prediction{Described: d.Title, PrefillTokens: n, Past: past, Launches: len(f.Decode)}
-	kinds, forms := map[[2]string]*KindForecast{}, map[string]string{}
-	kind := func(name, form string) *KindForecast {
-		key := [2]string{name, form}
-		if kinds[key] == nil {
-			kinds[key] = &KindForecast{Kind: name, Form: form}
-		}
-		return kinds[key]
-	}
-	for _, t := range f.Tensors {
-		k := kind(kindOf(t.Name), t.Form)
-		k.Count++
-		k.Bytes += t.Bytes
-		forms[t.Name] = t.Form
-	}
+	p := &Prediction{Described: d.Title, PrefillTokens: n, Past: past, Launches: len(f.Decode), HostMS: d.TokenUS * 1e-3}
 	m.Graph = d.CCMajor > firstGraphs // as pass.runGraph
-	p.DecodeTS = 1 / (d.TokenUS*1e-6 + f.decodeSeconds(m, d.KernelUS*1e-6, forms, kind))
-	m.Graph = false
+	rows := f.tensorRows()
 	seconds := d.TokenUS * 1e-6
+	for _, l := range f.Decode {
+		seconds += rows.launch(m, l)
+	}
+	p.DecodeTS = 1 / seconds
+	m.Graph = false
+	seconds = d.TokenUS * 1e-6
 	for _, l := range f.Prefill {
 		seconds += m.Time(l.Work).Seconds
 	}
 	p.PrefillTS = float64(n) / seconds
-	for _, k := range kinds {
-		if k.products > 0 && k.TokenMS > 0 {
-			k.Weights = k.products / k.TokenMS / 1e6
-		}
-		p.Kinds = append(p.Kinds, *k)
+	p.Tensors = rows.list()
+	kinds := &forecastRows{}
+	for _, r := range p.Tensors {
+		kinds.row(kindOf(r.Kind), r.Form).join(&r)
 	}
-	sort.Slice(p.Kinds, func(i, j int) bool {
-		a, b := &p.Kinds[i], &p.Kinds[j]
-		if a.TokenMS != b.TokenMS {
-			return a.TokenMS > b.TokenMS
-		}
-		return a.Kind+a.Form < b.Kind+b.Form
-	})
+	p.Kinds = kinds.list()
+	slices.SortStableFunc(p.Kinds, func(a, b KindForecast) int { return cmp.Compare(b.TokenMS, a.TokenMS) })
 	return p, nil
 }
 
-// decodeSeconds adds up the launches of a token, in all and by kind. forms are those of the tensors, block is what a single block's work takes.
-func (f *Forecast) decodeSeconds(m *predict.Model, block float64, forms map[string]string, kind func(name, form string) *KindForecast) float64 {
-	seconds := 0.0
-	for _, l := range f.Decode {
-		c := m.Time(l.Work)
-		seconds += c.Seconds
-		if l.Prepares { // one block's work, which takes about as long as a kernel without any
-			tail := predict.Cost{Seconds: block, Bound: "one block"}
-			seconds += tail.Seconds
-			kind("x_prepare", "").add(Launch{Work: predict.Work{Kernel: "x_prepare"}}, tail, 1)
-		}
-		if len(l.Parts) == 0 {
-			kind(l.Kernel, "").add(l, c, 1)
-		}
-		for _, part := range l.Parts {
-			share := 1 / float64(len(l.Parts))
-			if l.Products > 0 {
-				share = part.Products / l.Products
-			}
-			kind(kindOf(part.Tensor), forms[part.Tensor]).add(l, c, share)
-		}
-	}
-	return seconds
+// forecastRows are rows of a table, in order of appearance.
+type forecastRows struct {
+	rows  []*KindForecast
+	index map[[2]string]*KindForecast
+	forms map[string]string // of tensors
 }
 
-// add counts a share of a launch.
-func (k *KindForecast) add(l Launch, c predict.Cost, share float64) {
-	k.TokenMS += 1e3 * c.Seconds * share
-	k.products += l.Products * share
-	if c.Seconds > k.longest {
-		k.longest, k.Kernel, k.Bound = c.Seconds, l.Kernel, c.Bound
+// tensorRows returns a row for every tensor, in the order of the program.
+func (f *Forecast) tensorRows() *forecastRows {
+	rs := &forecastRows{forms: map[string]string{}}
+	for _, t := range f.Tensors {
+		r := rs.row(t.Name, t.Form)
+		r.Count, r.Bytes = 1, t.Bytes
+		rs.forms[t.Name] = t.Form
 	}
+	return rs
+}
+
+func (rs *forecastRows) row(kind, form string) *KindForecast {
+	key := [2]string{kind, form}
+	if rs.index == nil {
+		rs.index = map[[2]string]*KindForecast{}
+	}
+	if rs.index[key] == nil {
+		rs.index[key] = &KindForecast{Kind: kind, Form: form}
+		rs.rows = append(rs.rows, rs.index[key])
+	}
+	return rs.index[key]
+}
+
+// launch adds a launch to the rows of its tensors, or to that of its kernel, and returns what it takes.
+func (rs *forecastRows) launch(m *predict.Model, l Launch) float64 {
+	c, tail := m.Time(l.Work), m.TailSeconds(l.Work)
+	if tail > 0 { // the preparation of the next product's input
+		rs.row("x_prepare", "").add(predict.Task{Kernel: "x_prepare"}, predict.Cost{Seconds: tail, Bound: "latency"})
+	}
+	all := 0.0
+	for _, t := range l.Tasks {
+		all += m.Task(l.Work, t).Seconds
+	}
+	for _, t := range l.Tasks {
+		share := 1 / float64(len(l.Tasks))
+		if all > 0 {
+			share = m.Task(l.Work, t).Seconds / all
+		}
+		r := rs.row(l.Kernel, "")
+		if t.Tensor != "" {
+			r = rs.row(t.Tensor, rs.forms[t.Tensor])
+		}
+		t.Kernel = l.Kernel
+		r.add(t, predict.Cost{Seconds: (c.Seconds - tail) * share, Bound: c.Bound})
+	}
+	if len(l.Tasks) == 0 {
+		rs.row(l.Kernel, "").add(predict.Task{Kernel: l.Kernel}, predict.Cost{Seconds: c.Seconds - tail, Bound: c.Bound})
+	}
+	return c.Seconds
+}
+
+// add counts a task.
+func (r *KindForecast) add(t predict.Task, c predict.Cost) {
+	r.TokenMS += 1e3 * c.Seconds
+	r.products += t.Products
+	if c.Seconds > r.longest {
+		r.longest, r.Kernel, r.Bound = c.Seconds, t.Kernel, c.Bound
+	}
+}
+
+// join adds up rows of the same role.
+func (r *KindForecast) join(o *KindForecast) {
+	r.Count += o.Count
+	r.Bytes += o.Bytes
+	r.TokenMS += o.TokenMS
+	r.products += o.products
+	if o.longest > r.longest {
+		r.longest, r.Kernel, r.Bound = o.longest, o.Kernel, o.Bound
+	}
+}
+
+// list returns the rows with their rates.
+func (rs *forecastRows) list() []KindForecast {
+	var all []KindForecast
+	for _, r := range rs.rows {
+		if r.products > 0 && r.TokenMS > 0 {
+			r.Weights = r.products / r.TokenMS / 1e6
+		}
+		all = append(all, *r)
+	}
+	return all
 }

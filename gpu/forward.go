@@ -174,9 +174,6 @@ func (p *pass) runBatch(tokens []int32, pos, rows int, logits []float32) error {
 		ids[i] = int32(pos + i)
 	}
 	p.where, p.n, p.pos, p.logits = "token ids", n, pos, logits
-	if p.profile != nil {
-		p.profile.tokens = n
-	}
 	if err := p.dev.CopyHtoDOn(p.stream, p.ids, bytesOf(append(ids, tokens...))); err != nil {
 		return err
 	}
@@ -235,7 +232,7 @@ func (p *pass) runActions(wanted span) error {
 		if last {
 			s = wanted
 		}
-		p.where, p.with, p.reads = where, nil, 0
+		p.where, p.hint = where, hint{}
 		if _, attends := a.(*attendAction); s.n == 0 && !attends { // caches are filled in any case
 			continue
 		}

@@ -11,7 +11,7 @@ import (
 // Constants of cuda/matrix.cuh.
 const (
 	typeU8      = 0
-	typeI16     = 1
+	typeI32     = 1
 	typeF32     = 2
 	typeF16     = 3
 	typeBf16    = 4
@@ -83,6 +83,8 @@ type matrixDesc struct {
 	BlockUnit      float32
 	MinUnit        float32
 	DataOffset     float32
+	FloatUnit      float32
+	Reserved       int32
 }
 
 // affineDesc is struct affine of cuda/matrix.cuh, in its memory layout when written little endian.
@@ -149,7 +151,7 @@ const (
 	kernelBlockScales
 	kernelCopyWords
 	kernelDecodeChunksFloat
-	kernelDecodeChunksI16
+	kernelDecodeChunksI32
 	kernelDecodeChunksU8
 	kernelDecodeChunksU8Low0
 	kernelDecodeChunksU8Low1
@@ -157,15 +159,21 @@ const (
 	kernelDecodeChunksU8Low3
 	kernelDecodeChunksU8Low4
 	kernelDecodeOutliersFloat
-	kernelDecodeOutliersI16
+	kernelDecodeOutliersI32
 	kernelDecodeOutliersU8
 	kernelEmbedRows
 	kernelEmbedRowsCoded
 	kernelGemmBf16
 	kernelGemmF16
 	kernelGemmF32
+	kernelGemmHalfBf16
+	kernelGemmHalfF16
+	kernelGemmHalfI32
 	kernelGemmHalfU8
-	kernelGemmI16
+	kernelGemmI32
+	kernelGemmMmaBf16
+	kernelGemmMmaF16
+	kernelGemmMmaI32
 	kernelGemmMmaU8
 	kernelGemmU8
 	kernelGemvAny
@@ -204,13 +212,13 @@ const (
 	kernelGemvPacked8Block16Min
 	kernelGemvPacked8Block32
 	kernelGemvPacked8Block32Min
+	kernelGemvPackedMixed
 	kernelPackCodes
 	kernelPackCount
 	kernelPackStarts
 	kernelRopeStoreF16
 	kernelRopeStoreQ8
-	kernelTopk
-	kernelUnpackCodesI16
+	kernelUnpackCodesI32
 	kernelUnpackCodesU8
 	kernelXPrepare
 	numKernels
@@ -227,7 +235,7 @@ var kernelTable = [numKernels]struct {
 	{"block_scales", 14},
 	{"copy_words", 3},
 	{"decode_chunks_float", 4},
-	{"decode_chunks_i16", 4},
+	{"decode_chunks_i32", 4},
 	{"decode_chunks_u8", 4},
 	{"decode_chunks_u8_low0", 4},
 	{"decode_chunks_u8_low1", 4},
@@ -235,15 +243,21 @@ var kernelTable = [numKernels]struct {
 	{"decode_chunks_u8_low3", 4},
 	{"decode_chunks_u8_low4", 4},
 	{"decode_outliers_float", 4},
-	{"decode_outliers_i16", 4},
+	{"decode_outliers_i32", 4},
 	{"decode_outliers_u8", 4},
 	{"embed_rows", 3},
 	{"embed_rows_coded", 3},
 	{"gemm_bf16", 10},
 	{"gemm_f16", 10},
 	{"gemm_f32", 10},
+	{"gemm_half_bf16", 10},
+	{"gemm_half_f16", 10},
+	{"gemm_half_i32", 10},
 	{"gemm_half_u8", 10},
-	{"gemm_i16", 10},
+	{"gemm_i32", 10},
+	{"gemm_mma_bf16", 10},
+	{"gemm_mma_f16", 10},
+	{"gemm_mma_i32", 10},
 	{"gemm_mma_u8", 10},
 	{"gemm_u8", 10},
 	{"gemv_any", 6},
@@ -282,13 +296,13 @@ var kernelTable = [numKernels]struct {
 	{"gemv_packed8_block16_min", 6},
 	{"gemv_packed8_block32", 6},
 	{"gemv_packed8_block32_min", 6},
+	{"gemv_packed_mixed", 6},
 	{"pack_codes", 8},
 	{"pack_count", 5},
 	{"pack_starts", 3},
 	{"rope_store_f16", 2},
 	{"rope_store_q8", 2},
-	{"topk", 5},
-	{"unpack_codes_i16", 4},
+	{"unpack_codes_i32", 4},
 	{"unpack_codes_u8", 4},
 	{"x_prepare", 3},
 }
@@ -323,9 +337,9 @@ func (l *launcher) decodeChunksFloat(grid driver.Dim, shared int, w driver.Devic
 	return l.launch(kernelDecodeChunksFloat, grid, 256, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
 }
 
-// decodeChunksI16 launches decode_chunks_i16 (cuda/decode_chunks.cu) in blocks of 256 threads.
-func (l *launcher) decodeChunksI16(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
-	return l.launch(kernelDecodeChunksI16, grid, 256, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
+// decodeChunksI32 launches decode_chunks_i32 (cuda/decode_chunks.cu) in blocks of 256 threads.
+func (l *launcher) decodeChunksI32(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
+	return l.launch(kernelDecodeChunksI32, grid, 256, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
 }
 
 // decodeChunksU8 launches decode_chunks_u8 (cuda/decode_chunks.cu) in blocks of 256 threads.
@@ -363,9 +377,9 @@ func (l *launcher) decodeOutliersFloat(grid driver.Dim, shared int, w driver.Dev
 	return l.launch(kernelDecodeOutliersFloat, grid, 128, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
 }
 
-// decodeOutliersI16 launches decode_outliers_i16 (cuda/decode_outliers.cu) in blocks of 128 threads.
-func (l *launcher) decodeOutliersI16(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
-	return l.launch(kernelDecodeOutliersI16, grid, 128, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
+// decodeOutliersI32 launches decode_outliers_i32 (cuda/decode_outliers.cu) in blocks of 128 threads.
+func (l *launcher) decodeOutliersI32(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup int32, nGroups int32, plane driver.DevicePtr) error {
+	return l.launch(kernelDecodeOutliersI32, grid, 128, shared, uint64(w), uint64(uint32(firstGroup)), uint64(uint32(nGroups)), uint64(plane))
 }
 
 // decodeOutliersU8 launches decode_outliers_u8 (cuda/decode_outliers.cu) in blocks of 128 threads.
@@ -398,14 +412,44 @@ func (l *launcher) gemmF32(grid driver.Dim, shared int, w driver.DevicePtr, data
 	return l.launch(kernelGemmF32, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
 }
 
+// gemmHalfBf16 launches gemm_half_bf16 (cuda/gemm_codes.cu) in blocks of 128 threads.
+func (l *launcher) gemmHalfBf16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmHalfBf16, grid, 128, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+}
+
+// gemmHalfF16 launches gemm_half_f16 (cuda/gemm_codes.cu) in blocks of 128 threads.
+func (l *launcher) gemmHalfF16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmHalfF16, grid, 128, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+}
+
+// gemmHalfI32 launches gemm_half_i32 (cuda/gemm_codes.cu) in blocks of 128 threads.
+func (l *launcher) gemmHalfI32(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmHalfI32, grid, 128, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+}
+
 // gemmHalfU8 launches gemm_half_u8 (cuda/gemm_codes.cu) in blocks of 128 threads.
 func (l *launcher) gemmHalfU8(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
 	return l.launch(kernelGemmHalfU8, grid, 128, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
 }
 
-// gemmI16 launches gemm_i16 (cuda/gemm_resident.cu) in blocks of 256 threads.
-func (l *launcher) gemmI16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
-	return l.launch(kernelGemmI16, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+// gemmI32 launches gemm_i32 (cuda/gemm_resident.cu) in blocks of 256 threads.
+func (l *launcher) gemmI32(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmI32, grid, 256, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+}
+
+// gemmMmaBf16 launches gemm_mma_bf16 (cuda/gemm_codes.cu) in blocks of 128 threads.
+func (l *launcher) gemmMmaBf16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmMmaBf16, grid, 128, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+}
+
+// gemmMmaF16 launches gemm_mma_f16 (cuda/gemm_codes.cu) in blocks of 128 threads.
+func (l *launcher) gemmMmaF16(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmMmaF16, grid, 128, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
+}
+
+// gemmMmaI32 launches gemm_mma_i32 (cuda/gemm_codes.cu) in blocks of 128 threads.
+func (l *launcher) gemmMmaI32(grid driver.Dim, shared int, w driver.DevicePtr, data driver.DevicePtr, firstRow int32, nRows int32, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, nTokens int32, bias driver.DevicePtr, y driver.DevicePtr) error {
+	return l.launch(kernelGemmMmaI32, grid, 128, shared, uint64(w), uint64(data), uint64(uint32(firstRow)), uint64(uint32(nRows)), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(nTokens)), uint64(bias), uint64(y))
 }
 
 // gemmMmaU8 launches gemm_mma_u8 (cuda/gemm_codes.cu) in blocks of 128 threads.
@@ -598,6 +642,11 @@ func (l *launcher) gemvPacked8Block32Min(grid driver.Dim, shared int, tasks driv
 	return l.launch(kernelGemvPacked8Block32Min, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
 }
 
+// gemvPackedMixed launches gemv_packed_mixed (cuda/gemv_packed.cu) in blocks of 256 threads.
+func (l *launcher) gemvPackedMixed(grid driver.Dim, shared int, tasks driver.DevicePtr, x driver.DevicePtr, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error {
+	return l.launch(kernelGemvPackedMixed, grid, 256, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
 // packCodes launches pack_codes (cuda/pack.cu) in blocks of 256 threads.
 func (l *launcher) packCodes(grid driver.Dim, shared int, w driver.DevicePtr, firstQuad int32, nQuads int32, plane driver.DevicePtr, planes driver.DevicePtr, starts driver.DevicePtr, remainders driver.DevicePtr, room uint32) error {
 	return l.launch(kernelPackCodes, grid, 256, shared, uint64(w), uint64(uint32(firstQuad)), uint64(uint32(nQuads)), uint64(plane), uint64(planes), uint64(starts), uint64(remainders), uint64(room))
@@ -623,14 +672,9 @@ func (l *launcher) ropeStoreQ8(grid driver.Dim, shared int, a driver.DevicePtr, 
 	return l.launch(kernelRopeStoreQ8, grid, 256, shared, uint64(a), uint64(pos))
 }
 
-// topk launches topk (cuda/topk.cu) in blocks of 256 threads.
-func (l *launcher) topk(grid driver.Dim, shared int, x driver.DevicePtr, n int32, k int32, values driver.DevicePtr, index driver.DevicePtr) error {
-	return l.launch(kernelTopk, grid, 256, shared, uint64(x), uint64(uint32(n)), uint64(uint32(k)), uint64(values), uint64(index))
-}
-
-// unpackCodesI16 launches unpack_codes_i16 (cuda/pack.cu) in blocks of 256 threads.
-func (l *launcher) unpackCodesI16(grid driver.Dim, shared int, w driver.DevicePtr, firstQuad int32, nQuads int32, plane driver.DevicePtr) error {
-	return l.launch(kernelUnpackCodesI16, grid, 256, shared, uint64(w), uint64(uint32(firstQuad)), uint64(uint32(nQuads)), uint64(plane))
+// unpackCodesI32 launches unpack_codes_i32 (cuda/pack.cu) in blocks of 256 threads.
+func (l *launcher) unpackCodesI32(grid driver.Dim, shared int, w driver.DevicePtr, firstQuad int32, nQuads int32, plane driver.DevicePtr) error {
+	return l.launch(kernelUnpackCodesI32, grid, 256, shared, uint64(w), uint64(uint32(firstQuad)), uint64(uint32(nQuads)), uint64(plane))
 }
 
 // unpackCodesU8 launches unpack_codes_u8 (cuda/pack.cu) in blocks of 256 threads.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/internal/predict"
 )
 
 //go:generate go run ./internal/gen -cuda ../cuda -o kernels_gen.go
@@ -16,11 +17,31 @@ type launcher struct {
 	mma     bool          // the device has tensor cores that gemm_mma_* use
 	stream  driver.Stream // that launches are queued on; nil = the default stream
 	where   string        // what the launches are for ("blk.3.attn_q.weight"), told by errors
-	with    []*weight     // the matrices that they work on
-	reads   float64       // bytes that they read besides
-	count   int64         // launches so far
-	sync    bool          // wait for every launch, so that an error names the right one (ELLM_GPU_SYNC=1)
-	profile *profile      // nil = launches are not timed
+	hint
+	count   int64    // launches so far
+	sync    bool     // wait for every launch, so that an error names the right one (ELLM_GPU_SYNC=1)
+	profile *profile // nil = launches are not timed
+}
+
+// hint tells what the next launches have to do, for forecasts and the profile.
+type hint struct {
+	with     []*weight // the matrices that they work on
+	products float64   // other than with those
+	reads    float64   // bytes, likewise
+	rounds   float64   // loads that a block makes one after the other
+	tail     float64   // likewise, of the block that prepares the next product's input
+}
+
+// work describes a launch for predictions.
+func (l *launcher) work(kernel string, c driver.LaunchConfig, args []uint64) predict.Work {
+	w := predict.Work{Kernel: kernel, Blocks: c.Grid.X * c.Grid.Y * max(c.Grid.Z, 1), Threads: c.Block.X, Shared: c.SharedBytes, Rounds: l.rounds, Tail: l.tail}
+	for _, m := range l.with {
+		w.Tasks = append(w.Tasks, m.task(kernel, c.Grid, args))
+	}
+	if l.products+l.reads > 0 {
+		w.Tasks = append(w.Tasks, predict.Task{Products: l.products, Bytes: l.reads})
+	}
+	return w
 }
 
 // newLauncher finds all kernels, so that none is missed in the middle of a text.

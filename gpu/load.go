@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
@@ -12,15 +13,50 @@ import (
 // codeTableBytes is the size of struct code_table.
 const codeTableBytes = 16
 
-// loader fills the weights' arena. Tensors stream: each is checked, copied piece by piece, and its pages of the file given back.
+// loader fills the weights' arena. Tensors stream: each is checked, copied piece by piece, and its pages of the file given back. Copies are queued on
+// one stream, what the device makes of them on another (the launcher's): while a piece is decoded, the next is uploaded to the other slot.
 type loader struct {
 	*launcher
 	file    *format.Reader
 	weights *arena
-	work    *arena // pieces of what is decoded on the way
-	piece   int64  // most bytes of each kind that are in the work area at a time
+	slots   [2]slot
+	next    int              // slot
+	stage   driver.DevicePtr // rows that are decoded to bytes before they are packed
+	upload  driver.Stream
+	piece   int64 // most bytes of each kind that are in a slot
 	tables  driver.DevicePtr
 	sms     int
+}
+
+// newLoader returns a loader that works in `work`.
+func newLoader(l *launcher, f *format.Reader, weights, work *arena, size loadSizes, sms int) (*loader, error) {
+	ld := &loader{launcher: l, file: f, weights: weights, piece: size.piece, sms: sms}
+	var err error
+	for i := range ld.slots {
+		if ld.slots[i], err = newSlot(l.dev, work, size.slot); err != nil {
+			return nil, err
+		}
+	}
+	if size.stage > 0 {
+		if ld.stage, err = work.take(size.stage); err != nil {
+			return nil, err
+		}
+	}
+	if ld.upload, err = l.dev.NewStream(); err != nil {
+		return nil, err
+	}
+	l.stream, err = l.dev.NewStream()
+	return ld, err
+}
+
+// close gives back streams and events, and leaves the launcher on the default stream.
+func (l *loader) close() error {
+	errs := []error{l.upload.Destroy(), l.stream.Destroy()}
+	l.stream = nil
+	for i := range l.slots {
+		errs = append(errs, l.slots[i].free())
+	}
+	return errors.Join(errs...)
 }
 
 func (l *loader) load(ctx context.Context, ws []*weight, progress func(done, total int64)) error {
@@ -35,15 +71,20 @@ func (l *loader) load(ctx context.Context, ws []*weight, progress func(done, tot
 	}
 	verified, stop := l.verifyAhead(ws)
 	defer stop()
-	for _, w := range ws {
+	places := make([]*arena, len(ws))
+	for i, w := range ws {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		l.where = w.Name
-		if err := <-verified; err != nil {
-			return fmt.Errorf("tensor %s: %w", w.Name, err)
+		err := <-verified
+		if err == nil {
+			places[i], err = l.weights.carve(w.span(w.form) + w.descSpan())
 		}
-		if err := l.loadWeight(w); err != nil {
+		if err == nil {
+			err = l.loadWeight(w, places[i])
+		}
+		if err != nil {
 			return fmt.Errorf("tensor %s: %w", w.Name, err)
 		}
 		if w.Coded != nil {
@@ -51,6 +92,27 @@ func (l *loader) load(ctx context.Context, ws []*weight, progress func(done, tot
 			if progress != nil {
 				progress(done, total)
 			}
+		}
+	}
+	return l.reload(ws, places)
+}
+
+// reload loads matrices once more, as they are coded, of which more had to be clipped than there was room for. That takes no more memory than was
+// planned for.
+func (l *loader) reload(ws []*weight, places []*arena) error {
+	if err := l.dev.Synchronize(); err != nil {
+		return err
+	}
+	for i, w := range ws {
+		fits, err := l.remaindersFit(w)
+		if err == nil && !fits {
+			w.form = formCoded
+			if err = places[i].reset(); err == nil {
+				err = l.loadWeight(w, places[i])
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("tensor %s: %w", w.Name, err)
 		}
 	}
 	return l.dev.Synchronize()
@@ -96,29 +158,23 @@ func (l *loader) loadTables(tables []*huffman.Table) error {
 	return err
 }
 
-func (l *loader) loadWeight(w *weight) error {
+// loadWeight queues all that brings w to the device, into `to`.
+func (l *loader) loadWeight(w *weight, to *arena) error {
 	if err := l.file.Verify(w.Tensor); err != nil {
 		return err
 	}
 	defer l.file.Release(w.Tensor)
-	empty := l.weights.used
-	if err := l.placeParts(w); err != nil || w.form == formVector {
-		return err
+	for _, p := range w.parts(w.form) {
+		if err := l.place(to, p); err != nil {
+			return err
+		}
 	}
+	if w.form == formVector {
+		return nil
+	}
+	w.desc.Tables = l.tables
 	if w.form == formPlane || w.form == formPacked {
 		if err := l.decodePlane(w); err != nil {
-			return err
-		}
-	}
-	if fits, err := l.remaindersFit(w); err != nil {
-		return err
-	} else if !fits {
-		// The estimate was wrong. The coded form takes no more memory than was planned for.
-		w.form = formCoded
-		if err := l.weights.rewind(empty); err != nil {
-			return err
-		}
-		if err := l.placeParts(w); err != nil {
 			return err
 		}
 	}
@@ -130,42 +186,24 @@ func (l *loader) loadWeight(w *weight) error {
 	if w.use&useProduct != 0 {
 		w.product = l.chooseProduct(w, l.sms)
 	}
-	return l.putDesc(w)
+	return l.putDesc(w, to)
 }
 
-// placeParts takes and fills the parts of w, and room for its descriptor.
-func (l *loader) placeParts(w *weight) error {
-	for _, p := range w.parts(w.form) {
-		if err := place(l.weights, p); err != nil {
-			return err
-		}
-	}
-	if w.form == formVector {
-		return nil
-	}
-	desc, err := structBytes(&w.desc)
-	if err != nil {
-		return err
-	}
-	w.desc.Tables = l.tables
-	w.descDev, err = l.weights.take(int64(len(desc)))
-	return err
-}
-
-// place takes a part's block and fills it if the host has its contents.
-func place(a *arena, p part) error {
+// place takes a part's block and queues the copy of its contents if the host has them.
+func (l *loader) place(a *arena, p part) error {
 	ptr, err := a.take(p.size)
 	if err != nil {
 		return err
 	}
-	*p.dst = ptr
+	*p.dst = ptr - driver.DevicePtr(p.skip)
 	if p.data == nil {
 		return nil
 	}
-	return a.dev.CopyHtoD(ptr, p.data())
+	return l.dev.CopyHtoDOn(l.upload, ptr, p.data())
 }
 
-func (l *loader) putDesc(w *weight) error {
+// putDesc places the descriptor of w.
+func (l *loader) putDesc(w *weight, to *arena) error {
 	d := w.desc
 	if w.form == formPacked {
 		d.Type = typePacked
@@ -174,71 +212,48 @@ func (l *loader) putDesc(w *weight) error {
 	if err != nil {
 		return err
 	}
-	return l.dev.CopyHtoD(w.descDev, b)
+	return l.place(to, hostPart(&w.descDev, b))
 }
 
-// decodePlane decodes w into its plane, or into packed codes, as many groups at a time as fit the pieces. The descriptor's stream pointers are moved so that
-// the file's offsets, counted from the beginning of the tensor, hit the piece.
+// decodePlane decodes w into its plane, or into packed codes, as many groups at a time as fit a slot.
 func (l *loader) decodePlane(w *weight) error {
-	for _, p := range w.directoryParts() {
-		if err := place(l.work, p); err != nil {
-			return err
-		}
-	}
-	c, final := w.Coded, w.desc
-	stream, err := l.work.take(min(4*int64(len(c.Stream)), l.piece))
-	if err != nil {
-		return err
-	}
-	var low driver.DevicePtr
-	if c.Low != nil {
-		if low, err = l.work.take(min(4*int64(len(c.Low)), l.piece)); err != nil {
-			return err
-		}
-	}
+	c := w.Coded
 	unit, most := 1, c.Groups()
-	var stage driver.DevicePtr
 	if w.form == formPacked {
 		unit, most = w.stageGroups(l.piece)
-		if stage, err = l.work.take(w.stageBytes(l.piece)); err != nil {
-			return err
-		}
-		w.desc.Type, w.desc.DataZero = typeU8, w.packedBase()
 	}
 	for g := 0; g < c.Groups(); {
 		end, err := pieceEnd(c, g, min(g+most, c.Groups()), unit, l.piece)
 		if err != nil {
 			return err
 		}
-		first := c.ChunkOffset[g*c.Tiles()]
-		if err := l.dev.CopyHtoD(stream, bytesOf(c.Stream[first:min(int(c.ChunkOffset[end*c.Tiles()])+c.MaxGuardWords(), len(c.Stream))])); err != nil {
-			return err
-		}
-		w.desc.Stream = stream - 4*driver.DevicePtr(first)
-		if c.Low != nil {
-			if err := l.dev.CopyHtoD(low, bytesOf(c.Low[c.LowOffset(g, 0):c.LowOffset(end, 0)])); err != nil {
-				return err
-			}
-			w.desc.Low = low - 4*driver.DevicePtr(c.LowOffset(g, 0))
-		}
-		if err := l.putDesc(w); err != nil {
-			return err
-		}
-		if w.form == formPacked {
-			err = l.decodePacked(w, g, end-g, stage)
-		} else {
-			err = l.decode(w, g, end-g, l.sms, w.desc.Data+driver.DevicePtr(w.planeBytes(g*c.Coding.RowsPerGroup)))
-		}
-		if err != nil {
+		if err := l.decodePiece(w, g, end); err != nil {
 			return err
 		}
 		g = end
 	}
-	if err := l.dev.Synchronize(); err != nil {
-		return err
+	return nil
+}
+
+// decodePiece decodes groups g … end − 1 of w, by a descriptor of these alone.
+func (l *loader) decodePiece(w *weight, g, end int) error {
+	piece := *w
+	if w.form == formPacked {
+		piece.desc.Type, piece.desc.DataZero = typeU8, w.packedBase()
 	}
-	w.desc = final
-	return l.work.reset()
+	return l.inSlot(func(a *arena) error {
+		for _, p := range piece.pieceParts(g, end) {
+			if err := l.place(a, p); err != nil {
+				return err
+			}
+		}
+		return l.putDesc(&piece, a)
+	}, func() error {
+		if w.form == formPacked {
+			return l.decodePacked(&piece, g, end-g, l.stage)
+		}
+		return l.decode(&piece, g, end-g, l.sms, piece.desc.Data+driver.DevicePtr(piece.planeBytes(g*w.Coded.Coding.RowsPerGroup)))
+	})
 }
 
 // pieceEnd returns the end, at most `last`, of the longest run of groups from g on whose streams, and low bits, take at most `most` bytes each. The
@@ -301,33 +316,34 @@ func (w *weight) subScaleParts(r0, n int) []part {
 
 // expandScales computes the effective scale (and minimum) of every block, float16 in units of a power of two.
 func (l *loader) expandScales(w *weight) error {
-	c, d := w.Coded, &w.desc
 	for r := 0; r < w.Rows; {
 		n := min(w.scaleRows(l.piece), w.Rows-r)
 		var src [4]driver.DevicePtr
-		for i, p := range w.subScaleParts(r, n) {
-			if p.size == 0 {
-				continue
+		if err := l.inSlot(func(a *arena) error {
+			for i, p := range w.subScaleParts(r, n) {
+				if p.size == 0 {
+					continue
+				}
+				p.dst = &src[i]
+				if err := l.place(a, p); err != nil {
+					return err
+				}
 			}
-			p.dst = &src[i]
-			if err := place(l.work, p); err != nil {
-				return err
-			}
-		}
-		const threads = 256
-		grid := driver.D1(min(ceilDiv(ceilDiv(n, quadRows)*quadRows*int(d.BlockStride), threads), blocksPerSM*l.sms))
-		at := driver.DevicePtr(w.blockScaleBytes(r))
-		if err := l.blockScales(grid, 0, src[0], src[1], src[2], src[3], int32(n), d.Blocks, d.BlockStride, int32(c.Scale.Super/c.Scale.Block),
-			int32(c.Scale.SubBits), int32(c.Scale.SubBias), 1/d.BlockUnit, 1/d.MinUnit, d.BlockScale+at, d.BlockMin+at); err != nil {
-			return err
-		}
-		if err := l.dev.Synchronize(); err != nil {
-			return err
-		}
-		if err := l.work.reset(); err != nil {
+			return nil
+		}, func() error { return l.expandRows(w, r, n, src) }); err != nil {
 			return err
 		}
 		r += n
 	}
 	return nil
+}
+
+// expandRows is expandScales for rows r … r + n − 1, whose parts are at src.
+func (l *loader) expandRows(w *weight, r, n int, src [4]driver.DevicePtr) error {
+	c, d := w.Coded, &w.desc
+	const threads = 256
+	grid := driver.D1(min(ceilDiv(ceilDiv(n, quadRows)*quadRows*int(d.BlockStride), threads), blocksPerSM*l.sms))
+	at := driver.DevicePtr(w.blockScaleBytes(r))
+	return l.blockScales(grid, 0, src[0], src[1], src[2], src[3], int32(n), d.Blocks, d.BlockStride, int32(c.Scale.Super/c.Scale.Block),
+		int32(c.Scale.SubBits), int32(c.Scale.SubBias), 1/d.BlockUnit, 1/d.MinUnit, d.BlockScale+at, d.BlockMin+at)
 }

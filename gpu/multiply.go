@@ -8,7 +8,7 @@ import (
 // for all of them, as many rows at a time as fit the scratch plane.
 func (p *pass) multiplyBatch(st *step, n int, x, xp, dst driver.DevicePtr) error {
 	w := st.weight
-	p.with = []*weight{w}
+	p.hint = hint{with: []*weight{w}}
 	gemm := func(data driver.DevicePtr, first, rows int) error {
 		grid := driver.D2(ceilDiv(rows, w.product.gemmRows), ceilDiv(n, gemmTokens))
 		return w.product.gemm(grid, 0, w.descDev, data, int32(first), int32(rows), x, xp, p.preparedStride, int32(n), st.vector, dst)

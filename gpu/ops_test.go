@@ -3,7 +3,6 @@ package gpu
 import (
 	"math"
 	"math/rand/v2"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -100,39 +99,6 @@ func TestBlockScales(t *testing.T) {
 			row, block := i/blocks, i%blocks
 			at := (row/4*stride+block)*4 + row%4
 			require.Equal(t, toHalf(scaled), float16.Frombits(got[at]).Float32(), "%s: block %d", name, i)
-		}
-	}
-}
-
-func TestTopK(t *testing.T) {
-	r, rng := newRig(t), testRand()
-	const rows, n = 2, 1000
-	x := normals(rng, rows*n)
-	x[17], x[400], x[999] = 50, 50, float32(math.NaN())
-	for _, k := range []int{1, 7} {
-		values, index := room[float32](r, rows*k), room[int32](r, rows*k)
-		r.ok(r.topk(driver.D1(rows), 0, up(r, x), n, int32(k), values, index))
-		gotV, gotI := down[float32](r, values, rows*k), down[int32](r, index, rows*k)
-		for row := range rows {
-			v := x[row*n : (row+1)*n]
-			var order []int32
-			for i := range v {
-				if v[i] == v[i] {
-					order = append(order, int32(i))
-				}
-			}
-			slices.SortStableFunc(order, func(a, b int32) int {
-				if v[a] > v[b] {
-					return -1
-				} else if v[a] < v[b] {
-					return 1
-				}
-				return 0
-			})
-			assert.Equal(t, order[:k], gotI[row*k:(row+1)*k], "row %d", row)
-			for i, id := range order[:k] {
-				assert.Equal(t, v[id], gotV[row*k+i])
-			}
 		}
 	}
 }

@@ -23,49 +23,47 @@ const (
 type packing struct {
 	bits int // 0: the codes cannot be packed
 	// clipped tells that codes do not hold all levels: what lies outside is kept apart, in room estimated from the code tables.
-	clipped bool
-	room    uint32 // remainders
-	gemv    gemvKernel
+	clipped  bool
+	room     uint32  // remainders
+	expected float64 // how many there will be
+	gemv     kernelID
 }
 
-// gemvKernel chooses a product of one vector among a launcher's methods.
-type gemvKernel func(l *launcher) gemvFunc
-
 // packedKernels returns the products for codes of each width, by kind of scale. min: blocks have minima.
-func packedKernels(d *matrixDesc, min bool) map[int]gemvKernel {
+func packedKernels(d *matrixDesc, min bool) map[int]kernelID {
 	switch {
 	case d.ScaleKind == scaleTensor, d.ScaleKind == scaleRow:
-		return map[int]gemvKernel{
-			3: func(l *launcher) gemvFunc { return l.gemvPacked3 },
-			4: func(l *launcher) gemvFunc { return l.gemvPacked4 },
-			5: func(l *launcher) gemvFunc { return l.gemvPacked5 },
-			6: func(l *launcher) gemvFunc { return l.gemvPacked6 },
-			8: func(l *launcher) gemvFunc { return l.gemvPacked8 },
+		return map[int]kernelID{
+			3: kernelGemvPacked3,
+			4: kernelGemvPacked4,
+			5: kernelGemvPacked5,
+			6: kernelGemvPacked6,
+			8: kernelGemvPacked8,
 		}
 	case d.ScaleKind != scaleBlock || d.BlockShift < 4:
 		return nil
 	case d.BlockShift == 4 && min:
-		return map[int]gemvKernel{
-			3: func(l *launcher) gemvFunc { return l.gemvPacked3Block16Min },
-			8: func(l *launcher) gemvFunc { return l.gemvPacked8Block16Min },
+		return map[int]kernelID{
+			3: kernelGemvPacked3Block16Min,
+			8: kernelGemvPacked8Block16Min,
 		}
 	case d.BlockShift == 4:
-		return map[int]gemvKernel{
-			3: func(l *launcher) gemvFunc { return l.gemvPacked3Block16 },
-			6: func(l *launcher) gemvFunc { return l.gemvPacked6Block16 },
-			8: func(l *launcher) gemvFunc { return l.gemvPacked8Block16 },
+		return map[int]kernelID{
+			3: kernelGemvPacked3Block16,
+			6: kernelGemvPacked6Block16,
+			8: kernelGemvPacked8Block16,
 		}
 	case min:
-		return map[int]gemvKernel{
-			4: func(l *launcher) gemvFunc { return l.gemvPacked4Block32Min },
-			5: func(l *launcher) gemvFunc { return l.gemvPacked5Block32Min },
-			8: func(l *launcher) gemvFunc { return l.gemvPacked8Block32Min },
+		return map[int]kernelID{
+			4: kernelGemvPacked4Block32Min,
+			5: kernelGemvPacked5Block32Min,
+			8: kernelGemvPacked8Block32Min,
 		}
 	}
-	return map[int]gemvKernel{
-		4: func(l *launcher) gemvFunc { return l.gemvPacked4Block32 },
-		5: func(l *launcher) gemvFunc { return l.gemvPacked5Block32 },
-		8: func(l *launcher) gemvFunc { return l.gemvPacked8Block32 },
+	return map[int]kernelID{
+		4: kernelGemvPacked4Block32,
+		5: kernelGemvPacked5Block32,
+		8: kernelGemvPacked8Block32,
 	}
 }
 
@@ -91,7 +89,7 @@ func (w *weight) describePacked(tables []*huffman.Table) {
 	kernels := packedKernels(d, c.DMin != nil)
 	for _, width := range []int{3, 4, 5, 6, 8} {
 		clip := window{}
-		if kernels[width] == nil {
+		if kernels[width] == 0 {
 			continue
 		}
 		if 1<<width < codes {
@@ -108,11 +106,11 @@ func (w *weight) describePacked(tables []*huffman.Table) {
 			continue
 		}
 		least = cost
-		room := uint32(len(c.Outliers))
+		room, expected := uint32(len(c.Outliers)), clip.outside*float64(w.Rows)*float64(w.Cols)+float64(len(c.Outliers))
 		if clip.outside > 0 {
 			room += uint32(reserved*float64(w.Rows)*float64(w.Cols)) + 64
 		}
-		w.packed = packing{width, clip.outside > 0, room, kernels[width]}
+		w.packed = packing{width, clip.outside > 0, room, expected, kernels[width]}
 		d.PackedBits, d.PackedFirst, d.PackedZero = int32(width), int32(clip.first), int32(first+clip.first<<k.LowBits)
 	}
 	d.PackedCenter = max(0, min(1<<d.PackedBits-1, int32(usualCode(c))-d.PackedZero))
@@ -246,8 +244,8 @@ func (l *loader) remaindersFit(w *weight) (bool, error) {
 func (l *launcher) unpack(w *weight, first, n, sms int, plane driver.DevicePtr) error {
 	quads := ceilDiv(n, quadRows)
 	grid := driver.D1(min(ceilDiv(quads, gemvWarps), blocksPerSM*sms))
-	if w.desc.Type == typeI16 {
-		return l.unpackCodesI16(grid, 0, w.descDev, int32(first/quadRows), int32(quads), plane)
+	if w.desc.Type == typeI32 {
+		return l.unpackCodesI32(grid, 0, w.descDev, int32(first/quadRows), int32(quads), plane)
 	}
 	return l.unpackCodesU8(grid, 0, w.descDev, int32(first/quadRows), int32(quads), plane)
 }

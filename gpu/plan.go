@@ -20,8 +20,8 @@ const (
 	gemmTokens = 64
 	// planeScratch bounds the decoded piece of a coded matrix during prefill, unless one group needs more.
 	planeScratch = 8 << 20
-	// loadPiece bounds each of the pieces of streams and of sub-scales that load has on the device at a time.
-	loadPiece = 16 << 20
+	// loadPiece bounds each of the pieces of streams, low bits and sub-scales that load has on the device twice.
+	loadPiece = 8 << 20
 	// kvBlock is how many values of an 8-bit cache share a scale.
 	kvBlock = 32
 	// A split of attention has at least splitPositions when the context is full; there are at most maxSplits.
@@ -36,12 +36,45 @@ type layout struct {
 	nCtx, batch int
 	weights     []*weight // in the order of the program, their form set
 	weightBytes int64
-	loadBytes   int64 // work area during load
+	load        loadSizes
 	kvBytes     int64 // of one cache: keys or values of one layer
 	kvQ8        bool  // caches of 8 bits
 	caches      int
 	splits      int // of the positions that attention works on at a time
 	fwd         forwardSizes
+}
+
+// loadSizes are the bytes of what load works in.
+type loadSizes struct {
+	piece int64 // most bytes of each kind in a slot
+	slot  int64 // of which there are two
+	stage int64 // 0 = nothing is packed
+}
+
+func (s *loadSizes) total() int64 { return 2*s.slot + blockSpan(s.stage) }
+
+// grow makes room for what becomes of w.
+func (s *loadSizes) grow(w *weight, f form) {
+	if w.Coded == nil {
+		return
+	}
+	var scales, coded int64
+	for _, p := range w.subScaleParts(0, w.scaleRows(s.piece)) {
+		scales += blockSpan(p.size)
+	}
+	if f == formPlane || f == formPacked {
+		coded = w.descSpan()
+		for _, p := range w.directoryParts() {
+			coded += blockSpan(p.size)
+		}
+		for _, p := range w.streamParts() {
+			coded += blockSpan(min(p.size, s.piece))
+		}
+	}
+	if f == formPacked {
+		s.stage = max(s.stage, w.stageBytes(s.piece))
+	}
+	s.slot = max(s.slot, scales, coded)
 }
 
 // forwardSizes are the bytes of the blocks that Forward works in.
@@ -194,25 +227,17 @@ func (w *weight) residentForm() form {
 // size fills in all sizes under a plan.
 func (l *layout) size(f *format.Reader, prog *model.Program, plan engine.Plan) error {
 	l.Plan = plan
-	desc, err := structBytes(&matrixDesc{})
-	if err != nil {
-		return err
-	}
 	l.weightBytes = tableBytes(f)
-	l.loadBytes = 0
+	l.load = loadSizes{piece: loadPiece}
 	l.fwd = forwardSizes{}
 	for _, w := range l.weights {
 		form := w.formUnder(plan)
-		l.weightBytes += w.span(form)
-		if form == formVector {
-			continue
-		}
-		l.weightBytes += blockSpan(int64(len(desc)))
-		l.loadBytes = max(l.loadBytes, w.loadBytes(form))
+		l.weightBytes += w.span(form) + w.descSpan()
+		l.load.grow(w, form)
 		l.fwd.grow(w, form, l.batch)
 	}
 	l.sizeForward(prog)
-	work := max(l.loadBytes, l.fwd.total()+int64(2*l.caches)*blockSpan(l.kvBytes))
+	work := max(l.load.total(), l.fwd.total()+int64(2*l.caches)*blockSpan(l.kvBytes))
 	l.Weights = l.weightBytes
 	l.KV = int64(2*l.caches) * blockSpan(l.kvBytes)
 	l.Scratch = work - l.KV
@@ -226,29 +251,6 @@ func tableBytes(f *format.Reader) int64 {
 		n += blockSpan(4 << longestCode(t))
 	}
 	return n
-}
-
-// loadBytes returns the work area that load needs for w: the coded form of what becomes a plane, and the two-level scales.
-func (w *weight) loadBytes(f form) int64 {
-	if w.Coded == nil {
-		return 0
-	}
-	var scales, coded int64
-	for _, p := range w.subScaleParts(0, w.scaleRows(loadPiece)) {
-		scales += blockSpan(p.size)
-	}
-	if f == formPlane || f == formPacked {
-		for _, p := range w.directoryParts() {
-			coded += blockSpan(p.size)
-		}
-		for _, p := range w.streamParts() {
-			coded += blockSpan(min(p.size, loadPiece))
-		}
-		if f == formPacked {
-			coded += blockSpan(w.stageBytes(loadPiece))
-		}
-	}
-	return max(scales, coded)
 }
 
 // grow makes room for what products with w need.

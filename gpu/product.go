@@ -1,6 +1,8 @@
 package gpu
 
 import (
+	"slices"
+
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 )
@@ -18,7 +20,6 @@ const (
 )
 
 type (
-	gemvFunc func(grid driver.Dim, shared int, tasks, x, xp driver.DevicePtr, xpStride int64, firstToken int32, after driver.DevicePtr) error
 	gemmFunc func(grid driver.Dim, shared int, w, data driver.DevicePtr, firstRow, nRows int32, x, xp driver.DevicePtr, xpStride int64, nTokens int32, bias, y driver.DevicePtr) error
 )
 
@@ -27,7 +28,7 @@ type decodeFunc func(grid driver.Dim, shared int, w driver.DevicePtr, firstGroup
 
 // product is how a matrix is multiplied.
 type product struct {
-	gemv       gemvFunc
+	gemv       kernelID // one of gemv_*
 	gemvGrid   int
 	gemvShared int
 	prepared   bool // gemv reads the prepared vector
@@ -42,7 +43,7 @@ func (l *launcher) chooseProduct(w *weight, sms int) product {
 	p := product{}
 	l.chooseGemm(&p, &w.desc)
 	if w.form == formCoded {
-		p.gemv, p.prepared = l.fusedGemv(w)
+		p.gemv, p.prepared = w.fusedGemv()
 		warps, perBlock := fusedWarps(w.Coded.Tiles())
 		p.gemvGrid = min(ceilDiv(w.Coded.Groups(), perBlock), blocksPerSM*sms)
 		p.gemvShared = tableShared(w.desc.MaxLen) + 4*warps*w.Coded.Coding.RowsPerGroup
@@ -51,20 +52,42 @@ func (l *launcher) chooseProduct(w *weight, sms int) product {
 	if w.form == formPacked {
 		lanes := w.rowLanes(sms)
 		w.desc.RowLanes = int32(lanes)
-		p.gemv, p.prepared = w.packed.gemv(l), true
+		p.gemv, p.prepared = w.packed.gemv, true
 		p.gemvGrid = min(ceilDiv(ceilDiv(w.Rows, quadRows)*lanes, 32*gemvWarps), blocksPerSM*sms)
 		return p
 	}
 	p.gemvGrid = min(ceilDiv(w.Rows, gemvWarps), blocksPerSM*sms)
 	switch d := &w.desc; {
 	case d.Type == typeF16 && d.Stride%8 == 0 && d.Cols%4 == 0:
-		p.gemv = l.gemvF16
+		p.gemv = kernelGemvF16
 	case d.Type == typeBf16 && d.Stride%8 == 0 && d.Cols%4 == 0:
-		p.gemv = l.gemvBf16
+		p.gemv = kernelGemvBf16
 	default:
-		p.gemv = l.gemvAny
+		p.gemv = kernelGemvAny
 	}
 	return p
+}
+
+// multiply launches any of the gemv_* kernels: all take the same arguments (cuda/gemv_task.cuh).
+func (l *launcher) multiply(kernel kernelID, grid driver.Dim, shared int, tasks, x, xp driver.DevicePtr, xpStride int64, firstToken int, after driver.DevicePtr) error {
+	return l.launch(kernel, grid, 32*gemvWarps, shared, uint64(tasks), uint64(x), uint64(xp), uint64(xpStride), uint64(uint32(firstToken)), uint64(after))
+}
+
+// mixedGemv returns the kernel that multiplies with matrices of which some have kernel a and some b, in one launch.
+func mixedGemv(a, b kernelID) (mixed kernelID, ok bool) {
+	families := [...][]kernelID{
+		{kernelGemvPackedMixed, kernelGemvPacked3, kernelGemvPacked4, kernelGemvPacked5, kernelGemvPacked6, kernelGemvPacked8},
+		{kernelGemvFusedG2, kernelGemvFusedG3}, // which differ in the tables that they can take
+	}
+	if a == b {
+		return a, true
+	}
+	for _, f := range families {
+		if slices.Contains(f, a) && slices.Contains(f, b) {
+			return f[0], true
+		}
+	}
+	return 0, false
 }
 
 // fusedWarps returns the warps of a block of the fused kernels, and the groups that a block works on at a time: each group's
@@ -81,44 +104,45 @@ func fusedWarps(tiles int) (warps, groups int) {
 func tableShared(maxLen int32) int { return 4 << maxLen }
 
 // fusedGemv picks the fused kernel with the most codes per refill, and the float32 one where none of the faster ones applies.
-func (l *launcher) fusedGemv(w *weight) (f gemvFunc, prepared bool) {
-	k, d := &w.Coded.Coding, &w.desc
+func (w *weight) fusedGemv() (k kernelID, prepared bool) {
+	c, d := &w.Coded.Coding, &w.desc
 	top := d.TableBias + d.Levels - 1
-	half := len(k.Values) == 0 && k.Float == format.NotFloat && k.LowBits <= fusedLowBits &&
+	half := len(c.Values) == 0 && c.Float == format.NotFloat && c.LowBits <= fusedLowBits &&
 		d.TableBias >= fusedLeast && top <= fusedMost &&
 		(d.ScaleKind != scaleBlock || d.CodeOffset == 0)
 	if !half {
-		return l.gemvFusedF32, false
+		return kernelGemvFusedF32, false
 	}
-	byLowBits := []gemvFunc{l.gemvFusedG2, l.gemvFusedLow1, l.gemvFusedLow2, l.gemvFusedLow3, l.gemvFusedLow4}
+	byLowBits := []kernelID{kernelGemvFusedG2, kernelGemvFusedLow1, kernelGemvFusedLow2, kernelGemvFusedLow3, kernelGemvFusedLow4}
 	switch {
 	case d.ScaleKind == scaleBlock && d.BlockShift < 4:
-		return l.gemvFusedF32, false
+		return kernelGemvFusedF32, false
 	case d.ScaleKind == scaleBlock && d.BlockShift == 4:
-		byLowBits = []gemvFunc{l.gemvFusedBlock160, l.gemvFusedBlock161, l.gemvFusedBlock162}
+		byLowBits = []kernelID{kernelGemvFusedBlock160, kernelGemvFusedBlock161, kernelGemvFusedBlock162}
 	case d.ScaleKind == scaleBlock && d.BlockShift == 5:
-		byLowBits = []gemvFunc{l.gemvFusedBlock320, l.gemvFusedBlock321, l.gemvFusedBlock322, l.gemvFusedBlock323, l.gemvFusedBlock324}
+		byLowBits = []kernelID{kernelGemvFusedBlock320, kernelGemvFusedBlock321, kernelGemvFusedBlock322, kernelGemvFusedBlock323, kernelGemvFusedBlock324}
 	case d.ScaleKind == scaleBlock:
-		byLowBits = []gemvFunc{l.gemvFusedBlock640, l.gemvFusedBlock641}
-	case k.LowBits == 0 && d.MaxLen <= tripleMaxLen:
-		return l.gemvFusedG3, true
+		byLowBits = []kernelID{kernelGemvFusedBlock640, kernelGemvFusedBlock641}
+	case c.LowBits == 0 && d.MaxLen <= tripleMaxLen:
+		return kernelGemvFusedG3, true
 	}
-	if k.LowBits >= len(byLowBits) {
-		return l.gemvFusedF32, false
+	if c.LowBits >= len(byLowBits) {
+		return kernelGemvFusedF32, false
 	}
-	return byLowBits[k.LowBits], true
+	return byLowBits[c.LowBits], true
 }
 
 // chooseGemm picks the product of many vectors with a decoded or raw matrix: on tensor cores where there are any, or else in packed half
 // precision, which both need prepared vectors; or in float32.
 func (l *launcher) chooseGemm(p *product, d *matrixDesc) {
-	switch {
-	case d.Type != typeU8 || d.ScaleKind == scaleBlock && d.BlockShift < 4:
-		p.gemm, p.gemmRows, p.gemmUnit = l.gemmFloat(d.Type), 64, gemmTokens
-	case l.mma:
-		p.gemm, p.gemmRows, p.gemmUnit, p.halfGemm = l.gemmMmaU8, 128, 8, true
-	default:
-		p.gemm, p.gemmRows, p.gemmUnit, p.halfGemm = l.gemmHalfU8, 128, 16, true
+	half := map[int32]gemmFunc{typeU8: l.gemmHalfU8, typeI32: l.gemmHalfI32, typeF16: l.gemmHalfF16, typeBf16: l.gemmHalfBf16}
+	p.gemm, p.gemmRows, p.gemmUnit, p.halfGemm = half[d.Type], 128, 16, true
+	if l.mma {
+		mma := map[int32]gemmFunc{typeU8: l.gemmMmaU8, typeI32: l.gemmMmaI32, typeF16: l.gemmMmaF16, typeBf16: l.gemmMmaBf16}
+		p.gemm, p.gemmUnit = mma[d.Type], 8
+	}
+	if d.Steps == 0 || d.ScaleKind == scaleBlock && d.BlockShift < 4 { // raw: rows are not padded to whole steps
+		p.gemm, p.gemmRows, p.gemmUnit, p.halfGemm = l.gemmFloat(d.Type), 64, gemmTokens, false
 	}
 }
 
@@ -126,8 +150,8 @@ func (l *launcher) gemmFloat(typ int32) gemmFunc {
 	switch typ {
 	case typeU8:
 		return l.gemmU8
-	case typeI16:
-		return l.gemmI16
+	case typeI32:
+		return l.gemmI32
 	case typeF32:
 		return l.gemmF32
 	case typeF16:
@@ -143,8 +167,8 @@ func (l *launcher) decode(w *weight, first, n, sms int, plane driver.DevicePtr) 
 	}
 	outliers := l.decodeOutliersU8
 	switch w.desc.Type {
-	case typeI16:
-		outliers = l.decodeOutliersI16
+	case typeI32:
+		outliers = l.decodeOutliersI32
 	case typeF16, typeBf16:
 		outliers = l.decodeOutliersFloat
 	}
@@ -157,8 +181,8 @@ func (l *launcher) decodeChunks(w *weight, first, n, sms int, plane driver.Devic
 	chunks := l.decodeChunksU8
 	fast := [...]decodeFunc{l.decodeChunksU8Low0, l.decodeChunksU8Low1, l.decodeChunksU8Low2, l.decodeChunksU8Low3, l.decodeChunksU8Low4}
 	switch w.desc.Type {
-	case typeI16:
-		chunks = l.decodeChunksI16
+	case typeI32:
+		chunks = l.decodeChunksI32
 	case typeF16, typeBf16:
 		chunks = l.decodeChunksFloat
 	default:

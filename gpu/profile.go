@@ -16,7 +16,6 @@ type profile struct {
 	entries [numKernels]engine.ProfileEntry
 	events  []driver.Event // in pairs, for use again
 	open    []kernelID     // launches whose events have not been read
-	tokens  int            // of the pass being run
 }
 
 // profileBatch is how many launches are timed before their events are read.
@@ -57,13 +56,10 @@ func (p *profile) measure(l *launcher, id kernelID, c driver.LaunchConfig, args 
 	p.open = append(p.open, id)
 	e := &p.entries[id]
 	e.Calls++
-	work := predict.Work{Kernel: kernelTable[id].name, Blocks: c.Grid.X * c.Grid.Y * max(c.Grid.Z, 1), Threads: c.Block.X, Shared: c.SharedBytes, Bytes: l.reads}
-	for _, w := range l.with {
-		products, bytes := w.work(work.Kernel, c.Grid, args, p.tokens)
-		work.Products += products
-		work.Bytes += bytes
+	work := l.work(kernelTable[id].name, c, args)
+	for _, t := range work.Tasks {
+		e.Bytes += t.Bytes
 	}
-	e.Bytes += work.Bytes
 	if p.model != nil {
 		e.Predicted += time.Duration(p.model.Time(work).Seconds * float64(time.Second))
 	}

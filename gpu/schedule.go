@@ -2,7 +2,6 @@ package gpu
 
 import (
 	"fmt"
-	"reflect"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
@@ -126,12 +125,12 @@ func (s *scheduler) products(nodes []model.Node) int {
 		scaled := st.weight.Coded != nil && st.weight.Coded.ColScale != nil
 		var g *productAction
 		for _, have := range groups {
-			if !scaled && have.takes(st) {
-				g = have
+			if kernel, ok := have.takes(st); ok && !scaled {
+				g, have.kernel = have, kernel
 			}
 		}
 		if g == nil {
-			g = &productAction{header: header{st.where, st.Last}, input: s.p.buffers[st.A], residual: residual}
+			g = &productAction{header: header{st.where, st.Last}, kernel: st.weight.product.gemv, input: s.p.buffers[st.A], residual: residual}
 			if scaled {
 				g.input = s.p.scaled
 			}
@@ -151,11 +150,6 @@ func (s *scheduler) products(nodes []model.Node) int {
 	return used
 }
 
-// sameKernel tells whether two functions launch the same kernel: they are methods of the launcher, each with code of its own.
-func sameKernel(a, b gemvFunc) bool {
-	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
-}
-
 func (s *scheduler) step(n *model.Node) *step {
 	st := &step{Node: n, where: n.Weight, weight: s.byName[n.Weight]}
 	if n.Bias != "" {
@@ -164,10 +158,11 @@ func (s *scheduler) step(n *model.Node) *step {
 	return st
 }
 
-// takes tells whether st can join the launch.
-func (a *productAction) takes(st *step) bool {
+// takes tells whether st can join the launch, and which kernel does both.
+func (a *productAction) takes(st *step) (kernelID, bool) {
 	first, w := a.steps[0], st.weight
-	return sameKernel(a.weights[0].product.gemv, w.product.gemv) && first.weight.desc.Tiles == w.desc.Tiles && first.weight.desc.StepsPerTile == w.desc.StepsPerTile &&
+	kernel, ok := mixedGemv(a.kernel, w.product.gemv)
+	return kernel, ok && first.weight.desc.Tiles == w.desc.Tiles && first.weight.desc.StepsPerTile == w.desc.StepsPerTile &&
 		(first.weight.Coded == nil || first.weight.Coded.ColScale == nil) && st.Dst != model.BufLogits && first.Dst != model.BufLogits
 }
 

@@ -45,7 +45,7 @@ func OpenSingle(dev driver.Device, f *format.Reader, name string, plan engine.Pl
 	}
 	s := &Single{Backend: New(dev), rows: t.Rows, Form: fc.Tensors[0].Form, Bytes: fc.Tensors[0].Bytes}
 	for _, l := range fc.Prefill {
-		if l.Products > 0 {
+		if l.Work.Products() > 0 {
 			s.Launches = append(s.Launches, l)
 		}
 	}

@@ -3,7 +3,6 @@ package gpu
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
@@ -16,16 +15,7 @@ import (
 // Launch is a kernel launch that a forward pass makes, with what it has to do.
 type Launch struct {
 	predict.Work
-	For   string  // the tensor or step
-	Parts []Share // the matrices that it works on
-	// Prepares tells that its last block prepares the input of the next product.
-	Prepares bool
-}
-
-// Share is a matrix's part in a launch.
-type Share struct {
-	Tensor   string
-	Products float64
+	For string // the tensor or step
 }
 
 // TensorForm tells how a tensor lies in device memory.
@@ -87,8 +77,6 @@ type tracer struct {
 	info     driver.Info
 	l        *launcher
 	pass     *pass
-	tokens   int // of the pass being noted
-	past     int
 	next     driver.DevicePtr
 	launches []Launch
 }
@@ -119,7 +107,7 @@ func (t *tracer) prepare(f *format.Reader, prog *model.Program, lay *layout) err
 
 // forward returns the launches for n tokens behind `past` others, with the logits of the last.
 func (t *tracer) forward(n, past int) ([]Launch, error) {
-	t.launches, t.tokens, t.past = nil, n, past
+	t.launches = nil
 	err := t.pass.run(context.Background(), make([]int32, n), past, 1, make([]float32, t.pass.prog.Config.NVocab))
 	return t.launches, err
 }
@@ -131,7 +119,7 @@ func (t *tracer) product(w *weight, as form) ([]Launch, error) {
 		return nil, err
 	}
 	l.mma = hasMMA(t.info)
-	t.l, t.launches, t.tokens = l, nil, 1
+	t.l, t.launches = l, nil
 	kept, keptProduct := w.form, w.product
 	defer func() { w.form, w.product = kept, keptProduct }()
 	w.form = as
@@ -139,71 +127,15 @@ func (t *tracer) product(w *weight, as form) ([]Launch, error) {
 	l.where = w.Name
 	p := &pass{launcher: l, sms: max(t.info.SMs, 1), batch: 1}
 	st := &step{Node: &model.Node{Op: model.OpMatMul, A: model.BufGate}, where: w.Name, weight: w}
-	a := &productAction{steps: []*step{st}, weights: []*weight{w}, blocks: w.product.gemvGrid, shared: w.product.gemvShared}
+	a := &productAction{steps: []*step{st}, weights: []*weight{w}, kernel: w.product.gemv, blocks: w.product.gemvGrid, shared: w.product.gemvShared}
 	err = a.run(p, span{0, 1})
 	return t.launches, err
 }
 
 // Launch implements driver.Device.
 func (t *tracer) Launch(k driver.Kernel, c driver.LaunchConfig, args ...uint64) error {
-	l := Launch{For: t.l.where, Work: predict.Work{Kernel: k.Name(), Blocks: c.Grid.X * c.Grid.Y * max(c.Grid.Z, 1), Threads: c.Block.X, Shared: c.SharedBytes}}
-	if strings.HasPrefix(l.Kernel, "gemv_") || strings.HasPrefix(l.Kernel, "attention_") {
-		l.Prepares = args[len(args)-1] != 0
-	}
-	t.measure(&l, c.Grid, args)
-	t.launches = append(t.launches, l)
+	t.launches = append(t.launches, Launch{t.l.work(k.Name(), c, args), t.l.where})
 	return nil
-}
-
-// measure fills in products and bytes. Activations are left out: they stay in the cache.
-func (t *tracer) measure(l *Launch, grid driver.Dim, args []uint64) {
-	if strings.HasPrefix(l.Kernel, "attention_") && t.pass != nil {
-		cfg := &t.pass.prog.Config
-		tokens, past := float64(args[3]), float64(t.past)+float64(t.tokens+1)/2
-		l.Products = 2 * tokens * float64(cfg.NHeads*cfg.HeadDim) * past
-		l.Bytes = t.l.reads
-		return
-	}
-	for _, w := range t.l.with {
-		n, bytes := w.work(l.Kernel, grid, args, t.tokens)
-		l.Products += n
-		l.Bytes += bytes
-		l.Parts = append(l.Parts, Share{w.Name, n})
-	}
-}
-
-// work returns the products and bytes of w in a launch.
-func (w *weight) work(kernel string, grid driver.Dim, args []uint64, tokens int) (products, bytes float64) {
-	all := float64(w.Rows) * float64(w.Cols)
-	switch {
-	case strings.HasPrefix(kernel, "gemv_"):
-		return all * float64(grid.Y), w.readBytes(w.form) * float64(grid.Y)
-	case strings.HasPrefix(kernel, "gemm_") && len(args) > 7: // arguments: matrix, data, first row, rows, x, prepared x, its stride, tokens
-		// Whole tiles are computed, as far as tokens of a warp are wanted.
-		unit := w.product.gemmUnit
-		rows, tokens := grid.X*w.product.gemmRows, ceilDiv(int(args[7]), unit)*unit
-		return float64(rows) * float64(w.Cols) * float64(tokens), float64(w.planeBytes(1)) * float64(args[3]) * float64(grid.Y)
-	case strings.HasPrefix(kernel, "unpack_codes_") && len(args) > 2: // arguments: matrix, first quad, quads
-		rows := min(int(args[2])*quadRows, w.Rows)
-		share := float64(rows) / float64(w.Rows)
-		return all * share, w.readBytes(formPacked)*share + float64(w.planeBytes(rows))
-	case strings.HasPrefix(kernel, "decode_chunks_") && len(args) > 2: // arguments: matrix, first group, groups
-		rows := min(int(args[2])*w.Coded.Coding.RowsPerGroup, w.Rows)
-		share := float64(rows) / float64(w.Rows)
-		return all * share, w.readBytes(formCoded)*share + float64(w.planeBytes(rows))
-	}
-	return 0, 0
-}
-
-// readBytes returns what a product reads of w in a form.
-func (w *weight) readBytes(f form) float64 {
-	n := int64(0)
-	for _, p := range w.parts(f) {
-		if p.dst != &w.desc.RowPosition { // for embeddings only
-			n += p.size
-		}
-	}
-	return float64(n)
 }
 
 type tracedKernel string
@@ -220,6 +152,7 @@ type tracedEvent struct{}
 
 func (tracedEvent) Record(driver.Stream) error                { return nil }
 func (tracedEvent) Since(driver.Event) (time.Duration, error) { return 0, nil }
+func (tracedEvent) Synchronize() error                        { return nil }
 func (tracedEvent) Destroy() error                            { return nil }
 
 var _ driver.Device = (*tracer)(nil)

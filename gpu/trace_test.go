@@ -68,20 +68,24 @@ func TestForecastCountsAllWeights(t *testing.T) {
 		}
 		for _, l := range fc.Decode {
 			if !strings.HasPrefix(l.Kernel, "attention_") {
-				got += l.Products
+				got += l.Work.Products()
 			}
 		}
 		assert.InDelta(t, 0, got-want, float64(m.prog.Config.NVocab*m.prog.Config.NEmbd), "%s: the embedding is a product only if it is tied", plan)
 		p, err := fc.Predict(nano, 16, 8)
 		require.NoError(t, err)
 		assert.Equal(t, len(fc.Decode), p.Launches)
-		ms, bytes := nano.TokenUS*1e-3, int64(0)
-		for _, k := range p.Kinds {
-			ms += k.TokenMS
-			bytes += k.Bytes
+		for _, table := range [][]KindForecast{p.Kinds, p.Tensors} {
+			ms, bytes, count := p.HostMS, int64(0), 0
+			for _, k := range table {
+				ms += k.TokenMS
+				bytes += k.Bytes
+				count += k.Count
+			}
+			assert.InEpsilon(t, 1e3/ms, p.DecodeTS, 1e-9)
+			assert.LessOrEqual(t, bytes, fc.Plan.Weights)
+			assert.Equal(t, len(fc.Tensors), count)
 		}
-		assert.InEpsilon(t, 1e3/ms, p.DecodeTS, 1e-9)
-		assert.LessOrEqual(t, bytes, fc.Plan.Weights)
 	}
 }
 

@@ -53,12 +53,20 @@ type part struct {
 	dst  *driver.DevicePtr
 	size int64
 	data func() []byte // contents; nil = computed on the device
+	skip int64         // bytes from where *dst points to the block: those of elements left out in front
 }
 
 // hostPart is a part that is copied as it is.
 func hostPart[T uint8 | uint16 | uint32 | int32 | float32](dst *driver.DevicePtr, s []T) part {
 	b := bytesOf(s)
-	return part{dst, int64(len(b)), func() []byte { return b }}
+	return part{dst: dst, size: int64(len(b)), data: func() []byte { return b }}
+}
+
+// slicePart is a part for elements from … to − 1 of s, at the indices that they have in s.
+func slicePart[T uint8 | uint16 | uint32 | int32 | float32](dst *driver.DevicePtr, s []T, from, to int) part {
+	p := hostPart(dst, s[from:to])
+	p.skip = int64(len(bytesOf(s[:from])))
+	return p
 }
 
 // bytesOf returns the memory of s; hosts and devices are little endian.
@@ -83,7 +91,7 @@ func (w *weight) parts(f form) []part {
 	var ps []part
 	switch f {
 	case formVector:
-		return []part{{&w.vector, 4 * int64(w.Rows) * int64(w.Cols), func() []byte { return bytesOf(floats(w.Raw)) }}}
+		return []part{{dst: &w.vector, size: 4 * int64(w.Rows) * int64(w.Cols), data: func() []byte { return bytesOf(floats(w.Raw)) }}}
 	case formRaw:
 		return []part{hostPart(&w.desc.Data, w.Raw.Data)}
 	case formCoded:
@@ -105,6 +113,39 @@ func (w *weight) streamParts() []part {
 	return ps
 }
 
+// pieceParts lists what decoding groups g … end − 1 reads of the coded form.
+func (w *weight) pieceParts(g, end int) []part {
+	c, d, tiles := w.Coded, &w.desc, w.Coded.Tiles()
+	first, last := g*tiles, end*tiles
+	ps := []part{slicePart(&d.Stream, c.Stream, int(c.ChunkOffset[first]), min(int(c.ChunkOffset[last])+c.MaxGuardWords(), len(c.Stream))),
+		slicePart(&d.GroupTable, c.GroupTable, g, end), slicePart(&d.ChunkOffset, c.ChunkOffset, first, last+1),
+		slicePart(&d.MainWords, c.MainWords, first, last), slicePart(&d.LaneTail, c.LaneTail, 32*first, 32*last)}
+	if c.Low != nil {
+		ps = append(ps, slicePart(&d.Low, c.Low, c.LowOffset(g, 0), c.LowOffset(end, 0)))
+	}
+	if len(c.Outliers) > 0 {
+		// An empty run of outliers is a block all the same, since its absence means that there are none at all.
+		from, to := int(c.OutlierStart[g]), int(c.OutlierStart[end])
+		if from == to {
+			from, to = max(0, from-1), max(1, to)
+		}
+		ps = append(ps, slicePart(&d.OutlierStart, c.OutlierStart, g, end+1), slicePart(&d.Outliers, c.Outliers, from, to))
+	}
+	if v := w.values(); v != nil {
+		ps = append(ps, hostPart(&d.Values, v))
+	}
+	return ps
+}
+
+// values returns the list of codes instead of zero + level; nil = none.
+func (w *weight) values() []int32 {
+	var v []int32
+	for _, x := range w.Coded.Coding.Values {
+		v = append(v, int32(x))
+	}
+	return v
+}
+
 // directoryParts are the rest of the coded form.
 func (w *weight) directoryParts() []part {
 	c, d := w.Coded, &w.desc
@@ -113,11 +154,7 @@ func (w *weight) directoryParts() []part {
 	if len(c.Outliers) > 0 {
 		ps = append(ps, hostPart(&d.OutlierStart, c.OutlierStart), hostPart(&d.Outliers, c.Outliers))
 	}
-	if len(c.Coding.Values) > 0 {
-		v := make([]int32, len(c.Coding.Values))
-		for i, x := range c.Coding.Values {
-			v[i] = int32(x)
-		}
+	if v := w.values(); v != nil {
 		ps = append(ps, hostPart(&d.Values, v))
 	}
 	return ps
@@ -129,7 +166,7 @@ func (w *weight) scaleParts() []part {
 	var ps []part
 	if c.RowOrder != nil {
 		ps = append(ps, hostPart(&d.RowOrder, c.RowOrder),
-			part{&d.RowPosition, 4 * int64(c.Rows), func() []byte { return bytesOf(inverse(c.RowOrder)) }})
+			part{dst: &d.RowPosition, size: 4 * int64(c.Rows), data: func() []byte { return bytesOf(inverse(c.RowOrder)) }})
 	}
 	switch c.Scale.Kind {
 	case format.ScaleRow:
@@ -160,7 +197,7 @@ func elementBytes(typ int32) int64 {
 	switch typ {
 	case typeU8:
 		return 1
-	case typeF32:
+	case typeF32, typeI32:
 		return 4
 	}
 	return 2
@@ -294,25 +331,29 @@ func (w *weight) describePlane() error {
 	switch c.Coding.Float {
 	case format.FloatBF16:
 		d.FloatKind, d.Type = floatBf16, typeBf16
+		d.FloatUnit = floatUnit(c, 127, 254)
 		return nil
 	case format.FloatF16:
 		d.FloatKind, d.Type = floatF16, typeF16
+		d.FloatUnit = floatUnit(c, 15, 30)
 		return nil
 	}
 	lo, hi := codeRange(c)
+	usual := max(lo, min(hi, usualCode(c)))
 	switch {
 	case hi-lo <= math.MaxUint8:
 		d.Type, d.DataZero = typeU8, float32(lo)
-		d.DataOffset = float32(max(lo, min(hi, usualCode(c))) - lo - 128)
-	case lo >= math.MinInt16 && hi <= math.MaxInt16:
-		d.Type, d.DataZero = typeI16, 0
-	case hi-lo <= math.MaxUint16:
-		d.Type, d.DataZero = typeI16, float32(lo-math.MinInt16)
+		d.DataOffset = float32(usual - lo - 128)
+	case lo > -maxCode && hi < maxCode:
+		d.Type, d.DataOffset = typeI32, float32(usual-128)
 	default:
-		return fmt.Errorf("tensor %s: codes from %d to %d do not fit 16 bits (use --device cpu)", w.Name, lo, hi)
+		return fmt.Errorf("tensor %s: codes from %d to %d; the GPU kernels take codes within ±%d (use --device cpu)", w.Name, lo, hi, maxCode)
 	}
 	return nil
 }
+
+// maxCode bounds codes: float32 holds them exactly, half precision in units of 256.
+const maxCode = 1 << 23
 
 // codeRange bounds the integer codes that c can decode to, outliers included.
 func codeRange(c *format.Coded) (lo, hi int) {
@@ -324,7 +365,20 @@ func codeRange(c *format.Coded) (lo, hi int) {
 		}
 		return lo, hi
 	}
-	var least, most, sum int
+	least, most := outlierRange(c)
+	return int(k.Zero) + least<<k.LowBits, int(k.Zero) + (k.Levels+most)<<k.LowBits - 1
+}
+
+// floatUnit returns a power of two that no weight of a float coding reaches twice. bias and most are the format's: of exponents, and the largest
+// of a finite number.
+func floatUnit(c *format.Coded, bias, most int) float32 {
+	_, beyond := outlierRange(c)
+	return float32(math.Ldexp(1, max(-100, min(int(c.Coding.Zero)+c.Coding.Levels-1+beyond, most)-bias)))
+}
+
+// outlierRange bounds what outliers add to levels, least ≤ 0 ≤ most.
+func outlierRange(c *format.Coded) (least, most int) {
+	sum := 0
 	last := uint32(math.MaxUint32)
 	for _, v := range c.Outliers {
 		if at := v & 0xffffff; at != last { // entries of the same weight, which add up, follow each other
@@ -333,7 +387,7 @@ func codeRange(c *format.Coded) (lo, hi int) {
 		sum += format.UnpackOutlier(v).Delta
 		least, most = min(least, sum), max(most, sum)
 	}
-	return int(k.Zero) + least<<k.LowBits, int(k.Zero) + (k.Levels+most)<<k.LowBits - 1
+	return least, most
 }
 
 // usualCode estimates the commonest code: that of the weight nearest to 0, or the middle of the alphabet where minima move it. Kernels

@@ -12,10 +12,11 @@ import (
 type kernelCount struct {
 	Kernel    string         `json:"kernel"`
 	Arch      string         `json:"arch"`
-	Registers int            `json:"registers"` // per thread
-	Shared    int            `json:"shared"`    // bytes per block, declared in the kernel
-	Weights   int            `json:"weights"`   // products (or decoded weights) of a lane in one pass
-	Counts    map[string]int `json:"counts"`    // instructions by class
+	Registers int            `json:"registers"`        // per thread
+	Shared    int            `json:"shared"`           // bytes per block, declared in the kernel
+	Weights   int            `json:"weights"`          // products (or decoded weights) of a lane in one pass
+	Counts    map[string]int `json:"counts"`           // instructions by class
+	Around    map[string]int `json:"around,omitempty"` // likewise, from the end of the main loop to its next beginning
 }
 
 // countFile is what -json writes.
@@ -77,10 +78,16 @@ func countKernels(path, arch string) ([]kernelCount, error) {
 		r := resources[k.name]
 		c := kernelCount{Kernel: k.name, Arch: arch, Registers: r.registers, Shared: r.shared, Counts: map[string]int{}}
 		if multiplies(k.name) {
-			body, weights := mainLoop(k)
+			at, body, weights := findMainLoop(k)
 			c.Weights = weights
 			for _, in := range body {
 				c.Counts[classOf(in.op)]++
+			}
+			if weights > 0 {
+				c.Around = map[string]int{}
+				for _, in := range betweenLoops(k.code, at) {
+					c.Around[classOf(in.op)]++
+				}
 			}
 		}
 		all = append(all, c)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -10,9 +11,10 @@ import (
 
 // instruction is one machine instruction.
 type instruction struct {
-	address uint64
-	op      string // with its modifiers: "LDS.U.32"
-	target  uint64 // of a branch
+	address     uint64
+	op          string // with its modifiers: "LDS.U.32"
+	target      uint64 // of a branch, SSY or PBK
+	conditional bool
 }
 
 type kernel struct {
@@ -24,7 +26,7 @@ type usage struct{ registers, shared, local int }
 
 var (
 	functionLine = regexp.MustCompile(`^\s*Function : (\S+)`)
-	codeLine     = regexp.MustCompile(`/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*([^;}]*)[;}]`)
+	codeLine     = regexp.MustCompile(`/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*([^;}]*)[;}]`)
 	hexOperand   = regexp.MustCompile(`0x([0-9a-f]+)`)
 	usageName    = regexp.MustCompile(`Function (\S+):`)
 	usageField   = regexp.MustCompile(`(REG|SHARED|LOCAL|STACK):(\d+)`)
@@ -41,10 +43,10 @@ func parseCode(sass []byte) []kernel {
 		if m == nil || len(all) == 0 {
 			continue
 		}
-		in := instruction{op: m[2]}
+		in := instruction{op: m[3], conditional: m[2] != "" && !strings.Contains(m[2], "PT")}
 		in.address, _ = strconv.ParseUint(m[1], 16, 64) // the pattern admits nothing else
-		if strings.HasPrefix(in.op, "BRA") {
-			if t := hexOperand.FindStringSubmatch(m[3]); t != nil {
+		if base, _, _ := strings.Cut(in.op, "."); slices.Contains([]string{"BRA", "CALL", "SSY", "PBK"}, base) {
+			if t := hexOperand.FindStringSubmatch(m[4]); t != nil {
 				in.target, _ = strconv.ParseUint(t[1], 16, 64)
 			}
 		}
@@ -123,8 +125,8 @@ var marks = []struct {
 	{"decode_chunks_", "STG", 2},
 	{"unpack_codes_u8", "ST", 4}, // four bytes, or a pair of 16 bits
 	{"unpack_codes_u8", "STG", 4},
-	{"unpack_codes_i16", "ST", 2},
-	{"unpack_codes_i16", "STG", 2},
+	{"unpack_codes_i32", "ST", 2},
+	{"unpack_codes_i32", "STG", 2},
 	{"gemm_", "HFMA2", 2},
 	{"gemm_", "FFMA", 1},
 }
@@ -186,6 +188,12 @@ func countOps(code []instruction, op string) int {
 // mainLoop returns the instructions of the loop that handles the weights and how many it handles in one pass: the one with the most
 // weights, and among such the shortest. Loops without loops inside them go first: what lies around them serves the ends of rows.
 func mainLoop(k kernel) (body []instruction, most int) {
+	_, body, most = findMainLoop(k)
+	return body, most
+}
+
+// findMainLoop is mainLoop and where the loop is.
+func findMainLoop(k kernel) (at loop, body []instruction, most int) {
 	all := loops(k.code)
 	mostInner := false
 	for _, l := range all {
@@ -194,10 +202,10 @@ func mainLoop(k kernel) (body []instruction, most int) {
 		w := weights(k.name, own)
 		better := w > most || w == most && len(own) < len(body)
 		if w > 0 && (inner && !mostInner || inner == mostInner && better) {
-			body, most, mostInner = own, w, inner
+			at, body, most, mostInner = l, own, w, inner
 		}
 	}
-	return body, most
+	return at, body, most
 }
 
 // costText tells what a kernel's main loop costs.

@@ -86,6 +86,8 @@ type Stream interface {
 // Event marks a point in a stream.
 type Event interface {
 	Record(s Stream) error
+	// Synchronize waits for what was recorded last; for nothing if there is none.
+	Synchronize() error
 	// Since returns the time from start, an event of the same device, to this event; it waits for both.
 	Since(start Event) (time.Duration, error)
 	Destroy() error
@@ -97,8 +99,8 @@ type Graph interface {
 	Destroy() error
 }
 
-// Device executes kernels. Everything but Do, Info and Close must be called from a function that Do runs:
-// a CUDA context belongs to one operating-system thread.
+// Device executes kernels. Everything but Do, Info and Close must be called from a function that Do runs: a CUDA context belongs to one
+// operating-system thread. Info can be called anywhere.
 type Device interface {
 	// Do runs f on the device's thread and returns its error. Calls are executed one after the other; f must not call Do.
 	Do(f func() error) error

@@ -29,12 +29,13 @@ type Device struct {
 	ThreadsPerSM   int                `json:"threads_per_sm"`
 	TableConflict  float64            `json:"table_conflict"` // rounds that 32 random reads of shared memory take
 
-	ReadGBps  float64 `json:"read_gbps"`  // 10⁹ bytes per second
-	MemTotal  int64   `json:"mem_total"`  // bytes
-	MemUsable int64   `json:"mem_usable"` // what weights, cache and scratch may take
-	LaunchUS  float64 `json:"launch_us"`  // from one launch to the next, at least
-	KernelUS  float64 `json:"kernel_us"`  // start and end of a kernel
-	TokenUS   float64 `json:"token_us"`   // of a token besides its kernels
+	ReadGBps   float64 `json:"read_gbps"`   // 10⁹ bytes per second
+	MemTotal   int64   `json:"mem_total"`   // bytes
+	MemUsable  int64   `json:"mem_usable"`  // what weights, cache and scratch may take
+	LaunchUS   float64 `json:"launch_us"`   // from one launch to the next, at least
+	KernelUS   float64 `json:"kernel_us"`   // start and end of a kernel
+	TokenUS    float64 `json:"token_us"`    // of a token besides its kernels
+	LatencyClk float64 `json:"latency_clk"` // clocks of a load from the second-level cache
 
 	IssueEfficiency  float64 `json:"issue_efficiency"`  // share of the instruction rates that kernels reach
 	MemoryEfficiency float64 `json:"memory_efficiency"` // share of ReadGBps that kernels reach

@@ -3,7 +3,8 @@
 //
 // A kernel takes as long as the slowest of: reading its bytes, issuing its instructions, and each class of instructions on its
 // units, shared-memory reads of code tables counted with their bank conflicts. Instruction limits are reached to a share given in
-// the device's description. A kernel's instructions are those of its main loop; what surrounds that is neglected. Not modelled: latencies (beyond "a multiprocessor needs enough warps"), caches, power limits.
+// the device's description. A kernel's instructions are those of its main loop, those that lead from one run of that loop to the next (a row's end
+// and beginning), and some that callers count. Where little is to be done, loads that depend on each other take the time. Not modelled: caches, power limits.
 package predict
 
 import (
@@ -30,12 +31,32 @@ const (
 
 // Work is one kernel launch.
 type Work struct {
-	Kernel   string
-	Blocks   int
-	Threads  int     // per block
-	Shared   int     // dynamic shared memory per block, bytes
+	Kernel  string
+	Blocks  int
+	Threads int // per block
+	Shared  int // dynamic shared memory per block, bytes
+	Tasks   []Task
+	Rounds  float64 // loads that a block makes one after the other, besides its tasks
+	Tail    float64 // likewise, of the last block after all others
+}
+
+// Task is a launch's work with one matrix, or all of it.
+type Task struct {
+	Tensor   string  // "" = none
+	Kernel   string  // that does the same alone, where a launch serves several kinds of matrices; "" = the launch's
 	Products float64 // weights × tokens
 	Bytes    float64 // read and written in device memory
+	Runs     float64 // of the main loop, counted by lane
+	Other    float64 // instructions beyond the main loop and the way back to it, counted by lane
+}
+
+// Products returns weights × tokens of all tasks.
+func (w *Work) Products() float64 {
+	n := 0.0
+	for _, t := range w.Tasks {
+		n += t.Products
+	}
+	return n
 }
 
 // Cost is a predicted time and what limits it: "memory", "instructions", "shared memory", another unit, or "launch".
@@ -52,6 +73,7 @@ type kernelCount struct {
 	Shared    int                `json:"shared"`
 	Weights   float64            `json:"weights"`
 	Counts    map[string]float64 `json:"counts"`
+	Around    map[string]float64 `json:"around"` // from the end of the main loop to its next beginning
 }
 
 // Model predicts for one device.
@@ -85,16 +107,20 @@ func NewModel(d *Device) (*Model, error) {
 // Time predicts one launch.
 func (m *Model) Time(w Work) Cost {
 	d := m.dev
-	k := m.kernels[w.Kernel]
-	share, fill := m.occupancy(w, k)
-	c := Cost{Bound: "memory", Seconds: w.Bytes / (d.ReadGBps * 1e9 * d.MemoryEfficiency * share)}
-	perClock := float64(d.SMs) * d.ClockMHz * 1e6 * d.IssueEfficiency * share * fill
-	for unit, clocks := range m.clocks(w, k) {
-		if t := clocks / perClock; t > c.Seconds || t == c.Seconds && unit < c.Bound {
-			c = Cost{t, unit}
+	c, longest := Cost{Bound: "launch"}, 0.0
+	for _, t := range w.Tasks {
+		part := m.Task(w, t)
+		c.Seconds += part.Seconds
+		if part.Seconds > longest {
+			longest, c.Bound = part.Seconds, part.Bound
 		}
 	}
-	c.Seconds += d.KernelUS * 1e-6
+	resident, _ := m.resident(w)
+	waves := math.Ceil(float64(max(w.Blocks, 1)) / float64(resident*d.SMs))
+	if t := waves * w.Rounds * m.roundSeconds(); t > c.Seconds {
+		c = Cost{t, "latency"}
+	}
+	c.Seconds += d.KernelUS*1e-6 + m.TailSeconds(w)
 	if m.Graph {
 		if c.Seconds < 2*d.KernelUS*1e-6 {
 			c.Bound = "launch"
@@ -108,47 +134,87 @@ func (m *Model) Time(w Work) Cost {
 	return c
 }
 
-// IssueSeconds is how long the device takes at least to start the instructions of a launch's main loop, all schedulers always busy.
+// TailSeconds is what the last block of a launch takes after all others.
+func (m *Model) TailSeconds(w Work) float64 { return w.Tail * m.roundSeconds() }
+
+// roundSeconds is how long a load takes on which the next depends.
+func (m *Model) roundSeconds() float64 { return m.dev.LatencyClk / (m.dev.ClockMHz * 1e6) }
+
+// Task predicts a task of w, the launch itself left out.
+func (m *Model) Task(w Work, t Task) Cost {
+	d := m.dev
+	share, fill := m.occupancy(w)
+	c := Cost{Bound: "memory", Seconds: t.Bytes / (d.ReadGBps * 1e9 * d.MemoryEfficiency * share)}
+	perClock := float64(d.SMs) * d.ClockMHz * 1e6 * d.IssueEfficiency * share * fill
+	for unit, clocks := range m.clocks(w, t) {
+		if s := clocks / perClock; s > c.Seconds || s == c.Seconds && unit < c.Bound {
+			c = Cost{s, unit}
+		}
+	}
+	return c
+}
+
+// IssueSeconds is how long the device takes at least to start the instructions of a launch, all schedulers always busy.
 func (m *Model) IssueSeconds(w Work) float64 {
-	return m.clocks(w, m.kernels[w.Kernel])["instructions"] / (float64(m.dev.SMs) * m.dev.ClockMHz * 1e6)
+	clocks := 0.0
+	for _, t := range w.Tasks {
+		clocks += m.clocks(w, t)["instructions"]
+	}
+	return clocks / (float64(m.dev.SMs) * m.dev.ClockMHz * 1e6)
+}
+
+// resident returns how many blocks of w a multiprocessor holds at a time, and the warps of those that it gets.
+func (m *Model) resident(w Work) (blocks int, warps float64) {
+	d, k := m.dev, m.kernels[w.Kernel]
+	threads := max(w.Threads, 32)
+	blocks = d.ThreadsPerSM / threads
+	if k.Registers > 0 {
+		blocks = min(blocks, d.RegistersPerSM/(k.Registers*threads))
+	}
+	if s := w.Shared + k.Shared; s > 0 {
+		blocks = min(blocks, d.SharedPerSM/s)
+	}
+	blocks = max(blocks, 1)
+	perSM := min(blocks, (max(w.Blocks, 1)+d.SMs-1)/d.SMs)
+	return blocks, float64(perSM * threads / 32)
 }
 
 // occupancy returns the share of multiprocessors that have work, and how well warps fill those.
-func (m *Model) occupancy(w Work, k kernelCount) (share, fill float64) {
-	d := m.dev
-	blocks, threads := max(w.Blocks, 1), max(w.Threads, 32)
-	resident := d.ThreadsPerSM / threads
-	if k.Registers > 0 {
-		resident = min(resident, d.RegistersPerSM/(k.Registers*threads))
-	}
-	if s := w.Shared + k.Shared; s > 0 {
-		resident = min(resident, d.SharedPerSM/s)
-	}
-	perSM := min(max(resident, 1), (blocks+d.SMs-1)/d.SMs)
-	share = math.Min(1, float64(blocks)/float64(d.SMs))
-	fill = math.Min(1, float64(perSM*threads/32)/warpsToFill)
-	return share, fill
+func (m *Model) occupancy(w Work) (share, fill float64) {
+	_, warps := m.resident(w)
+	return math.Min(1, float64(max(w.Blocks, 1))/float64(m.dev.SMs)), math.Min(1, warps/warpsToFill)
 }
 
-// clocks returns the clocks that one multiprocessor would need alone, by unit.
-func (m *Model) clocks(w Work, k kernelCount) map[string]float64 {
+// clocks returns the clocks that one multiprocessor would need alone for a task, by unit.
+func (m *Model) clocks(w Work, t Task) map[string]float64 {
 	d := m.dev
-	if w.Products == 0 {
-		return nil
+	name := t.Kernel
+	if name == "" {
+		name = w.Kernel
 	}
-	if k.Weights == 0 {
-		return map[string]float64{"instructions": w.Products * unknownCost / d.IssuePerClk}
+	k := m.kernels[name]
+	units := map[string]float64{"instructions": t.Other}
+	if k.Weights > 0 {
+		m.addClocks(units, k.Counts, t.Products/k.Weights, decodes(name))
+		m.addClocks(units, k.Around, t.Runs, false)
+	} else {
+		units["instructions"] += t.Products * unknownCost
 	}
-	passes := w.Products / k.Weights
-	units, all := map[string]float64{}, 0.0
-	for class, n := range k.Counts {
-		all += n
-		n *= passes
+	units["instructions"] /= d.IssuePerClk
+	return units
+}
+
+// addClocks adds those of `times` passes through some instructions; "instructions" get their number. random: shared memory is read at random.
+func (m *Model) addClocks(units, counts map[string]float64, times float64, random bool) {
+	d := m.dev
+	for class, n := range counts {
+		n *= times
+		units["instructions"] += n
 		switch class {
 		case "int", "shift": // one unit, in which shifts and comparisons may take two rounds
 			units["integers"] += n / d.Rates[class]
 		case "shared":
-			if decodes(w.Kernel) {
+			if random {
 				n *= d.TableConflict
 			}
 			units["shared memory"] += n / d.Rates["shared"]
@@ -160,8 +226,6 @@ func (m *Model) clocks(w Work, k kernelCount) map[string]float64 {
 			}
 		}
 	}
-	units["instructions"] = passes * all / d.IssuePerClk
-	return units
 }
 
 // decodes tells whether a kernel looks codes up in a table, at random addresses of shared memory.

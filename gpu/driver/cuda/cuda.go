@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
@@ -25,6 +26,7 @@ const stagingBytes = 4 << 20
 type Device struct {
 	work    chan func()
 	stopped chan struct{}
+	tid     int // of the thread that runs what Do is given
 	dev     cu.Device
 	ctx     cu.CUContext
 	info    driver.Info
@@ -120,6 +122,7 @@ func (d *Device) Do(f func() error) error {
 }
 
 func (d *Device) open(ordinal int, kernels fs.ReadDirFS) error {
+	d.tid = syscall.Gettid()
 	dev, err := cu.GetDevice(ordinal)
 	if err != nil {
 		return wrap(err, "open", fmt.Sprintf("device %d", ordinal))
@@ -207,11 +210,17 @@ func (d *Device) probe() error {
 // Info implements driver.Device.
 func (d *Device) Info() (driver.Info, error) {
 	info := d.info
-	err := d.Do(func() error {
+	read := func() error {
 		free, total, err := cu.MemInfo()
 		info.MemFree, info.MemTotal = free, total
 		return wrap(err, "free memory", "")
-	})
+	}
+	var err error
+	if syscall.Gettid() == d.tid { // called from a function that Do runs
+		err = read()
+	} else {
+		err = d.Do(read)
+	}
 	if d.unified { // the driver does not count the page cache as free, but the system gives it up
 		info.MemFree = max(info.MemFree, min(memAvailable(), info.MemTotal))
 	}
@@ -336,5 +345,7 @@ func (e *event) Since(start driver.Event) (time.Duration, error) {
 	ms, err := s.e.Elapsed(e.e)
 	return time.Duration(ms * float64(time.Millisecond)), wrap(err, "time between events", "")
 }
+
+func (e *event) Synchronize() error { return wrap(e.e.Synchronize(), "synchronize event", "") }
 
 func (e *event) Destroy() error { return wrap(cu.DestroyEvent(&e.e), "destroy event", "") }

@@ -125,7 +125,11 @@ func TestFakeImages(t *testing.T) {
 func TestFakeDevice(t *testing.T) {
 	d, err := openFake(t, map[string]string{"sm_53.cubin": "fine"})
 	require.NoError(t, err)
-	info, err := d.Info()
+	var info driver.Info
+	err = d.Do(func() (err error) { // as from anywhere else
+		info, err = d.Info()
+		return err
+	})
 	require.NoError(t, err)
 	assert.Equal(t, driver.Info{Backend: "cuda", Name: "Fake 1", CCMajor: 5, CCMinor: 3, SMs: 1, ClockMHz: 921, MemTotal: 64 << 20,
 		MemFree: info.MemFree, SharedPerBlock: 48 << 10}, info)

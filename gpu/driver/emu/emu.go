@@ -197,10 +197,8 @@ func (d *Device) Do(f func() error) error {
 
 // Info implements driver.Device.
 func (d *Device) Info() (driver.Info, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	return driver.Info{Backend: "emu", Name: fmt.Sprintf("kernel emulator, %d CPU threads", d.threads),
-		SMs: d.threads, MemTotal: d.space.size, MemFree: d.space.size - d.space.used, SharedPerBlock: 48 << 10}, nil
+		SMs: d.threads, MemTotal: d.space.size, MemFree: d.space.free(), SharedPerBlock: 48 << 10}, nil
 }
 
 // Synchronize implements driver.Device.

@@ -3,6 +3,7 @@ package emu
 import (
 	"fmt"
 	"sort"
+	"sync"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 )
@@ -12,15 +13,26 @@ const align = 256
 
 // space hands out ranges of device memory, first fit.
 type space struct {
-	size, used int64
-	taken      []span // by offset
+	size  int64
+	mu    sync.Mutex
+	used  int64
+	taken []span // by offset
 }
 
 type span struct{ off, n int64 }
 
+// free returns the bytes that are not taken.
+func (s *space) free() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.size - s.used
+}
+
 func newSpace(size int64) *space { return &space{size: size} }
 
 func (s *space) take(n int64) (off int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	fail := &driver.Error{Op: "emulator: alloc", Detail: fmt.Sprintf("%d bytes", n), Kind: driver.ErrOutOfMemory,
 		Msg: fmt.Sprintf("%d of %d bytes are in use", s.used, s.size)}
 	if n <= 0 || n > s.size {
@@ -46,6 +58,8 @@ func (s *space) take(n int64) (off int64, err error) {
 }
 
 func (s *space) give(off int64) (n int64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	i := sort.Search(len(s.taken), func(i int) bool { return s.taken[i].off >= off })
 	if i == len(s.taken) || s.taken[i].off != off {
 		return 0, false

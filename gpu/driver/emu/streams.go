@@ -160,6 +160,13 @@ func (e *event) Since(start driver.Event) (time.Duration, error) {
 	return e.at.Sub(s.at), nil
 }
 
+func (e *event) Synchronize() error {
+	if e.done == e.recorded {
+		return nil
+	}
+	return e.d.flush()
+}
+
 func (e *event) Destroy() error { return nil }
 
 // graph is a list of launches, as commands for the emulator.
