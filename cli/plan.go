@@ -11,9 +11,11 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/internal/convert"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 	"github.com/ellm-gpu/ellm-gpu/internal/predict"
+	"github.com/ellm-gpu/ellm-gpu/internal/shapes"
 )
 
 func (p *program) planCommand() *cli.Command {
@@ -23,8 +25,12 @@ func (p *program) planCommand() *cli.Command {
 		Description: "Besides the devices of this machine, --device takes the described ones: nano, orin-nano, rtx4060, rtx4090, h200.\n" +
 			"Their speeds are predicted from the compiled kernels' instructions and the device's rates, not measured.",
 		ArgsUsage: "MODEL.ellm --device nano|…|cpu|emu|0",
-		Flags:     append([]cli.Flag{ctxFlag(), jsonFlag()}, deviceFlags()...),
-		Action:    p.plan,
+		Flags: append([]cli.Flag{ctxFlag(), jsonFlag(),
+			&cli.BoolFlag{Name: "tensors", Usage: "list every tensor instead of adding up those of the same role"},
+			&cli.StringFlag{Name: "shape", Usage: "instead of MODEL.ellm: random weights in the shapes of `NAME`: " + strings.Join(shapes.Names(), ", ")},
+			&cli.Float64Flag{Name: "bpw", Value: convert.DefaultBPW, Usage: "bits per weight of --shape, everything included"},
+		}, deviceFlags()...),
+		Action: p.plan,
 	}
 }
 
@@ -44,23 +50,15 @@ type planJSON struct {
 const predictedPrompt, predictedPast = 512, 64
 
 func (p *program) plan(c *cli.Context) error {
-	path, err := operand(c, "model")
-	if err != nil {
-		return err
-	}
 	opt, err := loadOptions(c)
 	if err != nil {
 		return err
 	}
-	f, err := openModel(path)
+	f, prog, err := plannedModel(c)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	prog, _, err := engine.Describe(f)
-	if err != nil {
-		return err
-	}
 	opt.NCtx = engine.ContextLength(&prog.Config, opt.NCtx)
 	pl, err := p.planner(c.String("device"))
 	if err != nil {
@@ -73,8 +71,32 @@ func (p *program) plan(c *cli.Context) error {
 	if c.Bool("json") {
 		return p.printJSON(rows)
 	}
-	p.printPlans(rows)
+	p.printPlans(rows, c.Bool("tensors"))
 	return nil
+}
+
+// plannedModel opens the model that the command line names, or makes the stand-in that it describes.
+func plannedModel(c *cli.Context) (*format.Reader, *model.Program, error) {
+	if name := c.String("shape"); name != "" {
+		if c.Args().Present() {
+			return nil, nil, usagef("--shape %s takes the place of a model file", name)
+		}
+		return shapes.Model(name, c.Float64("bpw"))
+	}
+	path, err := operand(c, "model")
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := openModel(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	prog, _, err := engine.Describe(f)
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, prog, nil
 }
 
 // planner tells what loading a model on a device would allocate.
@@ -174,7 +196,7 @@ func (pl *planner) rows(f *format.Reader, prog *model.Program, opt engine.LoadOp
 	return rows, nil
 }
 
-func (p *program) printPlans(rows []planJSON) {
+func (p *program) printPlans(rows []planJSON, tensors bool) {
 	fmt.Fprintf(p.Out, "device: %s\ncontext: %d tokens\n", rows[0].Device, rows[0].NCtx)
 	if b := rows[0].Budget; b > 0 {
 		fmt.Fprintf(p.Out, "available: %s\n", bytesText(b))
@@ -193,7 +215,7 @@ func (p *program) printPlans(rows []planJSON) {
 	}
 	for i := range rows {
 		if r := &rows[i]; r.Chosen && r.Predicted != nil {
-			p.printPrediction(r)
+			p.printPrediction(r, tensors)
 		}
 		if r := &rows[i]; r.Chosen && !r.Fits {
 			fmt.Fprintf(p.Out, "\n%s\n", r.Error)
@@ -222,16 +244,18 @@ func (p *program) printPlan(r *planJSON, predicted bool) {
 	fmt.Fprintf(p.Out, "%-10s %12s %12s %12s %12s %12s%s  %s\n", r.Plan, bytesText(r.Weights), bytesText(r.KV), bytesText(r.Scratch), bytesText(r.Total), free, rates, note)
 }
 
-// printPrediction prints where the time of a token is expected to go.
-func (p *program) printPrediction(r *planJSON) {
+// printPrediction prints where weights go and where the time of a token is expected to go, by role or by tensor.
+func (p *program) printPrediction(r *planJSON, tensors bool) {
 	pr := r.Predicted
 	fmt.Fprintf(p.Out, "\nplan %s, predicted (not measured) for %s: a token behind %d others, %d kernel launches\n", r.Plan, pr.Described, pr.Past, pr.Launches)
 	fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10s %7s  %s\n", "tensors or kernel", "form", "count", "bytes", "ms/token", "Gw/s", "kernel, what limits it")
-	total := 0.0
-	for _, k := range pr.Kinds {
-		total += k.TokenMS
+	list := pr.Kinds
+	if tensors {
+		list = pr.Tensors
 	}
-	for _, k := range pr.Kinds {
+	total := 0.0
+	for _, k := range list {
+		total += k.TokenMS
 		count, size, rate, limit := "", "", "", ""
 		if k.Count > 0 {
 			count, size = fmt.Sprint(k.Count), bytesText(k.Bytes)
@@ -245,4 +269,5 @@ func (p *program) printPrediction(r *planJSON) {
 		fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10.3f %7s  %s\n", k.Kind, k.Form, count, size, k.TokenMS, rate, limit)
 	}
 	fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10.3f\n", "all kernels", "", "", "", total)
+	fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10.3f\n", "host", "", "", "", pr.HostMS)
 }

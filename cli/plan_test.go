@@ -38,6 +38,37 @@ func TestPlanForDescribedDevices(t *testing.T) {
 	out := mustRun(t, "plan", model, "--device", "nano").out
 	assert.Contains(t, out, "predicted (not measured)")
 	assert.Contains(t, out, "blk.*.ffn_up.weight")
+	out = mustRun(t, "plan", model, "--device", "nano", "--tensors").out
+	assert.Contains(t, out, "blk.0.ffn_up.weight")
+	assert.NotContains(t, out, "blk.*")
+}
+
+// What the Nano is predicted to reach with models that are too large to make here, by their shapes.
+func TestPlanForShapes(t *testing.T) {
+	plan := func(name, bits string, which engine.Plan) planJSON {
+		for _, r := range decodeJSON[[]planJSON](t, mustRun(t, "plan", "--shape", name, "--bpw", bits, "--device", "nano", "--ctx", "1024", "--json")) {
+			if r.Plan == which {
+				return r
+			}
+		}
+		t.Fatalf("%s: no plan %s", name, which)
+		return planJSON{}
+	}
+	small := plan("llama-3.2-1b", "4", engine.PlanResident)
+	assert.True(t, small.Chosen)
+	assert.GreaterOrEqual(t, small.Predicted.DecodeTS, 20.0)
+	large := plan("mistral-7b", "3", engine.PlanFused)
+	assert.True(t, large.Fits)
+	assert.LessOrEqual(t, large.Total, int64(3_200_000_000))
+	assert.GreaterOrEqual(t, large.Predicted.DecodeTS, 1.2)
+	tensors := 0
+	for _, k := range large.Predicted.Tensors {
+		tensors += k.Count
+	}
+	assert.Equal(t, 3+9*32, tensors, "every tensor is in the table")
+
+	assert.Contains(t, ellm("plan", "--shape", "gpt-9", "--device", "nano").err, "mistral-7b")
+	assert.Equal(t, exitUsage, ellm("plan", "model.ellm", "--shape", "mistral-7b", "--device", "nano").code)
 }
 
 // With less memory than the decoded weights need, part of them stays coded; with too little, the message says what would fit.

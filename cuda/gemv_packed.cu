@@ -17,10 +17,19 @@ template <bool MIN> struct quad_scales {
     __device__ __forceinline__ float min(int r) const { return of_row(minima, r); }
 };
 
+// Bytes from one word of a piece to the next. 32 bits save registers, which block scales need; 64 save instructions.
+template <int BLOCK> struct pitch_of {
+    typedef uint32_t type;
+};
+template <> struct pitch_of<0> {
+    typedef int64_t type;
+};
+
 // Four rows times some pieces of the input: Σ (code − center)·x for BLOCK = 0; with scales per block of ≥ 32 or of 16 columns (BLOCK = 32, 16)
 // Σ s·q·x + m·x in units of w->block_unit. Half-precision sums run over 16 pairs, over
 // 8 if codes have 8 bits.
 template <int BITS, int BLOCK, bool MIN> struct quad_product {
+    typedef typename pitch_of<BLOCK>::type pitch_t;
     packed_terms terms;
     const uint8_t* xp;
     uint32_t sums; // where the sums of 16 columns are, from xp on
@@ -41,7 +50,7 @@ template <int BITS, int BLOCK, bool MIN> struct quad_product {
     }
 
     // words: of piece p of the four rows, `pitch` bytes apart. scales: of the four rows, to_minima bytes before their minima.
-    __device__ __forceinline__ void piece(const char* words, uint32_t pitch, const char* scales, int64_t to_minima, uint32_t p) {
+    __device__ __forceinline__ void piece(const char* words, pitch_t pitch, const char* scales, int64_t to_minima, uint32_t p) {
         uint4 v[BITS], xq[4];
 #pragma unroll
         for (int k = 0; k < BITS; k++) v[k] = __ldg((const uint4*)(words + k * pitch));
@@ -88,7 +97,7 @@ template <int BITS, int BLOCK, bool MIN> struct quad_product {
     // Every lanes-th piece from `slice` on.
     __device__ __forceinline__ void run(const matrix* w, int32_t quad, uint32_t slice, uint32_t lanes) {
         uint32_t pieces = packed_pieces(w->cols);
-        uint32_t pitch = (uint32_t)sizeof(uint4) * pieces;
+        pitch_t pitch = (pitch_t)sizeof(uint4) * pieces;
         const char* words = (const char*)w->data + (int64_t)(quad * BITS) * pitch + (int64_t)sizeof(uint4) * slice;
         const char* scales = (const char*)w->block_scale + (int64_t)quad * w->block_stride * 8;
         int64_t to_minima = MIN ? (const char*)w->block_min - (const char*)w->block_scale : 0;

@@ -50,6 +50,15 @@ func Open(path string) (*Reader, error) {
 	return r, nil
 }
 
+// Assemble returns a Reader of tensors in memory, which are taken to be right. It has no sections; name is what Path returns.
+func Assemble(name string, meta *Meta, tables []*huffman.Table, tensors []*Tensor) *Reader {
+	r := &Reader{path: name, meta: *meta, tables: tables, tensors: tensors, byName: map[string]*Tensor{}, verified: map[int]bool{0: true}}
+	for _, t := range tensors {
+		r.byName[t.Name] = t
+	}
+	return r
+}
+
 func (r *Reader) load() error {
 	st, err := r.f.Stat()
 	if err != nil {
@@ -258,6 +267,9 @@ func (r *Reader) isVerified(i int) bool {
 
 // Release tells the system that t's pages are not needed for now; they are read from the file again when touched.
 func (r *Reader) Release(t *Tensor) {
+	if r.data == nil { // assembled
+		return
+	}
 	s := &r.sections[r.place[t]]
 	page := uint64(os.Getpagesize())
 	start, end := (s.offset+page-1)/page*page, (s.offset+s.length)/page*page
@@ -273,5 +285,8 @@ func (r *Reader) Close() error {
 	if r.data != nil {
 		err = r.data.Unmap()
 	}
-	return errors.Join(err, r.f.Close())
+	if r.f != nil {
+		err = errors.Join(err, r.f.Close())
+	}
+	return err
 }

@@ -206,6 +206,18 @@ type Tensor struct {
 	Raw        *Raw
 }
 
+// Size returns the bytes of t's parts, without what aligns them in a file.
+func (t *Tensor) Size() int64 {
+	if t.Coded == nil {
+		return int64(len(t.Raw.Data))
+	}
+	n := int64(0)
+	for _, p := range t.Coded.parts() {
+		n += int64(len(p.bytes()))
+	}
+	return n
+}
+
 // CorruptError says what is wrong in a file and where.
 type CorruptError struct {
 	Path    string

@@ -118,12 +118,12 @@ func (rs *forecastRows) launch(m *predict.Model, l Launch) float64 {
 		if all > 0 {
 			share = m.Task(l.Work, t).Seconds / all
 		}
-		r := rs.row(l.Kernel, "")
+		row, form := l.Kernel, ""
 		if t.Tensor != "" {
-			r = rs.row(t.Tensor, rs.forms[t.Tensor])
+			row, form = t.Tensor, rs.forms[t.Tensor]
 		}
 		t.Kernel = l.Kernel
-		r.add(t, predict.Cost{Seconds: (c.Seconds - tail) * share, Bound: c.Bound})
+		rs.row(row, form).add(t, predict.Cost{Seconds: (c.Seconds - tail) * share, Bound: c.Bound})
 	}
 	if len(l.Tasks) == 0 {
 		rs.row(l.Kernel, "").add(predict.Task{Kernel: l.Kernel}, predict.Cost{Seconds: c.Seconds - tail, Bound: c.Bound})

@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"internal/model":     {"format"},
 	"internal/calibrate": {"internal/model", "internal/linalg"},
 
+	"internal/shapes":  {"format", "internal/codec", "internal/huffman", "internal/model"},
 	"internal/engine":  {"format", "internal/model", "internal/tokenizer", "internal/chat", "internal/sample"},
 	"internal/convert": {"format", "internal/calibrate", "internal/linalg", "internal/model", "internal/tokenizer", "internal/gguf", "internal/imatrix", "internal/safetensors", "internal/quant", "internal/codec", "internal/huffman"},
 	"internal/eval":    {"internal/engine", "internal/sample"},
