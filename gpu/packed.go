@@ -11,8 +11,11 @@ import (
 const (
 	quadRows  = 4  // rows that packed codes interleave (cuda/packed.cuh)
 	pieceCols = 32 // columns of a piece
-	// A width is chosen only if at most this share of the weights is estimated to lie outside. Each costs a word of memory, and about ten instructions.
+	// A width is chosen only if at most this share of the weights is estimated to lie outside.
 	maxClipped = 0.02
+	// clippedCost is what a clipped weight costs in time where instructions limit a product, as many bits to read: its word, and about forty
+	// instructions, while a weight that is not clipped takes two.
+	clippedCost = 128
 	// clipReserve is how much more remainders than estimated there is room for.
 	clipReserve = 1.25
 	// warpsPerSM is about how many warps of a packed product a multiprocessor holds at a time.
@@ -67,7 +70,7 @@ func packedKernels(d *matrixDesc, min bool) map[int]kernelID {
 	}
 }
 
-// describePacked chooses the width of the packed codes: the one that takes least memory, remainders included.
+// describePacked chooses the width of the packed codes: the one that takes least time, what it leaves out included.
 func (w *weight) describePacked(tables []*huffman.Table) {
 	c, d, k := w.Coded, &w.desc, &w.Coded.Coding
 	if k.Float != format.NotFloat {
@@ -100,15 +103,14 @@ func (w *weight) describePacked(tables []*huffman.Table) {
 				continue
 			}
 		}
-		reserved := clipReserve * clip.outside
-		cost := float64(width) + 32*reserved
+		cost := float64(width) + clippedCost*clip.outside
 		if w.packed.bits != 0 && cost >= least {
 			continue
 		}
 		least = cost
 		room, expected := uint32(len(c.Outliers)), clip.outside*float64(w.Rows)*float64(w.Cols)+float64(len(c.Outliers))
 		if clip.outside > 0 {
-			room += uint32(reserved*float64(w.Rows)*float64(w.Cols)) + 64
+			room += uint32(clipReserve*clip.outside*float64(w.Rows)*float64(w.Cols)) + 64
 		}
 		w.packed = packing{width, clip.outside > 0, room, expected, kernels[width]}
 		d.PackedBits, d.PackedFirst, d.PackedZero = int32(width), int32(clip.first), int32(first+clip.first<<k.LowBits)
