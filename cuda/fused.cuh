@@ -3,19 +3,27 @@
 #include "gemv_task.cuh"
 #include "huffman.cuh"
 
+// Adds a tile's sums to those of the warp's tiles before it. Collective over the warp.
+__device__ __forceinline__ void add_tile(float* totals, const float* sums, int32_t rows, bool first) {
+    __syncwarp();
+    for (int32_t r = threadIdx.x % WARP; r < rows; r += WARP) totals[r] = first ? sums[r] : totals[r] + sums[r];
+    __syncwarp();
+}
+
 // A block takes a contiguous range of groups. With W warps and T tiles, warps T·i … T·i + T − 1 multiply the tiles of the
 // i-th group of a pass; if W < T, a pass is one group and a warp takes every W-th tile. Sums over tiles are formed in a
 // fixed order, so results do not depend on the grid.
 //
 // Front supplies
 //   load_table(w, index, table_sh)                        collective over the block
-//   product(w, group, tile, sums)                         adds Σ over the tile to sums[row of the group]; collective over the warp
+//   product(w, group, tile, sums)                         puts Σ over the tile to sums[row of the group]; collective over the warp
 //   finish(w, group, row of the group, sum)               turns a row's sum into the result
 template <class Front> __device__ __forceinline__ void fused_product(Front& front, const gemv_part& part, uint32_t* table_sh, float* sums_sh) {
     int32_t block;
     const gemv_task* task = part.find(&block);
     const matrix* w = task->w;
     int32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, tiles = w->tiles, height = w->rows_per_group;
+    float* totals_sh = sums_sh + warps * height; // where a warp takes several tiles
     int32_t team = min(tiles, warps), slots = warps / team, slot = warp / team; // a team of warps per group
     int32_t g = (int32_t)((int64_t)w->groups * block / task->blocks), end = (int32_t)((int64_t)w->groups * (block + 1) / task->blocks), loaded = -1;
     while (g < end) {
@@ -25,9 +33,10 @@ template <class Front> __device__ __forceinline__ void fused_product(Front& fron
         int32_t group = g + slot, rows = group < w->groups ? group_rows(w, group) : 0;
         if (slot < n) {
             float* sums = sums_sh + warp * height;
-            for (int32_t r = threadIdx.x % WARP; r < rows; r += WARP) sums[r] = 0;
-            __syncwarp();
-            for (int32_t tile = warp % team; tile < tiles; tile += team) front.product(w, group, tile, sums);
+            for (int32_t tile = warp % team; tile < tiles; tile += team) {
+                front.product(w, group, tile, sums);
+                if (team < tiles) add_tile(totals_sh + warp * height, sums, rows, tile < team);
+            }
         }
         if (team > 1)
             __syncthreads();
@@ -36,7 +45,7 @@ template <class Front> __device__ __forceinline__ void fused_product(Front& fron
         if (slot < n) {
             for (int32_t r = threadIdx.x - slot * team * WARP; r < rows; r += team * WARP) {
                 float sum = 0;
-                for (int32_t i = 0; i < team; i++) sum += sums_sh[(slot * team + i) * height + r];
+                for (int32_t i = 0; i < team; i++) sum += (team < tiles ? totals_sh : sums_sh)[(slot * team + i) * height + r];
                 part.write(w, group * height + r, front.finish(w, group, r, sum));
             }
         }

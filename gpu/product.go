@@ -47,6 +47,9 @@ func (l *launcher) chooseProduct(w *weight, sms int) product {
 		warps, perBlock := fusedWarps(w.Coded.Tiles())
 		p.gemvGrid = min(ceilDiv(w.Coded.Groups(), perBlock), blocksPerSM*sms)
 		p.gemvShared = tableShared(w.desc.MaxLen) + 4*warps*w.Coded.Coding.RowsPerGroup
+		if w.Coded.Tiles() > warps {
+			p.gemvShared += 4 * warps * w.Coded.Coding.RowsPerGroup
+		}
 		return p
 	}
 	if w.form == formPacked {
