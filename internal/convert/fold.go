@@ -23,15 +23,15 @@ const (
 )
 
 // newFolding chooses factors d = E[x²]^(−exponent) for every input whose activations are known and whose factors something can carry.
-// meanSq returns the mean squares of a matrix's input, or nil.
-func newFolding(prog *model.Program, meanSq func(weight string) []float32, exponent float64) *folding {
+// meanSq returns the mean squares of a matrix's input, or nil; exponent that of the input, 0 for equal factors.
+func newFolding(prog *model.Program, meanSq func(weight string) []float32, exponent func(weight string) float64) *folding {
 	f := &folding{cols: map[string][]float32{}, rows: map[string][]float32{}}
 	for _, in := range prog.Inputs() {
-		h := logMeans(&in, meanSq)
-		if h == nil || len(in.Scaled) == 0 {
+		h, x := logMeans(&in, meanSq), exponent(in.Weights[0])
+		if h == nil || len(in.Scaled) == 0 || x == 0 {
 			continue
 		}
-		f.add(&in, columnFactors(h, exponent))
+		f.add(&in, columnFactors(h, x))
 	}
 	return f
 }
@@ -186,7 +186,7 @@ func (j *job) foldImatrix() error {
 			return m.MeanSq
 		}
 		return nil
-	}, j.opt.Calibration.Exponent)
+	}, func(string) float64 { return j.opt.Calibration.Exponent })
 	j.src = newFoldedSource(j.src, j.fold)
 	return nil
 }
