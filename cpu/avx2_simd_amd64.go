@@ -61,6 +61,24 @@ func half256(dst []float32, src []uint16) {
 	archsimd.ClearAVXUpperBits()
 }
 
+func factors256(dst []float32, d float32, f *subFactors, first int) {
+	n, bits := len(dst), f.bits
+	shifts := [8]int32{0, int32(bits), int32(2 * bits), int32(3 * bits), 0, int32(bits), int32(2 * bits), int32(3 * bits)}
+	sign := int32(0)
+	if f.signed {
+		sign = 1 << (bits - 1)
+	}
+	shift, mask, scale := archsimd.LoadInt32x8(&shifts), archsimd.BroadcastInt32x8(1<<bits-1), archsimd.BroadcastFloat32x8(d)
+	top, bias := archsimd.BroadcastInt32x8(sign), archsimd.BroadcastInt32x8(int32(f.bias)-sign)
+	for i := 0; i < n; i += 8 {
+		w := word(f.bytes, uint(first+i)/8*uint(bits))
+		v := archsimd.Int32x8{}.SetLo(archsimd.BroadcastInt32x4(int32(w))).SetHi(archsimd.BroadcastInt32x4(int32(w >> (4 * bits))))
+		v = v.ShiftRight(shift).And(mask).Xor(top).Add(bias)
+		v.ConvertToFloat32().Mul(scale).Store(f8At(dst, i))
+	}
+	archsimd.ClearAVXUpperBits()
+}
+
 func scaled256(dst []float32, src []int8, scale []float32) {
 	src = src[:len(dst)]
 	p := unsafe.SliceData(src)

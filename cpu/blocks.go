@@ -65,7 +65,7 @@ func (b *blocks) fill(k *kernels, m *matrix, pos, n, at int) {
 			widenHalves(k, add, c.DMin[first:first+supers])
 		}
 	} else {
-		b.spread(m, first, supers, scale, add)
+		b.spread(k, m, first, supers, scale, add)
 	}
 	// What is independent of the decoded byte is joined.
 	if base := float32(m.base); base != 0 && add != nil {
@@ -76,33 +76,56 @@ func (b *blocks) fill(k *kernels, m *matrix, pos, n, at int) {
 }
 
 // spread computes the scales of super-blocks first … first+supers−1.
-func (b *blocks) spread(m *matrix, first, supers int, scale, add []float32) {
-	c, k := m.coded, &m.coded.Scale
+func (b *blocks) spread(k *kernels, m *matrix, first, supers int, scale, add []float32) {
+	c, s := m.coded, &m.coded.Scale
 	wide := m.block / b.cols // entries per block of the file
-	per := k.Super / m.block // blocks per super-block
-	var subs, mins [8]float32
-	at := 0
-	for i := first; i < first+supers; i++ {
-		d, dmin := half(c.D[i]), float32(0)
-		if add != nil {
-			dmin = half(c.DMin[i])
+	scales := subFactors{bytes: c.SubScale, bits: s.SubBits, bias: s.SubBias, signed: s.SubBits == 8, per: s.Super / m.block}
+	mins := subFactors{bytes: c.SubMin, bits: s.SubBits, per: scales.per}
+	scales.times(k, scale, wide, c.D[first:first+supers], first)
+	if add != nil {
+		mins.times(k, add, wide, c.DMin[first:first+supers], first)
+	}
+}
+
+// subFactors are the sub-scales, or minima, of a matrix: `per` for every super-block.
+type subFactors struct {
+	bytes      []byte // none: the factors are 1
+	bits, bias int
+	signed     bool
+	per        int
+}
+
+// times sets dst to the factors of some super-blocks, the first of which is super-block `first` of the matrix, times d, each `wide` times.
+func (f *subFactors) times(k *kernels, dst []float32, wide int, d []uint16, first int) {
+	if wide == 1 && f.per%8 == 0 && len(f.bytes) > 0 {
+		for i, h := range d {
+			k.factors(dst[i*f.per:][:f.per], half(h), f, (first+i)*f.per)
 		}
-		for j := 0; j < per; j += len(subs) {
-			n := min(len(subs), per-j)
-			factors(&subs, c.SubScale, k.SubBits, i*per+j, k.SubBias, k.SubBits == 8)
-			if add != nil {
-				factors(&mins, c.SubMin, k.SubBits, i*per+j, 0, false)
-			}
-			for l := range n {
-				s, a := d*subs[l], dmin*mins[l]
+		return
+	}
+	var v [8]float32
+	at := 0
+	for i, h := range d {
+		scale := half(h)
+		for j := 0; j < f.per; j += len(v) {
+			factors(&v, f.bytes, f.bits, (first+i)*f.per+j, f.bias, f.signed)
+			for _, x := range v[:min(len(v), f.per-j)] {
 				for range wide {
-					scale[at] = s
-					if add != nil {
-						add[at] = a
-					}
+					dst[at] = scale * x
 					at++
 				}
 			}
+		}
+	}
+}
+
+// factorsGeneric sets dst to the factors from number `first`, a multiple of 8, on, times d.
+func factorsGeneric(dst []float32, d float32, f *subFactors, first int) {
+	var v [8]float32
+	for j := 0; j < len(dst); j += len(v) {
+		factors(&v, f.bytes, f.bits, first+j, f.bias, f.signed)
+		for i, x := range v {
+			dst[j+i] = d * x
 		}
 	}
 }

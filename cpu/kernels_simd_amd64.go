@@ -12,13 +12,13 @@ func simdKernels() []*kernels {
 	var k []*kernels
 	if archsimd.X86.AVX512() {
 		k = append(k, &kernels{
-			name: "AVX-512", dot4: dot4x512, half: half512, scaled: scaled512,
+			name: "AVX-512", dot4: dot4x512, half: half512, scaled: scaled512, factors: factors256,
 			weighted: weighted512, exp: exp512, swiglu: swiglu512,
 		})
 	}
 	if archsimd.X86.AVX2() && archsimd.X86.FMA() {
 		k = append(k, &kernels{
-			name: "AVX2", dot4: dot4x256, half: half256, scaled: scaled256,
+			name: "AVX2", dot4: dot4x256, half: half256, scaled: scaled256, factors: factors256,
 			weighted: weighted256, exp: exp256, swiglu: swiglu256,
 		})
 	}

@@ -114,3 +114,19 @@ func TestHalf(t *testing.T) {
 	}
 	require.Equal(t, float32(65504), half(toHalf(1e9)))
 }
+
+// TestFactors compares the unpacking of sub-scales of every width, up to the last byte.
+func TestFactors(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	for _, k := range simdKernels() {
+		for bits := 1; bits <= 8; bits++ {
+			f := &subFactors{bytes: randomBytes(rng, 10*bits, 256), bits: bits, bias: 3 - bits, signed: bits == 8, per: 16}
+			for _, first := range []int{0, 8, 64} {
+				want, got := make([]float32, 16), make([]float32, 16)
+				factorsGeneric(want, 0.37, f, first)
+				k.factors(got, 0.37, f, first)
+				require.Equal(t, want, got, "%s, %d bits from %d", k.name, bits, first)
+			}
+		}
+	}
+}
