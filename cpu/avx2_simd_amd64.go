@@ -61,22 +61,36 @@ func half256(dst []float32, src []uint16) {
 	archsimd.ClearAVXUpperBits()
 }
 
-func factors256(dst []float32, d float32, f *subFactors, first int) {
-	n, bits := len(dst), f.bits
+func factors256(dst []float32, d []uint16, f *subFactors, first int) {
+	bits := uint(f.bits)
 	shifts := [8]int32{0, int32(bits), int32(2 * bits), int32(3 * bits), 0, int32(bits), int32(2 * bits), int32(3 * bits)}
 	sign := int32(0)
 	if f.signed {
 		sign = 1 << (bits - 1)
 	}
-	shift, mask, scale := archsimd.LoadInt32x8(&shifts), archsimd.BroadcastInt32x8(1<<bits-1), archsimd.BroadcastFloat32x8(d)
-	top, bias := archsimd.BroadcastInt32x8(sign), archsimd.BroadcastInt32x8(int32(f.bias)-sign)
-	for i := 0; i < n; i += 8 {
-		w := word(f.bytes, uint(first+i)/8*uint(bits))
-		v := archsimd.Int32x8{}.SetLo(archsimd.BroadcastInt32x4(int32(w))).SetHi(archsimd.BroadcastInt32x4(int32(w >> (4 * bits))))
-		v = v.ShiftRight(shift).And(mask).Xor(top).Add(bias)
-		v.ConvertToFloat32().Mul(scale).Store(f8At(dst, i))
+	// What is replicated passes through memory: between vector instructions the compiler's scalar ones would be slow.
+	const batch = 32
+	var words, scales [batch][4]uint64 // 8 × uint32
+	const twice = 1<<32 | 1
+	from := uint(first*f.per/8) * bits
+	for i := 0; i < len(dst)/8; i += batch {
+		n := min(batch, len(dst)/8-i)
+		for g := range n {
+			w := word(f.bytes, from)
+			low, high := uint64(uint32(w))*twice, uint64(uint32(w>>(4*bits)))*twice
+			words[g] = [4]uint64{low, low, high, high}
+			s := uint64(halfBits(d[(i+g)*8/f.per])) * twice
+			scales[g] = [4]uint64{s, s, s, s}
+			from += bits
+		}
+		shift, mask := archsimd.LoadInt32x8(&shifts), archsimd.BroadcastInt32x8(1<<bits-1)
+		top, bias := archsimd.BroadcastInt32x8(sign), archsimd.BroadcastInt32x8(int32(f.bias)-sign)
+		for g := range n {
+			v := archsimd.LoadInt32x8((*[8]int32)(unsafe.Pointer(&words[g]))).ShiftRight(shift).And(mask).Xor(top).Add(bias)
+			v.ConvertToFloat32().Mul(archsimd.LoadFloat32x8((*[8]float32)(unsafe.Pointer(&scales[g])))).Store(f8At(dst, (i+g)*8))
+		}
+		archsimd.ClearAVXUpperBits()
 	}
-	archsimd.ClearAVXUpperBits()
 }
 
 func scaled256(dst []float32, src []int8, scale []float32) {

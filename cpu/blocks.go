@@ -98,9 +98,7 @@ type subFactors struct {
 // times sets dst to the factors of some super-blocks, the first of which is super-block `first` of the matrix, times d, each `wide` times.
 func (f *subFactors) times(k *kernels, dst []float32, wide int, d []uint16, first int) {
 	if wide == 1 && f.per%8 == 0 && len(f.bytes) > 0 {
-		for i, h := range d {
-			k.factors(dst[i*f.per:][:f.per], half(h), f, (first+i)*f.per)
-		}
+		k.factors(dst, d, f, first)
 		return
 	}
 	var v [8]float32
@@ -119,13 +117,17 @@ func (f *subFactors) times(k *kernels, dst []float32, wide int, d []uint16, firs
 	}
 }
 
-// factorsGeneric sets dst to the factors from number `first`, a multiple of 8, on, times d.
-func factorsGeneric(dst []float32, d float32, f *subFactors, first int) {
+func factorsGeneric(dst []float32, d []uint16, f *subFactors, first int) {
 	var v [8]float32
-	for j := 0; j < len(dst); j += len(v) {
-		factors(&v, f.bytes, f.bits, first+j, f.bias, f.signed)
-		for i, x := range v {
-			dst[j+i] = d * x
+	at := 0
+	for i, h := range d {
+		scale := half(h)
+		for j := 0; j < f.per; j += len(v) {
+			factors(&v, f.bytes, f.bits, (first+i)*f.per+j, f.bias, f.signed)
+			for _, x := range v {
+				dst[at] = scale * x
+				at++
+			}
 		}
 	}
 }

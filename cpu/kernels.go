@@ -13,8 +13,8 @@ type kernels struct {
 	dot4 func(out []float32, w []float32, ws int, x []float32, xs, tokens, n int)
 	// half converts finite float16 numbers.
 	half func(dst []float32, src []uint16)
-	// factors sets dst, a multiple of 8, to sub-scales or minima from number first, a multiple of 8, on, times d.
-	factors func(dst []float32, d float32, f *subFactors, first int)
+	// factors sets dst to the sub-scales or minima of super-blocks first … first+len(d)−1, times d. Super-blocks have multiples of 8.
+	factors func(dst []float32, d []uint16, f *subFactors, first int)
 	// scaled sets dst[i] = src[i] · scale[i mod len(scale)].
 	scaled func(dst []float32, src []int8, scale []float32)
 	// weighted adds Σ p[i] · v[i·stride + j] to acc[j].

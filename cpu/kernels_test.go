@@ -121,12 +121,31 @@ func TestFactors(t *testing.T) {
 	for _, k := range simdKernels() {
 		for bits := 1; bits <= 8; bits++ {
 			f := &subFactors{bytes: randomBytes(rng, 10*bits, 256), bits: bits, bias: 3 - bits, signed: bits == 8, per: 16}
-			for _, first := range []int{0, 8, 64} {
-				want, got := make([]float32, 16), make([]float32, 16)
-				factorsGeneric(want, 0.37, f, first)
-				k.factors(got, 0.37, f, first)
+			d := []uint16{0x3555, 0xb800} // 1/3, −1/2
+			for first := range 4 {
+				want, got := make([]float32, 32), make([]float32, 32)
+				factorsGeneric(want, d, f, first)
+				k.factors(got, d, f, first)
 				require.Equal(t, want, got, "%s, %d bits from %d", k.name, bits, first)
 			}
 		}
+	}
+}
+
+// BenchmarkFactors unpacks the sub-scales of a matrix of Q4_K.
+func BenchmarkFactors(b *testing.B) {
+	const supers = 6144
+	f := &subFactors{bytes: make([]byte, 6*supers), bits: 6, per: 8}
+	dst, d := make([]float32, 8*supers), make([]uint16, supers)
+	for i := range d {
+		d[i] = 0x3555
+	}
+	for _, k := range append(simdKernels(), genericKernels()) {
+		b.Run(k.name, func(b *testing.B) {
+			for b.Loop() {
+				k.factors(dst, d, f, 0)
+			}
+			b.ReportMetric(float64(len(dst))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gfactors/s")
+		})
 	}
 }

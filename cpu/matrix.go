@@ -232,15 +232,18 @@ func blockScale(c *format.Coded, pos, b int) (scale, add float32) {
 }
 
 // half widens a float16 number of any kind.
-func half(h uint16) float32 {
-	var f float32
-	switch v := uint32(h&0x7fff) << 13; h & 0x7c00 {
+func half(h uint16) float32 { return math.Float32frombits(halfBits(h)) }
+
+// halfBits is half without floating-point instructions, but for subnormal numbers.
+func halfBits(h uint16) uint32 {
+	v := uint32(h&0x7fff) << 13
+	switch h & 0x7c00 {
 	case 0: // subnormal: a whole number of the smallest steps
-		f = float32(h&0x3ff) * 0x1p-24
+		v = math.Float32bits(float32(h&0x3ff) * 0x1p-24)
 	case 0x7c00: // infinite, or not a number
-		f = math.Float32frombits(v | 0x7f800000)
+		v |= 0x7f800000
 	default: // the exponents' biases differ by 112
-		f = math.Float32frombits(v + 112<<23)
+		v += 112 << 23
 	}
-	return math.Float32frombits(math.Float32bits(f) | uint32(h&0x8000)<<16)
+	return v | uint32(h&0x8000)<<16
 }
