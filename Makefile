@@ -127,8 +127,8 @@ bench-kernels: kernels ## products in the shapes of real models on GPU 0 (DEVICE
 	@rm -f build/cublas.json; $(PYTHON) bench/kernels/cublas.py $(or $(DEVICE),0) build/cublas.json || echo 'cuBLAS is not compared'
 	bin/bench-kernels -device $(or $(DEVICE),0) $(FULL) -json bench/results/kernels.json -md bench/results/kernels.md $$(test -f build/cublas.json && echo -cublas build/cublas.json)
 
-gpu-bundle: build-cuda jetson ## build/ellm-gpu-bundle.tar.gz: tests and measurements for any machine with a GPU
-	$(CGO) bench/bundle/make build/ellm-gpu-bundle.tar.gz
+gpu-bundle: build-cuda jetson ## build/ellm-gpu-bundle.tar.xz: tests and measurements for any machine with a GPU
+	$(CGO) bench/bundle/make build/ellm-gpu-bundle.tar.xz
 
 clean: ## remove what was built (not models/)
 	rm -rf bin build
