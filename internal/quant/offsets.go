@@ -25,20 +25,16 @@ type Context struct {
 	Layers int
 }
 
-// unshared is by how much keys and values of a model matter less if no two query heads share them.
-const unshared = -0.5
-
 // DefaultOffsets returns what compress uses. gqa: several query heads share a key and value head.
 func DefaultOffsets(gqa bool) Offsets {
 	o := Offsets{
 		"token_embd": -1, Tied: 0.5, "output": 1,
-		"attn_q": -0.47, "attn_k": -0.07, "attn_v": 1.36, "attn_output": 0.36,
-		"ffn_gate": -0.36, "ffn_up": -0.09, "ffn_down": 0.38,
+		"attn_q": -0.47, "attn_k": -0.57, "attn_v": 0.86, "attn_output": 0.36,
+		"ffn_gate": -0.36, "ffn_up": -0.09, "ffn_down": 0.25,
 		First: 0, Last: 0,
 	}
-	if !gqa {
-		o["attn_k"] += unshared
-		o["attn_v"] += unshared
+	if gqa { // errors of keys and values act on all heads that share them, and the matrices are small
+		o["attn_k"], o["attn_v"] = 1.2, 1.6
 	}
 	return o
 }
