@@ -99,13 +99,17 @@ func loops(code []instruction) []loop {
 
 // own returns the instructions of a loop that lie in no loop inside it.
 func (l loop) own(code []instruction, all []loop) []instruction {
+	inner := make([]bool, l.last-l.first+1)
+	for _, m := range all {
+		if m != l && m.first >= l.first && m.last <= l.last {
+			for i := m.first; i <= m.last; i++ {
+				inner[i-l.first] = true
+			}
+		}
+	}
 	var own []instruction
 	for i := l.first; i <= l.last; i++ {
-		inside := false
-		for _, m := range all {
-			inside = inside || m != l && m.first >= l.first && m.last <= l.last && m.first <= i && i <= m.last
-		}
-		if !inside {
+		if !inner[i-l.first] {
 			own = append(own, code[i])
 		}
 	}
