@@ -11,7 +11,7 @@ import (
 // Bytes of the container that are only estimated before it is written.
 const (
 	partGap      = 32        // on average, before each part of a tensor
-	sectionGap   = 4096 / 2  // on average, before each tensor
+	sectionGap   = 64 / 2    // on average, before each tensor
 	indexBytes   = 40 + 60   // per tensor: record of the section table, entry of the deflated index
 	metaBytes    = 2048      // metadata, header
 	lanePadding  = 16        // bits, on average, at the end of each lane's string
