@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/format"
 )
 
 func TestMedian(t *testing.T) {
@@ -78,10 +80,11 @@ func TestModels(t *testing.T) {
 	script("llama-bench", `echo '[{"avg_ts": 20}]'`)
 	program := script("ellm", `case $1 in
 bench) sleep 0.1; echo '[{"avg_ts": 30}]';;
-plan) echo '[{"plan": "resident", "weights": 1e9}, {"plan": "fused", "weights": 5e8}]';;
+plan) echo '[{"plan": "resident", "weights": 1000100000}, {"plan": "fused", "weights": 500100000}]';;
 run) echo Hi;;
 esac`)
-	o := &options{program: program, peer: dir, rounds: 2, nPrompt: 512, nGen: 128, models: []model{{ours: "m.ellm", peer: "m.gguf"}}}
+	ours := writeModel(t, dir, "m.ellm", "token_embd.weight", "output.weight")
+	o := &options{program: program, peer: dir, rounds: 2, nPrompt: 512, nGen: 128, models: []model{{ours: ours, peer: "m.gguf"}}}
 	mem := newBandwidth(1 << 16)
 	var r report
 	o.each = time.Microsecond
@@ -111,4 +114,30 @@ esac`)
 	require.Error(t, benchModels(o, &r, mem))
 	o.program = script("failing", "echo why >&2; exit 3")
 	require.ErrorContains(t, benchModels(o, &r, mem), "why")
+}
+
+// writeModel writes a file with matrices of 100,000 bytes.
+func writeModel(t *testing.T, dir, name string, tensors ...string) string {
+	path := filepath.Join(dir, name)
+	w, err := format.Create(path)
+	require.NoError(t, err)
+	defer w.Abort()
+	for _, n := range tensors {
+		require.NoError(t, w.Raw(n, &format.Raw{Rows: 1000, Cols: 25, DType: format.F32, Data: make([]byte, 100_000)}))
+	}
+	_, err = w.Finish(&format.Meta{Config: []byte("{}")}, nil)
+	require.NoError(t, err)
+	return path
+}
+
+func TestEmbeddingBytes(t *testing.T) {
+	dir := t.TempDir()
+	got, err := embeddingBytes(writeModel(t, dir, "own.ellm", "token_embd.weight", "output.weight"))
+	require.NoError(t, err)
+	require.Equal(t, 100_000.0, got)
+	got, err = embeddingBytes(writeModel(t, dir, "tied.ellm", "token_embd.weight"))
+	require.NoError(t, err)
+	require.Zero(t, got, "the output matrix is read for every token")
+	_, err = embeddingBytes(filepath.Join(dir, "missing.ellm"))
+	require.ErrorIs(t, err, os.ErrNotExist)
 }
