@@ -83,6 +83,9 @@ func plannedModel(c *cli.Context) (*format.Reader, *model.Program, error) {
 		}
 		return shapes.Model(name, c.Float64("bpw"))
 	}
+	if c.IsSet("bpw") {
+		return nil, nil, usagef("--bpw goes with --shape: a file has the bits that it has")
+	}
 	path, err := operand(c, "model")
 	if err != nil {
 		return nil, nil, err

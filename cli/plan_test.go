@@ -69,6 +69,7 @@ func TestPlanForShapes(t *testing.T) {
 
 	assert.Contains(t, ellm("plan", "--shape", "gpt-9", "--device", "nano").err, "mistral-7b")
 	assert.Equal(t, exitUsage, ellm("plan", "model.ellm", "--shape", "mistral-7b", "--device", "nano").code)
+	assert.Equal(t, exitUsage, ellm("plan", "model.ellm", "--bpw", "4", "--device", "nano").code)
 }
 
 // With less memory than the decoded weights need, part of them stays coded; with too little, the message says what would fit.

@@ -101,6 +101,11 @@ func (f *subFactors) times(k *kernels, dst []float32, wide int, d []uint16, firs
 		k.factors(dst, d, f, first)
 		return
 	}
+	f.repeated(dst, wide, d, first)
+}
+
+// repeated is times for all widths.
+func (f *subFactors) repeated(dst []float32, wide int, d []uint16, first int) {
 	var v [8]float32
 	at := 0
 	for i, h := range d {
@@ -118,18 +123,7 @@ func (f *subFactors) times(k *kernels, dst []float32, wide int, d []uint16, firs
 }
 
 func factorsGeneric(dst []float32, d []uint16, f *subFactors, first int) {
-	var v [8]float32
-	at := 0
-	for i, h := range d {
-		scale := half(h)
-		for j := 0; j < f.per; j += len(v) {
-			factors(&v, f.bytes, f.bits, (first+i)*f.per+j, f.bias, f.signed)
-			for _, x := range v {
-				dst[at] = scale * x
-				at++
-			}
-		}
-	}
+	f.repeated(dst, 1, d, first)
 }
 
 // factors unpacks eight sub-scales, or minima, from block `first` of the matrix on: values of up to 8 bits, least significant bit first. Those behind the

@@ -139,12 +139,12 @@ func TestForwardWithSplitAttention(t *testing.T) {
 		}
 		require.NoError(t, b.Close())
 	}
-	f16, err := PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{NCtx: 600})
+	f16, err := PlanMemory(jetsonNano(), m.file, m.prog, engine.LoadOptions{NCtx: 600})
 	require.NoError(t, err)
-	q8, err := PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{NCtx: 600, KVType: engine.KVQ8})
+	q8, err := PlanMemory(jetsonNano(), m.file, m.prog, engine.LoadOptions{NCtx: 600, KVType: engine.KVQ8})
 	require.NoError(t, err)
 	assert.InDelta(t, 17.0/32, float64(q8.KV)/float64(f16.KV), 0.02)
-	_, err = PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{KVType: "q3"})
+	_, err = PlanMemory(jetsonNano(), m.file, m.prog, engine.LoadOptions{KVType: "q3"})
 	assert.ErrorContains(t, err, "q3")
 }
 

@@ -101,13 +101,6 @@ func PlanMemory(info driver.Info, f *format.Reader, prog *model.Program, opt eng
 	return lay.MemoryPlan, err
 }
 
-// JetsonNano returns what a Jetson Nano (4 GB) without a desktop reports: its GPU shares the memory with the system, which keeps about 0.4 GB.
-func JetsonNano() driver.Info {
-	const MiB = 1 << 20
-	return driver.Info{Backend: "cuda", Name: "Jetson Nano", CCMajor: 5, CCMinor: 3, SMs: 1, ClockMHz: 921,
-		MemTotal: 3963 * MiB, MemFree: 3563 * MiB, SharedPerBlock: 48 << 10}
-}
-
 // planLayout chooses plan and layout. A layout that does not fit comes back together with the error.
 func planLayout(info driver.Info, f *format.Reader, prog *model.Program, opt engine.LoadOptions) (*layout, error) {
 	base, err := newLayout(f, prog, opt)

@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"errors"
 	"sort"
 	"time"
 
@@ -93,11 +94,10 @@ func (p *profile) list() []engine.ProfileEntry {
 }
 
 func (p *profile) free() error {
+	var errs []error
 	for _, e := range p.events {
-		if err := e.Destroy(); err != nil {
-			return err
-		}
+		errs = append(errs, e.Destroy())
 	}
 	p.events = nil
-	return nil
+	return errors.Join(errs...)
 }

@@ -24,41 +24,49 @@ type Single struct {
 
 // OpenSingle loads tensor `name` of f on dev, which it takes over, as plan says, and x, [tokens][cols].
 func OpenSingle(dev driver.Device, f *format.Reader, name string, plan engine.Plan, x []float32) (*Single, error) {
+	s := &Single{Backend: New(dev)}
+	if err := s.open(f, name, plan, x); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Single) open(f *format.Reader, name string, plan engine.Plan, x []float32) error {
 	t, ok := f.Tensor(name)
 	if !ok {
-		return nil, fmt.Errorf("%s: there is no tensor %s", f.Path(), name)
+		return fmt.Errorf("%s: there is no tensor %s", f.Path(), name)
 	}
 	if len(x) == 0 || len(x)%t.Cols != 0 {
-		return nil, fmt.Errorf("tensor %s: %d inputs are no vectors of %d", name, len(x), t.Cols)
+		return fmt.Errorf("tensor %s: %d inputs are no vectors of %d", name, len(x), t.Cols)
 	}
 	n := len(x) / t.Cols
 	cfg := model.Config{NEmbd: t.Rows, NFF: t.Cols, NVocab: 1, NHeads: 1, NKVHeads: 1, HeadDim: 8}
 	prog := &model.Program{Config: cfg, Nodes: []model.Node{{Op: model.OpMatMul, A: model.BufGate, Dst: model.BufProj, Weight: name}}}
 	opt := engine.LoadOptions{Plan: plan, NCtx: n, MaxBatch: n}
-	info, err := dev.Info()
+	info, err := s.dev.Info()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	fc, err := ForecastRun(info, f, prog, opt, n, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := &Single{Backend: New(dev), rows: t.Rows, Form: fc.Tensors[0].Form, Bytes: fc.Tensors[0].Bytes}
+	s.rows, s.Form, s.Bytes = t.Rows, fc.Tensors[0].Form, fc.Tensors[0].Bytes
 	for _, l := range fc.Prefill {
 		if l.Work.Products() > 0 {
 			s.Launches = append(s.Launches, l)
 		}
 	}
 	if err := s.Load(context.Background(), f, prog, opt); err != nil {
-		return nil, err
+		return err
 	}
 	for _, a := range s.pass.actions {
 		if _, prepares := a.(*prepareAction); !prepares {
 			s.products = append(s.products, a)
 		}
 	}
-	return s, dev.Do(func() error {
-		if err := dev.CopyHtoD(s.pass.buffers[model.BufGate], bytesOf(x)); err != nil {
+	return s.dev.Do(func() error {
+		if err := s.dev.CopyHtoD(s.pass.buffers[model.BufGate], bytesOf(x)); err != nil {
 			return err
 		}
 		s.pass.n = n

@@ -14,9 +14,9 @@ import (
 
 // hybridBudget is a budget in which about half of the decoded weights fit.
 func hybridBudget(t *testing.T, m *tinyModel, nCtx int) int64 {
-	resident, err := PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanResident, NCtx: nCtx})
+	resident, err := PlanMemory(jetsonNano(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanResident, NCtx: nCtx})
 	require.NoError(t, err)
-	fused, err := PlanMemory(JetsonNano(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanFused, NCtx: nCtx})
+	fused, err := PlanMemory(jetsonNano(), m.file, m.prog, engine.LoadOptions{Plan: engine.PlanFused, NCtx: nCtx})
 	require.NoError(t, err)
 	return (resident.Total() + fused.Total()) / 2
 }
@@ -58,7 +58,7 @@ func TestForecastCountsAllWeights(t *testing.T) {
 	nano, err := predict.Find("nano")
 	require.NoError(t, err)
 	for _, plan := range bothPlans {
-		fc, err := ForecastRun(JetsonNano(), m.file, m.prog, engine.LoadOptions{Plan: plan, NCtx: 40}, 16, 8)
+		fc, err := ForecastRun(jetsonNano(), m.file, m.prog, engine.LoadOptions{Plan: plan, NCtx: 40}, 16, 8)
 		require.NoError(t, err)
 		want, got := 0.0, 0.0
 		for _, w := range fc.Tensors {

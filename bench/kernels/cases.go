@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -138,6 +139,9 @@ func weights(m *codec.Matrix, row int) []float32 {
 	return w
 }
 
+// errImpossible says that a setting does not go with a matrix: it has too many symbols for the length limit, or rows for a chunk.
+var errImpossible = errors.New("impossible setting")
+
 // write codes m and stores it as tensor "w" of a new file in dir.
 func (s *setting) write(dir string, m *codec.Matrix) (string, error) {
 	sized := *m
@@ -147,7 +151,7 @@ func (s *setting) write(dir string, m *codec.Matrix) (string, error) {
 	}
 	table, err := huffman.Build(hist, sized.Coding.Levels, s.maxLen)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w: %w", errImpossible, err)
 	}
 	if sized.Coding.RowsPerGroup = s.rowsPerGroup; s.rowsPerGroup == 0 {
 		bits, _ := table.Bits(hist)
@@ -155,7 +159,7 @@ func (s *setting) write(dir string, m *codec.Matrix) (string, error) {
 	}
 	c, err := sized.Encode([]*huffman.Table{table})
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w: %w", errImpossible, err)
 	}
 	path := filepath.Join(dir, "matrix.ellm")
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {

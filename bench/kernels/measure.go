@@ -176,11 +176,14 @@ func (b *bench) repeat(m *measured, fill byte) error {
 	return err
 }
 
-// open loads a matrix and checks a product with it. It returns nil where the setting makes no difference or is impossible.
+// open loads a matrix and checks a product with it. It returns nil where the setting is impossible.
 func (b *bench) open(s shape, st setting, m *codec.Matrix) (*measured, error) {
 	path, err := st.write(b.dir, m)
-	if err != nil { // too many symbols for a length limit, or rows for a chunk
+	if errors.Is(err, errImpossible) {
 		return nil, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	f, err := format.Open(path)
 	if err != nil {

@@ -51,7 +51,10 @@ func (p *probe) measure(ctx context.Context, path, text string) (quant.Offsets, 
 	if err := p.reference(ctx, string(b), ref); err != nil {
 		return nil, err
 	}
-	sizes := p.sizes()
+	sizes, err := p.sizes()
+	if err != nil {
+		return nil, err
+	}
 	harm := map[string]float64{}
 	floor, err := p.divergence(ctx, "", sizes, ref)
 	if err != nil {
@@ -71,10 +74,10 @@ func (p *probe) measure(ctx context.Context, path, text string) (quant.Offsets, 
 }
 
 // sizes returns the number of weights of every type of matrix, and of first and last layer.
-func (p *probe) sizes() map[string]float64 {
+func (p *probe) sizes() (map[string]float64, error) {
 	cfg, err := p.src.Config()
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	out := map[string]float64{}
 	tied := true
@@ -101,7 +104,7 @@ func (p *probe) sizes() map[string]float64 {
 		out[quant.Tied] = out["token_embd"]
 		delete(out, "token_embd")
 	}
-	return out
+	return out, nil
 }
 
 // divergence compresses the model so that one type of matrix, or layer, is quantized coarsely.

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -45,20 +44,15 @@ func blockSizes(t *testing.T) map[string]int {
 
 // Compiled kernels stay within what a Jetson Nano can launch, keep everything in registers, and get no slower than the limits.
 func TestKernelsStayWithinTheirLimits(t *testing.T) {
-	dir := os.Getenv("ELLM_KERNELS")
-	if dir == "" {
-		t.Skip("SKIPPED: ELLM_KERNELS is not set; make test-kernels compiles the kernels and runs this")
-	}
-	if _, err := exec.LookPath("cuobjdump"); err != nil {
-		t.Skip("SKIPPED: no cuobjdump")
-	}
-	sizes := blockSizes(t)
+	dir := compiledKernels(t)
+	sizes, checked := blockSizes(t), 0
 	for arch, limits := range readLimits(t) {
 		path := filepath.Join(dir, arch+".cubin")
 		if _, err := os.Stat(path); err != nil {
 			t.Logf("SKIPPED: %v", err)
 			continue
 		}
+		checked++
 		code, err := output("cuobjdump", "-sass", path)
 		require.NoError(t, err)
 		text, err := output("cuobjdump", "-res-usage", path)
@@ -73,6 +67,7 @@ func TestKernelsStayWithinTheirLimits(t *testing.T) {
 			assert.True(t, found[name], "%s: limits.json names %s, which does not exist", arch, name)
 		}
 	}
+	assert.Positive(t, checked, "no compiled kernels of an architecture in limits.json in %s", dir)
 }
 
 func checkKernel(t *testing.T, arch string, k kernel, r usage, threads int, limits map[string]float64) {
@@ -94,7 +89,7 @@ func checkKernel(t *testing.T, arch string, k kernel, r usage, threads int, limi
 	}
 }
 
-// The test above notices a slower kernel.
+// The instructions of a loop are those between its first one and the branch back.
 func TestMainLoop(t *testing.T) {
 	sass := []byte(`
 	Function : gemm_half_u8
