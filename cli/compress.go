@@ -81,6 +81,10 @@ func (p *program) compress(c *cli.Context) error {
 	ctx, stop := interruptible(c.Context)
 	defer stop()
 	if n := c.Int("calibrate-self"); n > 0 {
+		opt.Calibration.Own = make([][]int32, 1) // stands for what is to be written, if all else is in order
+		if err := convert.Check(src, opt); err != nil {
+			return compressError(err)
+		}
 		if opt.Calibration.Own, err = p.ownText(ctx, src, out, c.String("device"), n); err != nil {
 			return err
 		}
@@ -88,18 +92,23 @@ func (p *program) compress(c *cli.Context) error {
 	bar := p.newProgress("compressing")
 	report, err := convert.Compress(ctx, src, out, opt, bar.stage)
 	bar.finish()
-	var mistake *convert.OptionError
-	if errors.As(err, &mistake) {
-		return usagef("compress: %v", mistake)
-	}
 	if err != nil {
-		return err
+		return compressError(err)
 	}
 	if c.Bool("json") {
 		return p.printJSON(report)
 	}
 	p.printCompressed(out, in, report)
 	return nil
+}
+
+// compressError tells mistakes in the options from failures.
+func compressError(err error) error {
+	var mistake *convert.OptionError
+	if errors.As(err, &mistake) {
+		return usagef("compress: %v", mistake)
+	}
+	return err
 }
 
 func (p *program) printCompressed(out, in string, report *convert.Report) {

@@ -28,7 +28,12 @@ func TestCompressCalibrateSelf(t *testing.T) {
 		return b
 	}
 	assert.Equal(t, compress(), compress())
-	for _, args := range [][]string{{"--calibrate-self", "-1"}, {"--calibrate-self", "512", "--lossless"}, {"--calibrate-self", "512", "--imatrix", "x"}} {
-		assert.Equal(t, exitUsage, ellm(append([]string{"compress", testmodel.Path(t), "-o", out}, args...)...).code)
+	for _, args := range [][]string{
+		{"-1"}, {"512", "--lossless"}, {"512", "--imatrix", "x"},
+		{"512", "--size", "1000"}, {"512", "--bpw", "3", "--damping", "-1"}, {"512", "--row-exponent", "2"},
+	} {
+		o := ellm(append([]string{"compress", testmodel.Path(t), "-o", out, "--calibrate-self"}, args...)...)
+		assert.Equal(t, exitUsage, o.code, "%v: %s", args, o.err)
+		assert.NotContains(t, o.err, "the model wrote", args) // mistakes are found before the work
 	}
 }

@@ -190,6 +190,12 @@ func (j *job) write(path string, settings map[string]any) (tables []*huffman.Tab
 	return tables, j.encode(tables)
 }
 
+// Check returns the error with which Compress would refuse opt for this source before it starts to work, or nil.
+func Check(src Source, opt Options) error {
+	_, err := newJob(context.Background(), src, opt, nil)
+	return err
+}
+
 func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*job, error) {
 	if opt.Scheme == "" {
 		opt.Scheme = SchemeBPW
