@@ -19,11 +19,11 @@ func main() {
 	var p probe
 	var text, out string
 	flag.StringVar(&text, "f", "", "text that the model is judged by; nothing that it is evaluated with later")
-	flag.IntVar(&p.chunks, "chunks", 2, "chunks of 512 tokens that are compared")
+	flag.IntVar(&p.chunks, "chunks", 2, "chunks of 512 tokens that are compared, at least 2")
 	flag.Float64Var(&p.kappa, "kappa", 0.5, "step of the probed matrices in units of their rms: about the bits per weight that are of interest")
 	flag.StringVar(&out, "o", "", "file for the offsets")
 	flag.Parse()
-	if flag.NArg() != 1 || text == "" {
+	if flag.NArg() != 1 || text == "" || p.chunks < minChunks {
 		flag.Usage()
 		os.Exit(2)
 	}

@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	nCtx = 512
+	nCtx      = 512
+	minChunks = 2 // of text; fewer say nothing
 	// Fine is by how many bits all other matrices are finer than the probed ones. (Much finer ones would not fit the 8 bits that products are fast with.)
 	Fine = 3
 )
@@ -146,8 +147,8 @@ func (p *probe) reference(ctx context.Context, text, out string) error {
 	}
 	return p.with(ctx, file, func(s *engine.Session) error {
 		ids := s.Tokenizer().Encode(text, true, false)
-		if len(ids) < nCtx {
-			return fmt.Errorf("the text has %d tokens, at least %d are needed", len(ids), nCtx)
+		if len(ids) < minChunks*nCtx {
+			return fmt.Errorf("the text has %d tokens, at least %d are needed", len(ids), minChunks*nCtx)
 		}
 		p.tokens = ids[:min(len(ids)/nCtx, p.chunks)*nCtx]
 		w, err := eval.CreateLogits(out)
