@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
@@ -36,4 +38,31 @@ func TestCompressCalibrateSelf(t *testing.T) {
 		assert.Equal(t, exitUsage, o.code, "%v: %s", args, o.err)
 		assert.NotContains(t, o.err, "the model wrote", args) // mistakes are found before the work
 	}
+}
+
+// Texts written side by side are those written one after the other.
+func TestWriteTextsTogether(t *testing.T) {
+	p := &program{Streams: Streams{Out: io.Discard, Err: io.Discard}}
+	file := filepath.Join(t.TempDir(), "m.ellm")
+	o := ellm("compress", testmodel.Path(t), "-o", file, "--bpw", "5")
+	require.Zero(t, o.code, o.err)
+	write := func(texts int) ([][]int32, []int) {
+		m, err := p.load(t.Context(), file, "cpu", engine.LoadOptions{NCtx: ownTextTokens, Texts: texts})
+		require.NoError(t, err)
+		defer m.close()
+		var seen []int
+		out, err := writeTexts(t.Context(), m, 7, 3, func(k int) { seen = append(seen, k) })
+		require.NoError(t, err)
+		return out, seen
+	}
+	alone, _ := write(1)
+	together, seen := write(3)
+	require.Len(t, together, 3)
+	for i := range alone {
+		assert.Len(t, together[i], ownTextTokens)
+		assert.Equal(t, alone[i], together[i], i)
+	}
+	assert.NotEqual(t, alone[0][1:], alone[1][1:])
+	assert.Len(t, seen, ownTextTokens-1) // a step at a time for all
+	assert.Equal(t, 3*ownTextTokens, seen[len(seen)-1])
 }

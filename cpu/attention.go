@@ -52,8 +52,8 @@ func attentionFloats(c *model.Config) int {
 }
 
 // attend is causal attention of `heads` query heads from head0 on, all of one KV head, for up to attentionTokens tokens. q and out are the tokens' rows of
-// queries and results, stride floats apart; the first token has position pos.
-func (w *worker) attend(c *cache, layer, kvHead, head0, heads int, q, out []float32, stride, tokens, pos int) {
+// queries and results, stride floats apart; the first token has position pos of the text that begins at position text of the cache.
+func (w *worker) attend(c *cache, layer, kvHead, head0, heads int, q, out []float32, stride, tokens, text, pos int) {
 	scale := float32(1 / math.Sqrt(float64(c.headDim)))
 	for i := range heads * tokens {
 		s := &w.queries[i]
@@ -65,7 +65,7 @@ func (w *worker) attend(c *cache, layer, kvHead, head0, heads int, q, out []floa
 		}
 	}
 	for first := 0; first < pos+tokens; first += cacheBlock {
-		w.loadBlock(c, c.head(layer, kvHead), first, min(cacheBlock, pos+tokens-first))
+		w.loadBlock(c, c.head(layer, kvHead), text+first, min(cacheBlock, pos+tokens-first))
 		for i := range heads * tokens {
 			if n := min(cacheBlock, pos+i/heads+1-first); n > 0 {
 				w.block(&w.queries[i], n, c.valueDim)

@@ -33,6 +33,7 @@ type Backend struct {
 	tables   *decode.Tables
 	memory   arena // of resident matrices
 	nCtx     int
+	texts    int
 	maxBatch int
 	bufs     [model.NumBuffers][]float32 // maxBatch × stride(b)
 	logits   []float32
@@ -92,7 +93,11 @@ func (b *Backend) setup(f *format.Reader, prog *model.Program, opt engine.LoadOp
 	if opt.KVType != "" && opt.KVType != engine.KVF16 && opt.KVType != engine.KVQ8 {
 		return fmt.Errorf("cpu: unknown type of KV cache %q; use %s or %s", opt.KVType, engine.KVF16, engine.KVQ8)
 	}
-	b.cache = cacheShape(&prog.Config, opt.NCtx, opt.KVType)
+	if opt.Texts < 0 || opt.Texts > maxContext/opt.NCtx {
+		return fmt.Errorf("cpu: %d texts of %d tokens, expected at most %d", opt.Texts, opt.NCtx, maxContext/opt.NCtx)
+	}
+	b.texts = max(opt.Texts, 1)
+	b.cache = cacheShape(&prog.Config, opt.NCtx, b.texts, opt.KVType)
 	b.prog, b.file, b.nCtx, b.profiled = prog, f, opt.NCtx, opt.Profile
 	b.maxBatch = defaultBatch
 	if opt.MaxBatch > 0 {

@@ -20,14 +20,15 @@ type cache struct {
 	headDim   int
 	valueDim  int // headDim rounded up to whole vectors
 	units     int // per head and position
-	positions int // rounded up to whole blocks
+	positions int // of all texts together
+	text      int // positions of one text, whole blocks
 	heads     int
 }
 
-func cacheShape(c *model.Config, nCtx int, kvType string) cache {
+func cacheShape(c *model.Config, nCtx, texts int, kvType string) cache {
 	return cache{
 		q8: kvType == engine.KVQ8, headDim: c.HeadDim, valueDim: roundUp(c.HeadDim, lanes), units: (c.HeadDim + cacheUnit - 1) / cacheUnit,
-		positions: roundUp(nCtx, cacheBlock), heads: c.NKVHeads,
+		positions: roundUp(nCtx, cacheBlock) * texts, text: roundUp(nCtx, cacheBlock), heads: c.NKVHeads,
 	}
 }
 

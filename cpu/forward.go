@@ -16,8 +16,9 @@ const numOps = model.OpAdd + 1
 // allocates nothing.
 type current struct {
 	tokens []int32
-	pos    int // of token 0
-	rows   int // logits wanted
+	pos    int  // of token 0
+	many   bool // token t is at pos of text t, and not at pos + t of text 0
+	rows   int  // logits wanted
 	stage  *stage
 	lo, hi int // tokens of the stage
 	logits int // row of logits that belongs to the first token with logits
@@ -30,24 +31,16 @@ type current struct {
 
 // Forward implements engine.Backend. Longer inputs than MaxBatch are split.
 func (b *Backend) Forward(ctx context.Context, tokens []int32, pos, rows int) ([]float32, error) {
-	if b.workers == nil {
-		return nil, errors.New("cpu: Forward before Load")
+	if rows < 0 || rows > len(tokens) {
+		return nil, fmt.Errorf("cpu: logits of %d tokens wanted, %d given", rows, len(tokens))
+	}
+	if err := b.begin(tokens, rows); err != nil {
+		return nil, err
 	}
 	if pos < 0 || len(tokens) == 0 || pos > b.nCtx-len(tokens) {
 		return nil, fmt.Errorf("cpu: %d tokens at position %d do not fit a context of %d", len(tokens), pos, b.nCtx)
 	}
-	if rows < 0 || rows > len(tokens) {
-		return nil, fmt.Errorf("cpu: logits of %d tokens wanted, %d given", rows, len(tokens))
-	}
-	vocab := b.prog.Config.NVocab
-	for i, t := range tokens {
-		if t < 0 || int(t) >= vocab {
-			return nil, fmt.Errorf("cpu: token %d is %d, the vocabulary has %d entries", i, t, vocab)
-		}
-	}
-	if len(b.logits) < rows*vocab {
-		b.logits = make([]float32, rows*vocab)
-	}
+	b.run.many = false
 	skip := len(tokens) - rows // tokens without logits
 	for first := 0; first < len(tokens); first += b.maxBatch {
 		n := min(b.maxBatch, len(tokens)-first)
@@ -55,14 +48,57 @@ func (b *Backend) Forward(ctx context.Context, tokens []int32, pos, rows int) ([
 			return nil, err
 		}
 	}
-	return b.logits[:rows*vocab], nil
+	return b.logits[:rows*b.prog.Config.NVocab], nil
+}
+
+// ForwardTexts implements engine.TextsBackend.
+func (b *Backend) ForwardTexts(ctx context.Context, tokens []int32, pos int) ([]float32, error) {
+	if most := min(b.texts, b.maxBatch); len(tokens) == 0 || len(tokens) > most || pos < 0 || pos >= b.nCtx {
+		return nil, fmt.Errorf("cpu: position %d of %d texts, there is room for %d tokens of %d", pos, len(tokens), b.nCtx, most)
+	}
+	if err := b.begin(tokens, len(tokens)); err != nil {
+		return nil, err
+	}
+	b.run.many = true
+	if err := b.batch(ctx, tokens, pos, 0, 0); err != nil {
+		return nil, err
+	}
+	return b.logits[:len(tokens)*b.prog.Config.NVocab], nil
+}
+
+// begin checks tokens and makes room for the logits of `rows` of them.
+func (b *Backend) begin(tokens []int32, rows int) error {
+	if b.workers == nil {
+		return errors.New("cpu: Forward before Load")
+	}
+	vocab := b.prog.Config.NVocab
+	for i, t := range tokens {
+		if t < 0 || int(t) >= vocab {
+			return fmt.Errorf("cpu: token %d is %d, the vocabulary has %d entries", i, t, vocab)
+		}
+	}
+	if len(b.logits) < rows*vocab {
+		b.logits = make([]float32, rows*vocab)
+	}
+	return nil
+}
+
+// place returns the position of token t in its text, and where in the cache that text begins.
+func (b *Backend) place(t int) (pos, text int) {
+	if b.run.many {
+		return b.run.pos, t * b.cache.text
+	}
+	return b.run.pos + t, 0
 }
 
 // batch runs the program for up to maxBatch tokens. Logits are wanted from token `wanted` on and go to row `row` of b.logits and those behind.
 func (b *Backend) batch(ctx context.Context, tokens []int32, pos, wanted, row int) error {
 	r := &b.run
 	r.tokens, r.pos, r.logits = tokens, pos, row
-	b.rope.prepare(pos, len(tokens))
+	for t := range tokens {
+		pos, _ := b.place(t)
+		b.rope.prepare(t, pos)
+	}
 	for i := range b.stages {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -99,7 +135,8 @@ func (b *Backend) stage(wanted int) error {
 	case model.OpAttention:
 		n := &r.stage.node
 		for t := range r.tokens {
-			b.cache.store(n.Layer, r.pos+t, b.row(n.B, t), b.row(n.C, t))
+			pos, text := b.place(t)
+			b.cache.store(n.Layer, text+pos, b.row(n.B, t), b.row(n.C, t))
 		}
 		return b.parallel(model.OpAttention)
 	}
@@ -185,7 +222,8 @@ func (b *Backend) items() int {
 	case model.OpMatMul:
 		return b.productUnits()
 	case model.OpAttention:
-		return (tokens + attentionTokens - 1) / attentionTokens * b.headGroups()
+		most := r.attentionTokens()
+		return (tokens + most - 1) / most * b.headGroups()
 	}
 	return tokens
 }
@@ -243,14 +281,24 @@ func (b *Backend) headGroups() int {
 	return c.NKVHeads
 }
 
+// attentionTokens is how many tokens a worker's unit of attention has: those of one text.
+func (r *current) attentionTokens() int {
+	if r.many {
+		return 1
+	}
+	return attentionTokens
+}
+
 func (b *Backend) attend(w *worker, item int) error {
 	r, n, c := &b.run, &b.run.stage.node, &b.prog.Config
 	groups := b.headGroups()
 	heads := c.NHeads / groups
 	head0 := item % groups * heads
-	first := r.lo + item/groups*attentionTokens
-	tokens := min(attentionTokens, r.hi-first)
+	most := r.attentionTokens()
+	first := r.lo + item/groups*most
+	tokens := min(most, r.hi-first)
+	pos, text := b.place(first)
 	stride := b.stride(n.A)
-	w.attend(&b.cache, n.Layer, head0/(c.NHeads/c.NKVHeads), head0, heads, b.bufs[n.A][first*stride:], b.bufs[n.Dst][first*stride:], stride, tokens, r.pos+first)
+	w.attend(&b.cache, n.Layer, head0/(c.NHeads/c.NKVHeads), head0, heads, b.bufs[n.A][first*stride:], b.bufs[n.Dst][first*stride:], stride, tokens, text, pos)
 	return nil
 }

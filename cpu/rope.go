@@ -34,14 +34,12 @@ func (b *Backend) linkRope(l *linker) error {
 	return nil
 }
 
-// prepare computes the rotations of n tokens from position pos on.
-func (r *rope) prepare(pos, n int) {
+// prepare computes the rotations of token t of the batch, which is at position pos.
+func (r *rope) prepare(t, pos int) {
 	k := len(r.freq)
-	for t := range n {
-		for i, f := range r.freq {
-			s, c := math.Sincos(float64(pos+t) * f)
-			r.cos[t*k+i], r.sin[t*k+i] = float32(c), float32(s)
-		}
+	for i, f := range r.freq {
+		s, c := math.Sincos(float64(pos) * f)
+		r.cos[t*k+i], r.sin[t*k+i] = float32(c), float32(s)
 	}
 }
 

@@ -32,6 +32,7 @@ type LoadOptions struct {
 	NCtx         int    // tokens of KV cache
 	KVType       string // KVF16 (also if empty) or KVQ8
 	MaxBatch     int    // most tokens of one Forward call; 0 = the backend's choice
+	Texts        int    // texts with a cache of NCtx tokens each, for ForwardTexts; 0 = 1. Other backends than TextsBackends have one
 	Threads      int    // CPU threads; 0 = all
 	MemoryBudget int64  // bytes the backend may use; 0 = what is free
 	Profile      bool   // measure operations, for Profiler
@@ -39,6 +40,13 @@ type LoadOptions struct {
 	Announce func(MemoryPlan)
 	// Progress, if set, is called during loading with bytes of coded weights done and in total.
 	Progress func(done, total int64)
+}
+
+// TextsBackend is a Backend that continues several texts at once and reads the weights once for all of them.
+type TextsBackend interface {
+	// ForwardTexts runs token i at position pos of text i and returns the logits of all, row-major len(tokens) × n_vocab, valid until the next
+	// call. Text 0 is that of Forward.
+	ForwardTexts(ctx context.Context, tokens []int32, pos int) (logits []float32, err error)
 }
 
 // Profiler is a backend that tells what took its time, if Load was called with Profile.

@@ -28,6 +28,7 @@ type Session struct {
 	meta     *format.Meta
 	nCtx     int
 	maxBatch int
+	texts    int     // LoadOptions.Texts
 	cached   []int32 // tokens whose keys and values are in the backend's cache, from position 0
 	loadTime time.Duration
 	template *chat.Template // nil until it is needed
@@ -76,7 +77,7 @@ func NewSession(ctx context.Context, f *format.Reader, b Backend, opt LoadOption
 	if err := b.Load(ctx, f, prog, opt); err != nil {
 		return nil, err
 	}
-	return &Session{backend: b, tok: tok, prog: prog, meta: f.Meta(), nCtx: opt.NCtx, maxBatch: opt.MaxBatch, loadTime: time.Since(start)}, nil
+	return &Session{backend: b, tok: tok, prog: prog, meta: f.Meta(), nCtx: opt.NCtx, maxBatch: opt.MaxBatch, texts: opt.Texts, loadTime: time.Since(start)}, nil
 }
 
 // defaultMaxCtx bounds the cache when the caller does not ask for a size: long-context models would
