@@ -55,7 +55,6 @@ type Tables struct {
 type lookupKey struct {
 	table, low int
 	lengthLow  bool // the order of an entry's halves
-	wide       bool
 }
 
 // NewTables is for New.
@@ -77,10 +76,10 @@ func New(c *format.Coded, tables *Tables, isa ISA) (*Matrix, error) {
 	if m.split {
 		low = 0
 	}
-	if low > maxFastLow {
+	m.wide = c.Coding.Levels<<low > 256
+	if low > maxFastLow || m.wide {
 		m.isa = Generic
 	}
-	m.wide = c.Coding.Levels<<low > 256
 	if v := c.Coding.Values; v != nil {
 		lo, hi := slices.Min(v), slices.Max(v)
 		if int(hi)-int(lo) > 255 {
@@ -102,7 +101,10 @@ func New(c *format.Coded, tables *Tables, isa ISA) (*Matrix, error) {
 // lookup returns the decoding table of code table t, for codes with `low` low bits.
 func (m *Matrix) lookup(tables *Tables, t, low int) []uint32 {
 	values := m.c.Coding.Values
-	key := lookupKey{t, low, m.isa == AVX512, m.wide}
+	if m.wide {
+		low = 0 // low bits follow later
+	}
+	key := lookupKey{t, low, m.isa != AVX2}
 	if lut := tables.lookups[key]; lut != nil && values == nil {
 		return lut
 	}
@@ -111,10 +113,8 @@ func (m *Matrix) lookup(tables *Tables, t, low int) []uint32 {
 		value = func(a uint32) uint32 { return uint32(int(values[a]) - m.Base) }
 	}
 	lut := tables.pool[t].Lookup()
-	if !m.wide {
-		for i, e := range lut {
-			lut[i] = m.entry(value(e&0xff)|value(e>>8&0xff)<<8, e>>16)
-		}
+	for i, e := range lut {
+		lut[i] = m.entry(value(e&0xff)|value(e>>8&0xff)<<8, e>>16)
 	}
 	if values == nil {
 		tables.lookups[key] = lut
@@ -124,10 +124,10 @@ func (m *Matrix) lookup(tables *Tables, t, low int) []uint32 {
 
 // entry returns a pair's table entry in the form that m's decoder reads.
 func (m *Matrix) entry(values, length uint32) uint32 {
-	if m.isa == AVX512 {
-		return values<<16 | length
+	if m.isa == AVX2 {
+		return values | length<<16
 	}
-	return values | length<<16
+	return values<<16 | length
 }
 
 // Wide says that codes do not fit a byte: use ChunkWide.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,8 +24,13 @@ func isas() []ISA {
 
 // coded codes random levels as one matrix and returns it with the integers (a<<s | lo) it stands for.
 func coded(t testing.TB, rng *rand.Rand, rows, cols, levels, lowBits, maxLen int, sigma float64) (*format.Coded, []*huffman.Table, []uint16) {
+	return grouped(t, rng, 13, rows, cols, levels, lowBits, maxLen, sigma)
+}
+
+// grouped is coded for groups of any height.
+func grouped(t testing.TB, rng *rand.Rand, perGroup, rows, cols, levels, lowBits, maxLen int, sigma float64) (*format.Coded, []*huffman.Table, []uint16) {
 	c := &format.Coded{Rows: rows, Cols: cols, Coding: format.Coding{Levels: levels, LowBits: lowBits, Zero: -5}}
-	c.Coding.RowsPerGroup = min(rows, 13)
+	c.Coding.RowsPerGroup = min(rows, perGroup)
 	stride := c.Steps() * format.StepCols
 	m := make([]uint8, rows*stride)
 	hist := make([]uint64, levels*levels)
@@ -100,7 +106,22 @@ func TestDecodersAgree(t *testing.T) {
 			}
 		}
 	}
-	check(t, rng, 20, 200, 32, 11, 3) // wide
+	for s := 4; s <= 11; s++ {
+		check(t, rng, 20, 200, 32, s, 3) // from 9 bits on, wide
+	}
+}
+
+// TestTallGroups decodes chunks whose lanes are longer than what the portable decoder collects at a time, with codes of all lengths.
+func TestTallGroups(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	for _, cols := range []int{2048, 1984, 576} {
+		for _, sigma := range []float64{0.2, 3, 9} {
+			c, tables, want := grouped(t, rng, format.MaxRowsPerGroup, 130, cols, 32, 0, 12, sigma)
+			for _, isa := range isas() {
+				require.True(t, slices.Equal(want, decodeAll(t, c, tables, isa)), "%s, %d columns", isa, cols)
+			}
+		}
+	}
 }
 
 // decodeAll decodes c to integers a<<s | lo.
