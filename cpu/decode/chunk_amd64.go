@@ -14,17 +14,27 @@ func chunk512(a *byte)
 //go:noescape
 func chunk512Low(a *byte)
 
-// chunk256 decodes one chunk with AVX2, lanes in four chains of 8. It changes the per-lane arrays of its arguments.
+// rowLanes decodes a row with BMI2 and moves on in its arguments.
 //
 //go:noescape
-func chunk256(a *byte)
+func rowLanes(a *byte)
 
-// chunk256Low decodes one chunk with AVX2, lanes in four chains of 8. It changes the per-lane arrays of its arguments.
+// splitLanes writes 8·n words of each of 32 lanes, interleaved at words, to dst, lanes stride bytes apart.
 //
 //go:noescape
-func chunk256Low(a *byte)
+func splitLanes(dst *uint32, stride int, words *uint32, n int)
 
 // low512 unpacks a chunk's low bits, up to 8 per weight, to one byte each. It changes its arguments.
 //
 //go:noescape
 func low512(a *byte)
+
+// low256 unpacks the low bits of a row to one byte each with AVX2, up to 8 per weight, and moves on in its arguments.
+//
+//go:noescape
+func low256(a *byte)
+
+// addLow256 adds the low bits of a row to its levels with AVX2, up to 8 per weight, and moves on in its arguments.
+//
+//go:noescape
+func addLow256(a *byte)

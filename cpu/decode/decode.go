@@ -5,6 +5,7 @@ package decode
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
@@ -15,7 +16,7 @@ type ISA int
 
 const (
 	Generic ISA = iota // portable Go
-	AVX2               // 8 lanes a register, gathered table
+	AVX2               // one lane a register: BMI2; low bits with AVX2
 	AVX512             // 16 lanes a register: AVX-512 F, BW, VBMI and VBMI2
 )
 
@@ -33,6 +34,7 @@ type Matrix struct {
 	Base  int
 	wide  bool
 	split bool
+	lanes *sync.Pool
 }
 
 // splitBits is the most low bits that Low unpacks.
@@ -50,15 +52,23 @@ func splits(c *format.Coded) bool {
 type Tables struct {
 	pool    []*huffman.Table
 	lookups map[lookupKey][]uint32
+	scratch sync.Pool // of *lanes
+}
+
+// lanes is memory for the words of a chunk's lanes, each lane's in one piece.
+type lanes struct {
+	words  []uint32
+	stride int // words from one lane to the next
 }
 
 type lookupKey struct {
 	table, low int
-	lengthLow  bool // the order of an entry's halves
 }
 
 // NewTables is for New.
-func NewTables(pool []*huffman.Table) *Tables { return &Tables{pool, map[lookupKey][]uint32{}} }
+func NewTables(pool []*huffman.Table) *Tables {
+	return &Tables{pool: pool, lookups: map[lookupKey][]uint32{}, scratch: sync.Pool{New: func() any { return new(lanes) }}}
+}
 
 // Bytes returns the memory of the decoding tables made so far.
 func (t *Tables) Bytes() (n int64) {
@@ -70,7 +80,7 @@ func (t *Tables) Bytes() (n int64) {
 
 // New prepares the decoding of c, whose indexes Reader.Verify has checked. It may change tables.
 func New(c *format.Coded, tables *Tables, isa ISA) (*Matrix, error) {
-	m := &Matrix{c: c, isa: isa, lut: make([][]uint32, len(tables.pool)), Base: int(c.Coding.Zero)}
+	m := &Matrix{c: c, isa: isa, lut: make([][]uint32, len(tables.pool)), Base: int(c.Coding.Zero), lanes: &tables.scratch}
 	m.split = splits(c)
 	low := c.Coding.LowBits
 	if m.split {
@@ -104,7 +114,7 @@ func (m *Matrix) lookup(tables *Tables, t, low int) []uint32 {
 	if m.wide {
 		low = 0 // low bits follow later
 	}
-	key := lookupKey{t, low, m.isa != AVX2}
+	key := lookupKey{t, low}
 	if lut := tables.lookups[key]; lut != nil && values == nil {
 		return lut
 	}
@@ -114,20 +124,12 @@ func (m *Matrix) lookup(tables *Tables, t, low int) []uint32 {
 	}
 	lut := tables.pool[t].Lookup()
 	for i, e := range lut {
-		lut[i] = m.entry(value(e&0xff)|value(e>>8&0xff)<<8, e>>16)
+		lut[i] = (value(e&0xff)|value(e>>8&0xff)<<8)<<16 | e>>16
 	}
 	if values == nil {
 		tables.lookups[key] = lut
 	}
 	return lut
-}
-
-// entry returns a pair's table entry in the form that m's decoder reads.
-func (m *Matrix) entry(values, length uint32) uint32 {
-	if m.isa == AVX2 {
-		return values | length<<16
-	}
-	return values<<16 | length
 }
 
 // Wide says that codes do not fit a byte: use ChunkWide.
@@ -147,6 +149,7 @@ type chunk struct {
 	lowBits   int
 	steps     int
 	rows      int
+	scratch   *sync.Pool
 }
 
 // chunk describes tile k of group g, with its low bits.
@@ -155,7 +158,7 @@ func (m *Matrix) chunk(g, k int) chunk {
 	i := g*c.Tiles() + k
 	ch := chunk{
 		words: c.Stream[c.ChunkOffset[i]:], length: int(c.ChunkOffset[i+1] - c.ChunkOffset[i]), mainWords: int(c.MainWords[i]), tail: c.LaneTail[huffman.Lanes*i:][:huffman.Lanes],
-		lut: m.lut[c.GroupTable[g]], lowBits: c.Coding.LowBits, steps: c.TileSteps(k), rows: c.GroupRows(g),
+		lut: m.lut[c.GroupTable[g]], lowBits: c.Coding.LowBits, steps: c.TileSteps(k), rows: c.GroupRows(g), scratch: m.lanes,
 	}
 	if ch.lowBits > 0 {
 		ch.low = c.Low[c.LowOffset(g, k):]
@@ -184,11 +187,14 @@ func (m *Matrix) Chunk(g, k int, dst []byte, stride int) {
 func (m *Matrix) Low(g, k int, dst []byte, stride int) {
 	ch := m.chunk(g, k)
 	dst = dst[:(ch.rows-1)*stride+ch.steps*format.StepCols]
-	if m.isa == AVX512 {
+	switch m.isa {
+	case AVX512:
 		lowAVX512(&ch, dst, stride)
-		return
+	case AVX2:
+		lowAVX2(&ch, dst, stride)
+	default:
+		lowGeneric(&ch, dst, stride)
 	}
-	lowGeneric(&ch, dst, stride)
 }
 
 // Group decodes all tiles of group g: row r stands at dst[r*stride:].

@@ -231,3 +231,17 @@ func BenchmarkChunk(b *testing.B) {
 		}
 	}
 }
+
+// TestInstructionsAreUsed checks that codings of models do not fall back to portable code.
+func TestInstructionsAreUsed(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	for _, isa := range isas() {
+		for low := range 9 {
+			c, tables, _ := coded(t, rng, 5, 128, 16, low, 12, 2)
+			m, err := New(c, NewTables(tables), isa)
+			require.NoError(t, err)
+			require.Equal(t, isa, m.isa, "%d low bits", low)
+			require.Equal(t, low > maxFastLow, m.Split())
+		}
+	}
+}

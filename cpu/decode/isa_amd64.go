@@ -14,7 +14,7 @@ func Best() ISA {
 	switch {
 	case x.HasAVX512F && x.HasAVX512BW && x.HasAVX512VBMI && x.HasAVX512VBMI2:
 		return AVX512
-	case x.HasAVX2:
+	case x.HasAVX2 && x.HasBMI1 && x.HasBMI2: // and LZCNT, which came with these
 		return AVX2
 	}
 	return Generic
@@ -30,25 +30,22 @@ type chunkArgs struct {
 	steps     int
 	rows      int
 	lowBits   int
-	lowFields [4]uint64 // AVX-512: which bits of two lanes' low bits go to which byte, for four pairs
+	lowFields [4]uint64 // which bits of two lanes' low bits go to which byte, for four pairs
 	mask      uint32
 	lowMask   uint32 // low bits of a pair, in bytes 0 and 1
 	one       uint32
 	_         uint32
-	ahead     uintptr // AVX-512: where what is fetched next lies, and by how much it moves on with four steps
+	ahead     uintptr // where what is fetched next lies, and by how much it moves on with four steps
 	aheadStep int
 	// A lane's next word, the distance to the one after, the index that ends its interleaved part, where its tail starts.
 	ix, inc, limit, tail [huffman.Lanes]int32
-	state                [4][huffman.Lanes]int32 // of AVX2
-	// Constants that AVX2 reads as vectors: mask, 31, 32, 0xffff, 1, low bits of the even weight, of the odd one, factor that moves these.
-	vec [8][8]uint32
 }
 
 // fetchAhead is how many bytes ahead the stream is fetched: gathers make no pattern that the processor would follow across pages.
 const fetchAhead = 2048
 
-// set fills a in place: arguments made here would be allocated. lanes says which lane stands where in the registers.
-func (a *chunkArgs) set(c *chunk, dst []byte, stride int, lanes *[huffman.Lanes]uint8) {
+// set fills a in place: arguments made here would be allocated.
+func (a *chunkArgs) set(c *chunk, dst []byte, stride int) {
 	*a = chunkArgs{
 		dst: unsafe.Pointer(&dst[0]), stride: stride, words: unsafe.Pointer(&c.words[0]), lut: unsafe.Pointer(&c.lut[0]),
 		steps: c.steps, rows: c.rows, lowBits: c.lowBits, mask: uint32(len(c.lut) - 1), one: 1,
@@ -63,7 +60,7 @@ func (a *chunkArgs) set(c *chunk, dst []byte, stride int, lanes *[huffman.Lanes]
 		tails[l] = tail
 		tail += int32(c.tail[l])
 	}
-	for i, l := range lanes {
+	for i, l := range lanes512 {
 		lane := int32(l)
 		a.ix[i], a.inc[i], a.limit[i], a.tail[i] = lane, huffman.Lanes, main+lane, tails[l&(huffman.Lanes-1)]
 		if c.mainWords == 0 {
@@ -76,16 +73,12 @@ func (a *chunkArgs) set(c *chunk, dst []byte, stride int, lanes *[huffman.Lanes]
 	}
 }
 
-// lanes512 holds the lanes with bit 2 of their number clear, then those with it set; lanes256 the same for each half of the lanes. Packing two registers of
-// 32-bit entries to 16 bits then gives lanes in order.
-var (
-	lanes512 = [huffman.Lanes]uint8{0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31}
-	lanes256 = [huffman.Lanes]uint8{0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15, 16, 17, 18, 19, 24, 25, 26, 27, 20, 21, 22, 23, 28, 29, 30, 31}
-)
+// lanes512 holds the lanes with bit 2 of their number clear, then those with it set: packing two registers of 32-bit entries to 16 bits then gives lanes in order.
+var lanes512 = [huffman.Lanes]uint8{0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31}
 
 func decodeAVX512(c *chunk, dst []byte, stride int) {
 	var a chunkArgs
-	a.set(c, dst, stride, &lanes512)
+	a.set(c, dst, stride)
 	if c.lowBits == 0 {
 		chunk512((*byte)(unsafe.Pointer(&a)))
 		return
@@ -103,19 +96,4 @@ func lowAVX512(c *chunk, dst []byte, stride int) {
 		lowMask: 1<<c.lowBits - 1,
 	}
 	low512((*byte)(unsafe.Pointer(&a)))
-}
-
-func decodeAVX2(c *chunk, dst []byte, stride int) {
-	var a chunkArgs
-	a.set(c, dst, stride, &lanes256)
-	for i, v := range [...]uint32{a.mask, 31, 32, 0xffff, 1, a.lowMask & 0xff, a.lowMask & 0xff00, 1 << (8 - c.lowBits) * 0x10001} {
-		for l := range a.vec[i] {
-			a.vec[i][l] = v
-		}
-	}
-	if c.lowBits > 0 {
-		chunk256Low((*byte)(unsafe.Pointer(&a)))
-		return
-	}
-	chunk256((*byte)(unsafe.Pointer(&a)))
 }

@@ -10,3 +10,4 @@ func Best() ISA { return Generic }
 func decodeAVX512(c *chunk, dst []byte, stride int) { decodeGeneric(c, dst, stride) }
 func decodeAVX2(c *chunk, dst []byte, stride int)   { decodeGeneric(c, dst, stride) }
 func lowAVX512(c *chunk, dst []byte, stride int)    { lowGeneric(c, dst, stride) }
+func lowAVX2(c *chunk, dst []byte, stride int)      { lowGeneric(c, dst, stride) }

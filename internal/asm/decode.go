@@ -29,12 +29,20 @@ func argLoader(args Register) func(disp int) GPVirtual {
 	}
 }
 
-// decodeRows generates the loops around group, which decodes n pairs of every lane to dst: of every row four pairs at a time, then two and one. rows is
-// how many rows are left.
+// decodeRows generates the loops around group, which decodes n pairs of every lane to dst. rows is how many rows are left.
 func decodeRows(args, row, dst Register, rows Op, group func(n int, name string)) {
 	Label("row")
 	MOVQ(row, dst)
-	left := argLoader(args)(argSteps)
+	decodeRow(argLoader(args)(argSteps), group)
+	ADDQ(Mem{Base: args, Disp: argStride}, row)
+	DECQ(rows)
+	JNZ(LabelRef("row"))
+	VZEROUPPER()
+	RET()
+}
+
+// decodeRow decodes the pairs of a row, of which `left` are left: four at a time, then two and one.
+func decodeRow(left Op, group func(n int, name string)) {
 	SUBQ(Imm(4), left)
 	JL(LabelRef("rest"))
 	Label("four")
@@ -50,9 +58,4 @@ func decodeRows(args, row, dst Register, rows Op, group func(n int, name string)
 	JZ(LabelRef("next"))
 	group(1, "c")
 	Label("next")
-	ADDQ(Mem{Base: args, Disp: argStride}, row)
-	DECQ(rows)
-	JNZ(LabelRef("row"))
-	VZEROUPPER()
-	RET()
 }

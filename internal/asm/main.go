@@ -24,8 +24,10 @@ func main() {
 	switch what {
 	case "decode":
 		chunk512()
-		chunk256()
+		rowLanes()
+		splitLanes()
 		low512()
+		low256()
 	case "dot":
 		dots()
 	case "linalg":
