@@ -130,12 +130,9 @@ type machine struct {
 // machines returns the portable one and those that this processor can run.
 func machines() []machine {
 	all := []machine{{genericKernels(), dot.Generic, decode.Generic}}
-	simd := simdKernels()
-	for i, d := range []dot.ISA{dot.AVX512, dot.AVX2} {
-		if d > dot.Best() {
-			continue
-		}
-		k := genericKernels()
+	simd, isas := simdKernels(), dot.Available()
+	for i := range len(isas) - 1 {
+		d, k := isas[len(isas)-1-i], genericKernels()
 		if i < len(simd) {
 			k = simd[i]
 		}

@@ -3,13 +3,14 @@
 //
 // # Activations
 //
-// A tile of up to 32 steps of 64 activations has one scale: x ≈ scale · v with |v| ≤ 32,512. v = 256·hi + lo is stored as 64 bytes hi then 64
+// A tile of up to MaxSteps steps of 64 activations has one scale: x ≈ scale · v with |v| ≤ 32,512. v = 256·hi + lo is stored as 64 bytes hi then 64
 // bytes lo per step, because the fast instructions multiply bytes.
 //
 // # Codes
 //
 // Codes are unsigned, 4, 5, 6 or 8 bits wide. Of a row's step the low 4 bits take 32 bytes: byte i holds column i in its low nibble and
-// column 32 + i in its high one; each further bit is a little-endian mask of 64 bits. Codes of 8 bits are plain bytes;
+// column 32 + i in its high one; each further bit takes 8 bytes, a plane: bit b of byte i is column 8i + b, but with NEON column 8b + i. So rows belong to
+// the instruction set that packed them. Codes of 8 bits are plain bytes;
 // as width 7 these are below 128, which is faster with AVX2. Nothing is packed with that width.
 //
 // # Escapes
@@ -33,9 +34,16 @@ const (
 	Generic ISA = iota // portable Go
 	AVX2               // AVX2 and FMA
 	AVX512             // AVX-512 F, BW, DQ, VL, VBMI2 and VNNI
+	NEON               // of ARMv8.0-A
 )
 
-func (i ISA) String() string { return [...]string{"generic Go", "AVX2", "AVX-512 VNNI"}[i] }
+func (i ISA) String() string { return [...]string{"generic Go", "AVX2", "AVX-512 VNNI", "NEON"}[i] }
+
+// Best returns the fastest instruction set of this processor.
+func Best() ISA {
+	all := Available()
+	return all[len(all)-1]
+}
 
 // widths lists the supported code widths in bits.
 var widths = [...]int{4, 5, 6, 8}
@@ -94,13 +102,13 @@ func (i ISA) Quantize(dst []int8, x []float32) (scale float32, sum int64) {
 	return quantizeGeneric(dst, x, steps)
 }
 
-// Dot writes Σ u·hi and Σ u·lo of every row to out[2r] and out[2r+1]: the product is 256·out[2r] + out[2r+1].
+// Dot writes the product of every row in two parts: it is 256·out[2r] + out[2r+1].
 func (i ISA) Dot(out []int32, w *Rows, x []int8) {
 	if i != Generic && w.Count > 0 && w.Steps > 0 && (!w.Escaped || i == AVX512) {
 		i.dotASM(out, w, x)
 		return
 	}
-	dotGeneric(out, w, x)
+	dotGeneric(i, out, w, x)
 }
 
 // DotBlocks writes Σ_b scale_b · Σ_{c in b} u·v of every row to out[r]; block is 16 or 32 columns.
@@ -109,7 +117,7 @@ func (i ISA) DotBlocks(out []float32, w *Rows, block int, x []int8) {
 		i.dotBlocksASM(out, w, block, x)
 		return
 	}
-	dotBlocksGeneric(out, w, block, x)
+	dotBlocksGeneric(i, out, w, block, x)
 }
 
 // Pack turns a row of steps·64 codes into planes.
@@ -120,7 +128,7 @@ func (i ISA) Pack(width int, nibble, bits, codes []byte, steps int) {
 	case i == AVX512 && steps > 0:
 		packAVX512(width, nibble, bits, codes, steps)
 	default:
-		packGeneric(width, nibble, bits, codes, steps)
+		packGeneric(i, width, nibble, bits, codes, steps)
 	}
 }
 
@@ -132,7 +140,7 @@ func (i ISA) Unpack(width int, codes, nibble, bits []byte, steps int) {
 	case i == AVX512 && steps > 0:
 		unpackAVX512(width, codes, nibble, bits, steps)
 	default:
-		unpackGeneric(width, codes, nibble, bits, steps)
+		unpackGeneric(i, width, codes, nibble, bits, steps)
 	}
 }
 
@@ -142,22 +150,28 @@ const TileRows = 32
 // TileBytes returns the size of a tile.
 func TileBytes(steps int) int { return TileRows * StepCols * steps }
 
-// Tile reorders 32 rows of codes, one byte each and stride bytes apart, for Gemm: [16·steps][32 rows][4 columns].
+// Tile reorders 32 rows of codes, one byte each and stride bytes apart, for Gemm: with AVX2 and AVX-512 [16·steps][32 rows][4 columns], else [32 rows][64·steps].
 func (i ISA) Tile(dst, codes []byte, stride, steps int) {
-	if i == AVX512 && steps > 0 {
+	switch {
+	case i == AVX512 && steps > 0:
 		tileAVX512(dst, codes, stride, steps)
-		return
+	case i == AVX2:
+		tileGeneric(dst, codes, stride, steps)
+	default:
+		tileRows(dst, codes, stride, steps)
 	}
-	tileGeneric(dst, codes, stride, steps)
 }
 
-// Gemm multiplies a tile of codes below 1<<width with tokens whose quantized activations lie xStride bytes apart: out is int32[tokens][2][32 rows], Σ u·hi and Σ u·lo.
+// Gemm multiplies a tile of codes below 1<<width with tokens whose quantized activations lie xStride bytes apart: out is int32[tokens][2][32 rows],
+// the two parts of the products.
 func (i ISA) Gemm(out []int32, tile []byte, width int, x []int8, xStride, steps, tokens int) {
 	switch {
 	case i == AVX512 && steps > 0:
 		gemmAVX512(out, tile, x, xStride, steps, tokens)
 	case i == AVX2 && steps > 0:
 		gemmAVX2(out, tile, width, x, xStride, steps, tokens)
+	case i == NEON && steps > 0:
+		gemmNEON(out, tile, x, xStride, steps, tokens)
 	default:
 		gemmGeneric(out, tile, x, xStride, steps, tokens)
 	}
@@ -176,5 +190,5 @@ func (i ISA) GemmBlocks(acc, rest, scale []float32, w *Rows, block int, x []int8
 		i.gemmBlocksASM(acc, rest, scale, w, block, x, xStride, tokens)
 		return
 	}
-	gemmBlocksGeneric(acc, rest, scale, w, block, x, xStride, tokens)
+	gemmBlocksGeneric(i, acc, rest, scale, w, block, x, xStride, tokens)
 }

@@ -49,7 +49,7 @@ func (i ISA) PackEscapes(w *Rows, low int, nibble, bits, escape, codes []byte) i
 	}
 	planes := make([]byte, w.Steps*StepCols)
 	n := packEscapesGeneric(w, byte(low), planes, escape, codes)
-	packGeneric(w.Width, nibble, bits, planes, w.Steps)
+	packGeneric(Generic, w.Width, nibble, bits, planes, w.Steps)
 	return n
 }
 
@@ -62,7 +62,7 @@ func (i ISA) UnpackRow(w *Rows, r int, codes []byte) {
 	case i == AVX512 && w.Steps > 0:
 		unpackEscapesAVX512(w, codes, nibble, bits, w.Escape[w.Start[r*w.StartStride]:])
 	default:
-		unpackGeneric(w.Width, codes, nibble, bits, w.Steps)
+		unpackGeneric(Generic, w.Width, codes, nibble, bits, w.Steps)
 		insertEscapesGeneric(w, codes[:w.Steps*StepCols], w.Escape[w.Start[r*w.StartStride]:])
 	}
 }

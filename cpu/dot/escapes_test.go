@@ -39,7 +39,7 @@ func TestEscapes(t *testing.T) {
 				_, x, q := sample(rng, 4, rows, steps)
 				Generic.Quantize(q, x)
 				reference := packEscaped(Generic, form, rows, steps, codes)
-				for _, isa := range isas() {
+				for _, isa := range Available() {
 					name := fmt.Sprintf("%s width %d sigma %g steps %d", isa, form.Width, sigma, steps)
 					w := packEscaped(isa, form, rows, steps, codes)
 					require.Equal(t, reference, w, name)

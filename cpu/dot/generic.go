@@ -1,6 +1,9 @@
 package dot
 
-import "math"
+import (
+	"encoding/binary"
+	"math"
+)
 
 func quantizeGeneric(dst []int8, x []float32, steps int) (scale float32, sum int64) {
 	scale, inv := scales(absMax(x))
@@ -31,102 +34,159 @@ func scales(m float32) (scale, inv float32) {
 	return m / MaxValue, MaxValue / m
 }
 
-func dotGeneric(out []int32, w *Rows, x []int8) {
-	if w.Escaped {
-		dotEscapesGeneric(out, w, x)
-		return
-	}
-	var codes [StepCols]byte
-	for r := range w.Count {
-		hi, lo := int32(0), int32(0)
-		for s := range w.Steps {
-			u := w.step(&codes, r, s)
-			xh, xl := x[2*StepCols*s:][:StepCols], x[2*StepCols*s+StepCols:][:StepCols]
-			for c := range xh {
-				hi += int32(u[c]) * int32(xh[c])
-				lo += int32(u[c]) * int32(xl[c])
-			}
+// MaxSteps is the longest tile.
+const MaxSteps = 32
+
+// wide are a tile's activations as whole numbers, v = 256·hi + lo.
+type wide [MaxSteps * StepCols]int32
+
+func (v *wide) join(x []int8, steps int) {
+	for s := range steps {
+		xh, xl := (*[StepCols]int8)(x[2*StepCols*s:]), (*[StepCols]int8)(x[2*StepCols*s+StepCols:])
+		out := (*[StepCols]int32)(v[StepCols*s:])
+		for c := range out {
+			out[c] = int32(xh[c])<<8 + int32(xl[c])
 		}
-		out[2*r], out[2*r+1] = hi, lo
 	}
 }
 
-// dotEscapesGeneric unpacks the rows first.
-func dotEscapesGeneric(out []int32, w *Rows, x []int8) {
-	row := make([]byte, w.Steps*StepCols)
-	plain := Rows{Width: 8, Nibble: row, NibbleStride: len(row), Count: 1, Steps: w.Steps}
+// dotRow returns Σ u·v. The sums of 64 columns fit 32 bits.
+func dotRow(u []byte, v []int32) (sum int64) {
+	for len(u) >= StepCols && len(v) >= StepCols {
+		p, q := (*[StepCols]byte)(u), (*[StepCols]int32)(v)
+		var s0, s1, s2, s3 int32
+		for c := 0; c < StepCols; c += 4 {
+			s0 += int32(p[c]) * q[c]
+			s1 += int32(p[c+1]) * q[c+1]
+			s2 += int32(p[c+2]) * q[c+2]
+			s3 += int32(p[c+3]) * q[c+3]
+		}
+		sum += int64(s0) + int64(s1) + int64(s2) + int64(s3)
+		u, v = u[StepCols:], v[StepCols:]
+	}
+	return sum
+}
+
+func dotGeneric(i ISA, out []int32, w *Rows, x []int8) {
+	var v wide
+	var row [MaxSteps * StepCols]byte
+	v.join(x, w.Steps)
 	for r := range w.Count {
-		Generic.UnpackRow(w, r, row)
-		dotGeneric(out[2*r:], &plain, x)
+		sum := dotRow(w.codes(i, r, row[:]), v[:w.Steps*StepCols])
+		out[2*r], out[2*r+1] = int32(sum>>8), int32(sum&0xff)
 	}
 }
 
-func dotBlocksGeneric(out []float32, w *Rows, block int, x []int8) {
-	var codes [StepCols]byte
-	perStep := StepCols / block
+// codes returns the codes of row r, in buf if they must be unpacked.
+func (w *Rows) codes(i ISA, r int, buf []byte) []byte {
+	n := w.Steps * StepCols
+	nibble := w.Nibble[r*w.NibbleStride:]
+	switch {
+	case w.Escaped: // other instruction sets than AVX-512 keep no such rows
+		row := make([]byte, n)
+		i.UnpackRow(w, r, row)
+		return row
+	case w.Width < 7:
+		unpackGeneric(i, w.Width, buf[:n], nibble, w.Bits[min(len(w.Bits), r*w.BitsStride):], w.Steps)
+		return buf[:n]
+	}
+	return nibble[:n]
+}
+
+func dotBlocksGeneric(i ISA, out []float32, w *Rows, block int, x []int8) {
+	var v wide
+	var row [MaxSteps * StepCols]byte
+	v.join(x, w.Steps)
+	n := w.Steps * StepCols / block
 	for r := range w.Count {
 		sum := float32(0)
-		for s := range w.Steps {
-			u := w.step(&codes, r, s)
-			xh, xl := x[2*StepCols*s:][:StepCols], x[2*StepCols*s+StepCols:][:StepCols]
-			for b := range perStep {
-				t := int32(0)
-				for c := b * block; c < (b+1)*block; c++ {
-					t += int32(u[c]) * (int32(xh[c])<<8 + int32(xl[c]))
-				}
-				sum += w.Scale[r*w.ScaleStride+s*perStep+b] * float32(t)
-			}
+		u := w.codes(i, r, row[:])
+		for b, scale := range w.Scale[r*w.ScaleStride:][:n] {
+			sum += float32(scale * float32(dotShort(u[b*block:][:block], v[b*block:][:block])))
 		}
 		out[r] = sum
 	}
 }
 
-// step returns the 64 codes of a row's step.
-func (w *Rows) step(buf *[StepCols]byte, r, s int) *[StepCols]byte {
-	nb := NibbleBytes(w.Width)
-	nibble := w.Nibble[r*w.NibbleStride+s*nb:][:nb]
-	if w.Width >= 7 {
-		return (*[StepCols]byte)(nibble)
+// dotShort returns Σ u·v of up to 64 columns, a multiple of 16.
+func dotShort(u []byte, v []int32) int32 {
+	var s0, s1, s2, s3 int32
+	for len(u) >= 16 && len(v) >= 16 {
+		p, q := (*[16]byte)(u), (*[16]int32)(v)
+		for c := 0; c < len(p); c += 4 {
+			s0 += int32(p[c]) * q[c]
+			s1 += int32(p[c+1]) * q[c+1]
+			s2 += int32(p[c+2]) * q[c+2]
+			s3 += int32(p[c+3]) * q[c+3]
+		}
+		u, v = u[16:], v[16:]
 	}
-	bb := BitBytes(w.Width)
-	unpackGeneric(w.Width, buf[:], nibble, w.Bits[min(len(w.Bits), r*w.BitsStride+s*bb):], 1)
-	return buf
+	return s0 + s1 + s2 + s3
 }
 
-func packGeneric(width int, nibble, bits, codes []byte, steps int) {
+const ones = 0x0101010101010101
+
+// packGeneric takes eight columns at a time. The planes it makes are those of NEON, others are these with rows and columns of the bits exchanged.
+func packGeneric(i ISA, width int, nibble, bits, codes []byte, steps int) {
 	low, planes := mainBits(width), BitBytes(width)/8
+	mask := uint64(1<<low-1) * ones
 	for s := range steps {
 		u := codes[s*StepCols:][:StepCols]
-		main := nibble[s*8*low:][:8*low]
-		clear(main)
-		for c, v := range u {
-			main[c%len(main)] |= v & (1<<low - 1) << (c / len(main) * low)
-		}
-		for p := range planes {
-			mask := bits[8*(s*planes+p):][:8]
-			clear(mask)
-			for c, v := range u {
-				mask[c/8] |= v >> (low + p) & 1 << (c % 8)
+		var main [4]uint64
+		var plane [2]uint64
+		for a := range 8 {
+			v := binary.LittleEndian.Uint64(u[8*a:])
+			main[a&(low-1)] |= v & mask << (a &^ (low - 1))
+			v >>= low
+			for p := range planes {
+				plane[p] |= v >> p & ones << a
 			}
+		}
+		for k, m := range main[:low] {
+			binary.LittleEndian.PutUint64(nibble[8*(s*low+k):], m)
+		}
+		for p, m := range plane[:planes] {
+			if i != NEON {
+				m = exchange(m)
+			}
+			binary.LittleEndian.PutUint64(bits[8*(s*planes+p):], m)
 		}
 	}
 }
 
-func unpackGeneric(width int, codes, nibble, bits []byte, steps int) {
+// unpackGeneric is the inverse of packGeneric.
+func unpackGeneric(i ISA, width int, codes, nibble, bits []byte, steps int) {
 	low, planes := mainBits(width), BitBytes(width)/8
+	mask := uint64(1<<low-1) * ones
 	for s := range steps {
 		u := codes[s*StepCols:][:StepCols]
-		main := nibble[s*8*low:][:8*low]
-		for c := range u {
-			u[c] = main[c%len(main)] >> (c / len(main) * low) & (1<<low - 1)
-		}
+		var plane [2]uint64
 		for p := range planes {
-			mask := bits[8*(s*planes+p):][:8]
-			for c := range u {
-				u[c] |= mask[c/8] >> (c % 8) & 1 << (low + p)
+			plane[p] = binary.LittleEndian.Uint64(bits[8*(s*planes+p):])
+			if i != NEON {
+				plane[p] = exchange(plane[p])
 			}
 		}
+		for a := range 8 {
+			v := binary.LittleEndian.Uint64(nibble[8*(s*low+a&(low-1)):]) >> (a &^ (low - 1)) & mask
+			for p, m := range plane[:planes] {
+				v |= m >> a & ones << (low + p)
+			}
+			binary.LittleEndian.PutUint64(u[8*a:], v)
+		}
 	}
+}
+
+// exchange swaps bit b of byte i with bit i of byte b (Warren, Hacker's Delight, 7-3).
+func exchange(m uint64) uint64 {
+	for _, k := range [...]struct {
+		mask  uint64
+		shift int
+	}{{0x00aa00aa00aa00aa, 7}, {0x0000cccc0000cccc, 14}, {0x00000000f0f0f0f0, 28}} {
+		t := (m ^ m>>k.shift) & k.mask
+		m ^= t ^ t<<k.shift
+	}
+	return m
 }
 
 func tileGeneric(dst, codes []byte, stride, steps int) {
@@ -137,30 +197,31 @@ func tileGeneric(dst, codes []byte, stride, steps int) {
 	}
 }
 
+// tileRows leaves the order of the codes.
+func tileRows(dst, codes []byte, stride, steps int) {
+	for r := range TileRows {
+		copy(dst[r*StepCols*steps:][:StepCols*steps], codes[r*stride:])
+	}
+}
+
 func gemmGeneric(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	var v wide
 	for t := range tokens {
+		v.join(x[t*xStride:], steps)
 		acc := out[t*2*TileRows:][:2*TileRows]
-		clear(acc)
-		for g := range 16 * steps {
-			at := t*xStride + g/16*2*StepCols + g%16*4
-			xh, xl := x[at:][:4], x[at+StepCols:][:4]
-			w := tile[g*TileRows*4:][:TileRows*4]
-			for r := range TileRows {
-				for c := range 4 {
-					acc[r] += int32(w[4*r+c]) * int32(xh[c])
-					acc[TileRows+r] += int32(w[4*r+c]) * int32(xl[c])
-				}
-			}
+		for r := range TileRows {
+			sum := dotRow(tile[r*StepCols*steps:][:StepCols*steps], v[:StepCols*steps])
+			acc[r], acc[TileRows+r] = int32(sum>>8), int32(sum&0xff)
 		}
 	}
 }
 
-func gemmBlocksGeneric(acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
+func gemmBlocksGeneric(i ISA, acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
 	rows := *w
 	rows.Width, rows.Count = 8, BlockRows
 	var sums [BlockRows]float32
 	for t := range tokens {
-		dotBlocksGeneric(sums[:], &rows, block, x[t*xStride:])
+		i.DotBlocks(sums[:], &rows, block, x[t*xStride:])
 		for r, s := range sums {
 			s += rest[BlockRows*t+r]
 			acc[BlockRows*t+r] += float32(scale[t] * s)

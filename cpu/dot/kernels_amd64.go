@@ -6,16 +6,17 @@ import (
 	"golang.org/x/sys/cpu"
 )
 
-// Best returns the fastest instruction set of this processor.
-func Best() ISA {
+// Available returns the instruction sets of this processor, the fastest last.
+func Available() []ISA {
 	x := &cpu.X86
-	switch {
-	case x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI2 && x.HasAVX512VNNI:
-		return AVX512
-	case x.HasAVX2 && x.HasFMA:
-		return AVX2
+	all := []ISA{Generic}
+	if x.HasAVX2 && x.HasFMA {
+		all = append(all, AVX2)
 	}
-	return Generic
+	if x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI2 && x.HasAVX512VNNI {
+		all = append(all, AVX512)
+	}
+	return all
 }
 
 // The argument structures mirror the offsets in internal/asm. Slices are checked before their pointers go there.
@@ -280,4 +281,9 @@ func (a *gemmArgs) set(out []int32, tile []byte, x []int8, xStride, steps, token
 		xStride: xStride,
 		steps:   steps,
 	}
+}
+
+// gemmNEON is never reached: Available does not return NEON.
+func gemmNEON(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+	gemmGeneric(out, tile, x, xStride, steps, tokens)
 }

@@ -1,4 +1,4 @@
-// Command asm generates the project's Go assembly with avo. It is a module of its own, so that avo stays out of the product's dependencies.
+// Command asm generates the project's Go assembly for amd64 with avo; command arm64 beside it the one for arm64. It is a module of its own, so that avo stays out of the product's dependencies.
 //
 //	go run . decode -out ../../cpu/decode/chunk_amd64.s -stubs ../../cpu/decode/chunk_amd64.go -pkg decode
 //	go run . dot -out ../../cpu/dot/dot_amd64.s -stubs ../../cpu/dot/dot_amd64.go -pkg dot

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var (
+	wordLine = regexp.MustCompile(`WORD \$0x([0-9a-f]{8}) // (.*)`)
+	encoding = regexp.MustCompile(`encoding: \[0x(..),0x(..),0x(..),0x(..)\]`)
+)
+
+// TestEncodings has LLVM's assembler translate every mnemonic that the generator writes.
+func TestEncodings(t *testing.T) {
+	mc, err := exec.LookPath("llvm-mc")
+	if err != nil {
+		t.Skip("llvm-mc (Debian: llvm) was not found: encodings are checked by running the kernels only")
+	}
+	for _, what := range files {
+		functions, data, err := generate(what)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := wordLine.FindAllStringSubmatch(assembly(functions, data), -1)
+		var source strings.Builder
+		for _, l := range lines {
+			source.WriteString(l[2] + "\n")
+		}
+		cmd := exec.Command(mc, "--triple=aarch64", "--show-encoding")
+		cmd.Stdin = strings.NewReader(source.String())
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", what, err, out)
+		}
+		found := encoding.FindAllStringSubmatch(string(out), -1)
+		if len(lines) == 0 || len(found) != len(lines) {
+			t.Fatalf("%s: %d instructions, %d translated\n%s", what, len(lines), len(found), out)
+		}
+		for i, l := range lines {
+			if want := fmt.Sprintf("%s%s%s%s", found[i][4], found[i][3], found[i][2], found[i][1]); l[1] != want {
+				t.Errorf("%s: %q is %s, expected %s", what, l[2], l[1], want)
+			}
+		}
+	}
+}
