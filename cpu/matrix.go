@@ -87,7 +87,13 @@ func (m *matrix) isResident() bool {
 }
 
 // tableBytes returns what a matrix takes in every plan, decoding tables left out.
-func (m *matrix) tableBytes() int64 { return 4 * int64(len(m.rowScale)+len(m.colScale)+len(m.inverse)) }
+func (m *matrix) tableBytes() int64 {
+	n := 4 * int64(len(m.rowScale)+len(m.colScale)+len(m.inverse))
+	if m.coded != nil {
+		n += m.coded.Expanded()
+	}
+	return n
+}
 
 // newMatrix prepares t, which must have passed format.Reader.Verify.
 func newMatrix(t *format.Tensor, tables *decode.Tables, isa decode.ISA) (*matrix, error) {

@@ -57,7 +57,11 @@ func (m *matrix) readBytes() float64 {
 	case m.isResident():
 		return float64(m.residentBytes())
 	}
-	return float64(m.tensor.Bytes)
+	stored := int64(0)
+	for _, part := range []string{"row_order", "outliers"} { // expanded when the file was opened
+		stored += m.tensor.Parts[part][1]
+	}
+	return float64(m.tensor.Bytes - stored + m.coded.Expanded())
 }
 
 // Profile implements engine.Profiler. Products read weights as often as there are batches.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -124,9 +125,9 @@ func TestRoundTrip(t *testing.T) {
 	require.Equal(t, F32, raw.Raw.DType)
 }
 
-// TestGolden pins the file format: version 1 files must stay readable and writing must stay reproducible.
+// TestGolden pins the file format: version 2 files must stay readable and writing must stay reproducible.
 func TestGolden(t *testing.T) {
-	golden := filepath.Join("testdata", "sample-v1.ellm")
+	golden := filepath.Join("testdata", "sample-v2.ellm")
 	path := filepath.Join(t.TempDir(), "a.ellm")
 	writeSample(t, path)
 	b, err := os.ReadFile(path)
@@ -185,9 +186,11 @@ func TestDamagedFiles(t *testing.T) {
 	}
 	require.ErrorContains(t, open(append(append([]byte{}, good...), 0)), "bytes, expected")
 
-	future := append([]byte{}, good...)
-	future[8] = 2
-	require.ErrorContains(t, open(future), "version 2")
+	for _, v := range []byte{1, 3} {
+		other := append([]byte{}, good...)
+		other[8] = v
+		require.ErrorContains(t, open(other), fmt.Sprintf("container version %d, this program reads version 2 (compress the model again from its source", v))
+	}
 
 	// Flipped bits: everywhere but in the padding between sections.
 	r, err := Open(path)
@@ -228,11 +231,10 @@ func TestHostileIndex(t *testing.T) {
 		"offset":      func(c *Coded, _ *indexEntry) { c.ChunkOffset[1] += 8 },
 		"main":        func(c *Coded, _ *indexEntry) { c.MainWords[2]++ },
 		"tail":        func(c *Coded, _ *indexEntry) { c.LaneTail[5] += 200 },
-		"order":       func(c *Coded, _ *indexEntry) { c.RowOrder[3] = c.RowOrder[4] },
-		"order range": func(c *Coded, _ *indexEntry) { c.RowOrder[3] = 1 << 30 },
-		"outlier":     func(c *Coded, _ *indexEntry) { c.Outliers[0] = PackOutlier(Outlier{3, MaxCols - 1, 1}) },
-		"unordered":   func(c *Coded, _ *indexEntry) { c.Outliers[0], c.Outliers[1] = c.Outliers[1], c.Outliers[0] },
-		"outliers":    func(c *Coded, _ *indexEntry) { c.OutlierStart[1] = 77 },
+		"order":       func(_ *Coded, e *indexEntry) { e.Parts["row_order"] = [2]int64{0, 24} },
+		"no order":    func(_ *Coded, e *indexEntry) { e.Parts["row_order"] = [2]int64{0, 0} },
+		"outliers":    func(_ *Coded, e *indexEntry) { e.Parts["outliers"] = e.Parts["stream"] },
+		"no outliers": func(_ *Coded, e *indexEntry) { e.Parts["outliers"] = [2]int64{64, 0} },
 		"part":        func(_ *Coded, e *indexEntry) { e.Parts["stream"] = [2]int64{0, 1 << 60} },
 		"negative":    func(_ *Coded, e *indexEntry) { e.Parts["stream"] = [2]int64{-64, 64} },
 		"missing":     func(_ *Coded, e *indexEntry) { delete(e.Parts, "chunk_offset") },
@@ -242,15 +244,14 @@ func TestHostileIndex(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cc := *c
 			cc.GroupTable, cc.ChunkOffset, cc.MainWords = append([]uint8{}, c.GroupTable...), append([]uint32{}, c.ChunkOffset...), append([]uint16{}, c.MainWords...)
-			cc.LaneTail, cc.RowOrder = append([]uint8{}, c.LaneTail...), append([]uint32{}, c.RowOrder...)
-			cc.Outliers, cc.OutlierStart = append([]uint32{}, c.Outliers...), append([]uint32{}, c.OutlierStart...)
+			cc.LaneTail = append([]uint8{}, c.LaneTail...)
 			spoil(&cc, &indexEntry{Coding: &Coding{}, Scale: &Scale{}, Parts: map[string][2]int64{}})
 			path := filepath.Join(t.TempDir(), "h.ellm")
 			w, err := Create(path)
 			require.NoError(t, err)
 			defer w.Abort()
 			require.NoError(t, w.Coded("x", &cc))
-			spoil(&Coded{GroupTable: make([]uint8, 9), ChunkOffset: make([]uint32, 9), MainWords: make([]uint16, 9), LaneTail: make([]uint8, 99), RowOrder: make([]uint32, 9), Outliers: make([]uint32, 9), OutlierStart: make([]uint32, 9)}, &w.index.Tensors[0])
+			spoil(&Coded{GroupTable: make([]uint8, 9), ChunkOffset: make([]uint32, 9), MainWords: make([]uint16, 9), LaneTail: make([]uint8, 99)}, &w.index.Tensors[0])
 			_, err = w.Finish(&Meta{}, []*huffman.Table{table})
 			require.NoError(t, err)
 			var corrupt *CorruptError
@@ -285,7 +286,7 @@ func TestOutlierPacking(t *testing.T) {
 
 // FuzzOpen mutates a container; whatever comes out, opening and verifying it must not panic.
 func FuzzOpen(f *testing.F) {
-	b, err := os.ReadFile(filepath.Join("testdata", "sample-v1.ellm"))
+	b, err := os.ReadFile(filepath.Join("testdata", "sample-v2.ellm"))
 	require.NoError(f, err)
 	f.Add(b, 100, byte(1))
 	f.Fuzz(func(t *testing.T, b []byte, at int, flip byte) {

@@ -3,6 +3,9 @@ package format
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
 )
 
 // loadIndex builds the tensors from TIDX: every part is placed, sized and aligned before it is viewed.
@@ -15,9 +18,10 @@ func (r *Reader) loadIndex() error {
 	if err := json.Unmarshal(b, &idx); err != nil {
 		return r.corrupt(KindIndex, -1, "%v", err)
 	}
+	var todo []compact
 	for i := range idx.Tensors {
 		e := &idx.Tensors[i]
-		t, err := r.tensor(e)
+		t, expand, err := r.tensor(e)
 		if err != nil {
 			return r.corrupt(KindIndex, -1, "tensor %q: %v", e.Name, err)
 		}
@@ -27,27 +31,74 @@ func (r *Reader) loadIndex() error {
 		r.tensors = append(r.tensors, t)
 		r.byName[t.Name] = t
 		r.place[t] = e.Section
+		if expand != nil {
+			todo = append(todo, compact{t, expand})
+		}
+	}
+	return r.expand(todo)
+}
+
+// compact are the parts of a tensor that are to be expanded.
+type compact struct {
+	t     *Tensor
+	parts []part
+}
+
+// expand expands the parts of all tensors on all cores.
+func (r *Reader) expand(todo []compact) error {
+	errs := make([]error, len(todo))
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range min(len(todo), runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(todo); i = int(next.Add(1)) - 1 {
+				errs[i] = r.expandParts(&todo[i])
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (r *Reader) tensor(e *indexEntry) (*Tensor, error) {
+func (r *Reader) expandParts(c *compact) error {
+	i := r.place[c.t]
+	s, name := &r.sections[i], KindTensor+" "+c.t.Name
+	for _, p := range c.parts {
+		at := c.t.Parts[p.name]
+		offset := int64(s.offset) + at[0]
+		if err := p.expand(r.data[offset : offset+at[1]]); err != nil {
+			if crc := r.check(i, name); crc != nil {
+				return crc
+			}
+			return r.corrupt(name, offset, "%v", err)
+		}
+	}
+	return nil
+}
+
+func (r *Reader) tensor(e *indexEntry) (*Tensor, []part, error) {
 	if e.Section < 0 || e.Section >= len(r.sections) || r.sections[e.Section].kind != KindTensor || r.sections[e.Section].flags != 0 {
-		return nil, fmt.Errorf("section %d is no tensor section", e.Section)
+		return nil, nil, fmt.Errorf("section %d is no tensor section", e.Section)
 	}
 	s := &r.sections[e.Section]
 	body := r.data[s.offset : s.offset+s.length]
-	t := &Tensor{Name: e.Name, Rows: e.Rows, Cols: e.Cols, Bytes: int64(s.length)}
+	t := &Tensor{Name: e.Name, Rows: e.Rows, Cols: e.Cols, Bytes: int64(s.length), Parts: e.Parts}
+	var expand []part
 	var err error
 	switch e.Kind {
 	case kindRaw:
 		t.Raw, err = rawFrom(e, body)
 	case kindCoded:
-		t.Coded, err = codedFrom(e, body)
+		t.Coded, expand, err = codedFrom(e, body)
 	default:
 		err = fmt.Errorf("kind is %q, expected %s or %s", e.Kind, kindRaw, kindCoded)
 	}
-	return t, err
+	return t, expand, err
 }
 
 // slice returns the bytes of a part.
@@ -78,26 +129,32 @@ func rawFrom(e *indexEntry, body []byte) (*Raw, error) {
 	return &Raw{Rows: e.Rows, Cols: e.Cols, DType: e.DType, Data: b}, nil
 }
 
-func codedFrom(e *indexEntry, body []byte) (*Coded, error) {
+// codedFrom views the parts of a coded tensor and returns those that are still to be expanded.
+func codedFrom(e *indexEntry, body []byte) (*Coded, []part, error) {
 	if e.Coding == nil || e.Scale == nil {
-		return nil, fmt.Errorf("coding or scale is missing")
+		return nil, nil, fmt.Errorf("coding or scale is missing")
 	}
 	c := &Coded{Rows: e.Rows, Cols: e.Cols, Coding: *e.Coding, Scale: *e.Scale}
 	if err := c.checkGeometry(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	var expand []part
 	for _, p := range c.parts() {
 		b, ok, err := slice(e, p.name, body)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if !ok && p.optional {
 			continue
 		}
 		if p.count >= 0 && int64(len(b)) != p.count*p.elemSize || int64(len(b))%p.elemSize != 0 {
-			return nil, fmt.Errorf("part %s has %d bytes, expected %d of %d bytes each", p.name, len(b), p.count, p.elemSize)
+			return nil, nil, fmt.Errorf("part %s has %d bytes, expected %d of %d bytes each", p.name, len(b), p.count, p.elemSize)
 		}
-		p.set(b)
+		if p.expand != nil {
+			expand = append(expand, p)
+		} else {
+			p.set(b)
+		}
 	}
-	return c, nil
+	return c, expand, nil
 }

@@ -15,6 +15,7 @@ type part struct {
 	elemSize int64
 	count    int64 // expected elements; −1 = any
 	optional bool
+	expand   func([]byte) error // instead of set, for parts that are shorter in the file; all others must have been set
 }
 
 func fieldPart[T element](name string, f *[]T, count int64, optional bool) part {
@@ -29,17 +30,24 @@ func fieldPart[T element](name string, f *[]T, count int64, optional bool) part 
 	}
 }
 
+// compactPart is a part of any number of bytes.
+func compactPart(name string, pack func() []byte, expand func([]byte) error) part {
+	return part{name: name, bytes: pack, elemSize: 1, count: -1, optional: true, expand: expand}
+}
+
 // parts lists the parts of c in file order. Geometry must have been checked (checkGeometry).
 func (c *Coded) parts() []part {
 	groups, chunks, rows, cols := int64(c.Groups()), int64(c.Chunks()), int64(c.Rows), int64(c.Cols)
 	p := []part{
-		fieldPart("row_order", &c.RowOrder, rows, true),
+		compactPart("row_order", func() []byte { return packOrder(c.RowOrder) }, func(b []byte) (err error) {
+			c.RowOrder, err = unpackOrder(b, c.Rows)
+			return err
+		}),
 		fieldPart("group_table", &c.GroupTable, groups, false),
 		fieldPart("chunk_offset", &c.ChunkOffset, chunks+1, false),
 		fieldPart("main_words", &c.MainWords, chunks, false),
 		fieldPart("lane_tail", &c.LaneTail, huffman.Lanes*chunks, false),
-		fieldPart("outlier_start", &c.OutlierStart, groups+1, true),
-		fieldPart("outliers", &c.Outliers, -1, true),
+		compactPart("outliers", c.packOutliers, c.unpackOutliers),
 		fieldPart("col_scale", &c.ColScale, cols, true),
 	}
 	switch c.Scale.Kind {
@@ -95,26 +103,14 @@ func (c *Coded) checkGeometry() error {
 	return nil
 }
 
-// checkContents checks the numbers that decoders use as indexes. Part lengths are already right.
+// checkContents checks the numbers that decoders use as indexes. Part lengths are already right, expanded parts are by construction.
 func (c *Coded) checkContents(tables []*huffman.Table) error {
-	if c.RowOrder != nil {
-		seen := make([]uint64, (c.Rows+63)/64)
-		for i, r := range c.RowOrder {
-			if int64(r) >= int64(c.Rows) || seen[r/64]>>(r%64)&1 != 0 {
-				return fmt.Errorf("row_order[%d] is %d: not a permutation of %d rows", i, r, c.Rows)
-			}
-			seen[r/64] |= 1 << (r % 64)
-		}
-	}
 	for g, t := range c.GroupTable {
 		if int(t) >= len(tables) || tables[t].Levels != c.Coding.Levels {
 			return fmt.Errorf("group_table[%d] is %d: no such table of %d levels", g, t, c.Coding.Levels)
 		}
 	}
-	if err := c.checkStream(); err != nil {
-		return err
-	}
-	return c.checkOutliers()
+	return c.checkStream()
 }
 
 func (c *Coded) checkStream() error {
@@ -136,36 +132,44 @@ func (c *Coded) checkStream() error {
 	return nil
 }
 
-func (c *Coded) checkOutliers() error {
-	if c.OutlierStart == nil {
-		if c.Outliers != nil {
-			return fmt.Errorf("outliers without outlier_start")
+// checkExpanded checks what must be right for parts to be packed.
+func (c *Coded) checkExpanded() error {
+	if c.RowOrder != nil && len(c.RowOrder) != c.Rows {
+		return fmt.Errorf("row order of %d rows, expected %d", len(c.RowOrder), c.Rows)
+	}
+	seen := make([]uint64, (len(c.RowOrder)+63)/64)
+	for i, r := range c.RowOrder {
+		if int64(r) >= int64(c.Rows) || seen[r/64]>>(r%64)&1 != 0 {
+			return fmt.Errorf("row_order[%d] is %d: not a permutation of %d rows", i, r, c.Rows)
 		}
+		seen[r/64] |= 1 << (r % 64)
+	}
+	return c.checkOutliers()
+}
+
+func (c *Coded) checkOutliers() error {
+	if len(c.Outliers) == 0 {
 		return nil
 	}
-	end := uint32(0)
-	for g, start := range c.OutlierStart {
-		if start < end || int64(start) > int64(len(c.Outliers)) || g == 0 && start != 0 {
-			return fmt.Errorf("outlier_start[%d] is %d, expected %d to %d", g, start, end, len(c.Outliers))
-		}
-		if g > 0 {
-			last := 0
-			for i := end; i < start; i++ {
-				o := UnpackOutlier(c.Outliers[i])
-				if o.Row >= c.GroupRows(g-1) || o.Col >= c.Cols {
-					return fmt.Errorf("outliers[%d] lies at row %d, column %d of group %d: outside the matrix", i, o.Row, o.Col, g-1)
-				}
-				at := o.Row*MaxCols + o.Col
-				if at < last {
-					return fmt.Errorf("outliers[%d] lies at row %d, column %d of group %d: in front of the one before it", i, o.Row, o.Col, g-1)
-				}
-				last = at
-			}
-		}
-		end = start
+	if n := c.Groups(); len(c.OutlierStart) != n+1 || c.OutlierStart[0] != 0 || int(c.OutlierStart[n]) != len(c.Outliers) {
+		return fmt.Errorf("outlier_start of %d numbers does not lead from 0 to %d, expected %d", len(c.OutlierStart), len(c.Outliers), n+1)
 	}
-	if int(end) != len(c.Outliers) {
-		return fmt.Errorf("outlier_start ends at %d, expected %d", end, len(c.Outliers))
+	for g := range c.Groups() {
+		from, to, last := c.OutlierStart[g], c.OutlierStart[g+1], 0
+		if from > to || int64(to) > int64(len(c.Outliers)) {
+			return fmt.Errorf("outlier_start[%d] is %d, expected %d to %d", g+1, to, from, len(c.Outliers))
+		}
+		for i := from; i < to; i++ {
+			o := UnpackOutlier(c.Outliers[i])
+			if o.Row >= c.GroupRows(g) || o.Col >= c.Cols || o.Delta == 0 {
+				return fmt.Errorf("outliers[%d] lies at row %d, column %d of group %d, difference %d: outside the matrix, or nothing", i, o.Row, o.Col, g, o.Delta)
+			}
+			at := o.Row*MaxCols + o.Col
+			if at < last {
+				return fmt.Errorf("outliers[%d] lies at row %d, column %d of group %d: in front of the one before it", i, o.Row, o.Col, g)
+			}
+			last = at
+		}
 	}
 	return nil
 }

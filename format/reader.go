@@ -101,7 +101,7 @@ func (r *Reader) loadSections(size int64) error {
 		return r.corrupt("header", 0, "the file has %d bytes, expected at least %d", n, headerSize)
 	}
 	if v := le.Uint32(h[8:]); v != Version {
-		return fmt.Errorf("%s: container version %d, this program reads version %d (use a matching ellm-gpu, or compress the model again)", r.path, v, Version)
+		return fmt.Errorf("%s: container version %d, this program reads version %d (compress the model again from its source, or use a matching ellm-gpu)", r.path, v, Version)
 	}
 	if got, want := castagnoli(h[:60]), le.Uint32(h[60:]); got != want {
 		return r.corrupt("header", 60, "checksum %08x, expected %08x", got, want)

@@ -76,7 +76,7 @@ type Scale struct {
 	SubBias int       `json:"sub_bias,omitempty"`
 }
 
-// Coded is a matrix of entropy-coded weights. Slices are views of the file mapping when read: they
+// Coded is a matrix of entropy-coded weights. When read, slices are views of the file mapping, but for those of Expanded: they
 // must not be written to, nor used after Reader.Close. Field comments give lengths; docs/format.md section 6 their meaning.
 type Coded struct {
 	Rows, Cols int
@@ -161,6 +161,11 @@ func (c *Coded) LowOffset(g, k int) int {
 	return g*group(c.Coding.RowsPerGroup) + k*c.lowWords(s, c.GroupRows(g))
 }
 
+// Expanded returns the bytes of RowOrder, Outliers and OutlierStart, which take less in the file.
+func (c *Coded) Expanded() int64 {
+	return 4 * int64(len(c.RowOrder)+len(c.Outliers)+len(c.OutlierStart))
+}
+
 // Row returns the row of the matrix stored at position i.
 func (c *Coded) Row(i int) int {
 	if c.RowOrder == nil {
@@ -201,12 +206,13 @@ type Raw struct {
 type Tensor struct {
 	Name       string
 	Rows, Cols int
-	Bytes      int64  // stored bytes of its section
-	Coded      *Coded // one of Coded and Raw is set
+	Bytes      int64               // stored bytes of its section
+	Parts      map[string][2]int64 // name → offset in the section and bytes, of a tensor from a file
+	Coded      *Coded              // one of Coded and Raw is set
 	Raw        *Raw
 }
 
-// Size returns the bytes of t's parts, without what aligns them in a file.
+// Size returns the bytes that t's parts take in a file, without what aligns them there.
 func (t *Tensor) Size() int64 {
 	if t.Coded == nil {
 		return int64(len(t.Raw.Data))

@@ -124,6 +124,9 @@ func (w *Writer) Coded(name string, c *Coded) error {
 	if err := c.checkGeometry(); err != nil {
 		return w.wrap(fmt.Errorf("tensor %s: %w", name, err))
 	}
+	if err := c.checkExpanded(); err != nil {
+		return w.wrap(fmt.Errorf("tensor %s: %w", name, err))
+	}
 	var names []string
 	var data [][]byte
 	for _, p := range c.parts() {

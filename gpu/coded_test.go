@@ -184,7 +184,10 @@ func (b *builder) addOutliers(c *format.Coded, perGroup int, far bool) {
 			}
 		}
 		for i, p := range at {
-			o := format.Outlier{Row: p / c.Cols, Col: p % c.Cols, Delta: b.rng.IntN(15) - 7}
+			o := format.Outlier{Row: p / c.Cols, Col: p % c.Cols, Delta: 1 + b.rng.IntN(7)}
+			if b.rng.IntN(2) == 0 {
+				o.Delta = -o.Delta
+			}
 			entries := 1
 			if i == 0 { // a large one is split over several entries
 				entries = 2

@@ -3,6 +3,7 @@ package codec
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 	"sync"
 
@@ -162,8 +163,11 @@ func SortedKeys[V any](m map[int]V) []int {
 // LevelBits returns the entropy of the levels, in bits per weight.
 func (t *Trainer) LevelBits() float64 { return classBits(t.groups) / float64(t.n*t.cols) }
 
-// sorts tells whether storing rows by class saves more than the row order costs, 32 bits a row.
-func (t *Trainer) sorts() bool { return classBits(t.rows)+32*float64(t.n) < classBits(t.groups) }
+// sorts tells whether storing rows by class saves more than the row order costs, the number of its class for each row.
+func (t *Trainer) sorts() bool {
+	order := float64(t.n * bits.Len(uint(len(t.rows)-1)))
+	return classBits(t.rows)+order < classBits(t.groups)
+}
 
 // RowOrder returns the order in which rows should be stored, or nil for the natural one. Rows of a class keep their order.
 func (t *Trainer) RowOrder() []uint32 {

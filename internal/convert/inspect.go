@@ -139,8 +139,7 @@ func describe(t *format.Tensor, codeBits int64) TensorReport {
 		b.Codes = (codeBits + 7) / 8
 		b.LowBits = (int64(t.Rows)*int64(t.Cols)*int64(c.Coding.LowBits) + 7) / 8
 		b.Padding = 4*int64(len(c.Stream)+len(c.Low)) - b.Codes - b.LowBits
-		b.Outliers = 4 * int64(len(c.Outliers)+len(c.OutlierStart))
-		b.RowOrder = 4 * int64(len(c.RowOrder))
+		b.Outliers, b.RowOrder = t.Parts["outliers"][1], t.Parts["row_order"][1]
 		b.Scales = 2*int64(len(c.RowScale)+len(c.D)+len(c.DMin)) + int64(len(c.SubScale)+len(c.SubMin)) + 4*int64(len(c.ColScale))
 		b.Index = t.Bytes - b.total()
 	} else {

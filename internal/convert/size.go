@@ -14,6 +14,7 @@ const (
 	sectionGap   = 64 / 2    // on average, before each tensor
 	indexBytes   = 40 + 60   // per tensor: record of the section table, entry of the deflated index
 	metaBytes    = 2048      // metadata, header
+	orderBits    = 4         // of each row's class, where rows are sorted
 	lanePadding  = 16        // bits, on average, at the end of each lane's string
 	chunkPadding = 4*7/2 + 1 // bytes, on average, at the end of each chunk
 )
@@ -87,9 +88,9 @@ func (j *job) overhead(tables []*huffman.Table) int64 {
 		const parts = 8
 		n += parts*partGap + sectionGap + indexBytes + 2*int64(c.Rows) // row_scale
 		if p.order != nil {
-			n += 4 * int64(c.Rows)
+			n += orderBits * int64(c.Rows) / 8
 		}
-		n += 5 * int64(c.Groups()) // group_table, outlier_start
+		n += int64(c.Groups()) // group_table
 		n += int64(c.Chunks()) * (4 + 2 + huffman.Lanes + huffman.Lanes*lanePadding/8 + chunkPadding)
 		n += 4 * int64(c.MaxGuardWords()) / 2 // what usually remains of it
 		if c.Coding.LowBits > 0 {

@@ -1,0 +1,185 @@
+package format
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+)
+
+// Row order and outliers are kept in a shorter form in the file than in memory: docs/format.md, 6.1 and 6.5.
+
+// packOrder returns the row_order part: a byte b, then b bits for every row that tell in which ascending run of order it is.
+func packOrder(order []uint32) []byte {
+	if len(order) == 0 {
+		return nil
+	}
+	run, last := make([]uint32, len(order)), uint32(0)
+	runs := uint32(0)
+	for i, row := range order {
+		if i > 0 && row < last {
+			runs++
+		}
+		run[row], last = runs, row
+	}
+	n := max(1, uint(bits.Len32(runs)))
+	w := bitWriter{b: make([]byte, 0, 2+len(order)*int(n)/8)}
+	w.put(uint64(n), 8)
+	for _, r := range run {
+		w.put(uint64(r), n)
+	}
+	return w.bytes()
+}
+
+// unpackOrder is the inverse of packOrder.
+func unpackOrder(b []byte, rows int) ([]uint32, error) {
+	r := bitReader{b: b}
+	n := uint(r.get(8))
+	if most := max(1, bits.Len(uint(rows-1))); n < 1 || n > uint(most) {
+		return nil, fmt.Errorf("row_order: runs of rows are numbered in %d bits, expected 1 to %d", n, most)
+	}
+	if want := 1 + (rows*int(n)+7)/8; len(b) != want {
+		return nil, fmt.Errorf("row_order: %d bytes, expected %d for %d rows of %d bits", len(b), want, rows, n)
+	}
+	// next[v] is the stored position of the next row of run v: counts, then their sums, then advancing.
+	next := make([]uint32, 1<<n+1)
+	for range rows {
+		next[r.get(n)+1]++
+	}
+	for v := range 1 << n {
+		next[v+1] += next[v]
+	}
+	order := make([]uint32, rows)
+	r.at = 8
+	for row := range order {
+		v := r.get(n)
+		order[next[v]] = uint32(row)
+		next[v]++
+	}
+	if r.get(uint(r.left())) != 0 {
+		return nil, fmt.Errorf("row_order: what follows the last row is not zero")
+	}
+	return order, nil
+}
+
+// gapBits returns the parameter of the Rice codes of distances between the n outliers of a column.
+func gapBits(rows, n int) uint { return uint(bits.Len(uint(rows / n / 2))) }
+
+// maxDeltaBits bounds the parameter of the Rice codes of outliers' differences.
+const maxDeltaBits = 8
+
+// foldDelta returns 2·(|δ| − 1), one more where δ is negative, of an entry.
+func foldDelta(v uint32) int {
+	d := int(int32(v) >> 24)
+	return 2*(max(d, -d)-1) + int(v>>31)
+}
+
+// packOutliers returns the outliers part: a byte, the parameter of the differences; how many outliers every column has; then the columns'
+// outliers, by stored row. The outliers of c must be right (checkOutliers).
+func (c *Coded) packOutliers() []byte {
+	if len(c.Outliers) == 0 {
+		return nil
+	}
+	start := make([]int, c.Cols+1) // of each column in sorted
+	cost := [maxDeltaBits + 1]int{}
+	for _, v := range c.Outliers {
+		start[v>>7&0x1ffff+1]++
+		for k := range cost {
+			cost[k] += foldDelta(v)>>k + k
+		}
+	}
+	for col := range c.Cols {
+		start[col+1] += start[col]
+	}
+	type entry struct{ row, packed uint32 }
+	sorted, next := make([]entry, len(c.Outliers)), append([]int(nil), start...)
+	for g := range c.Groups() {
+		for _, v := range c.Outliers[c.OutlierStart[g]:c.OutlierStart[g+1]] {
+			col := v >> 7 & 0x1ffff
+			sorted[next[col]] = entry{uint32(g*c.Coding.RowsPerGroup) + v&0x7f, v}
+			next[col]++
+		}
+	}
+	deltaBits := uint(0)
+	for k := range cost {
+		if cost[k] < cost[deltaBits] {
+			deltaBits = uint(k)
+		}
+	}
+	var w bitWriter
+	w.put(uint64(deltaBits), 8)
+	for col := range c.Cols {
+		w.gamma(uint64(start[col+1]-start[col]) + 1)
+	}
+	for col := range c.Cols {
+		all, last := sorted[start[col]:start[col+1]], uint32(0)
+		for _, e := range all {
+			w.rice(uint64(e.row-last), gapBits(c.Rows, len(all)))
+			w.rice(uint64(foldDelta(e.packed)), deltaBits)
+			last = e.row
+		}
+	}
+	return w.bytes()
+}
+
+// unpackOutliers is the inverse of packOutliers: it sets Outliers and OutlierStart.
+func (c *Coded) unpackOutliers(b []byte) error {
+	r := bitReader{b: b}
+	deltaBits := uint(r.get(8))
+	if deltaBits > maxDeltaBits {
+		return fmt.Errorf("outliers: differences with %d low bits, expected at most %d", deltaBits, maxDeltaBits)
+	}
+	const leastBits = 2 // of an entry
+	counts, total := make([]int, c.Cols), 0
+	for col := range counts {
+		n := r.unary()
+		if n > 31 || r.left() < int(n) {
+			return fmt.Errorf("outliers: the number of outliers in column %d is cut off or too large", col)
+		}
+		counts[col] = int(1<<n|r.get(n)) - 1
+		if total += counts[col]; total > r.left()/leastBits || total > math.MaxUint32 {
+			return fmt.Errorf("outliers: %d in columns 0 … %d do not fit the %d bytes that are left", total, col, r.left()/8)
+		}
+	}
+	start := make([]uint32, c.Rows+1) // of each stored row
+	byColumn := make([]uint64, 0, total)
+	for col, n := range counts {
+		if n == 0 {
+			continue
+		}
+		row, gap := uint64(0), gapBits(c.Rows, n)
+		for range n {
+			row += r.rice(gap)
+			folded := r.rice(deltaBits)
+			size, sign := folded>>1+1, folded&1
+			if r.left() < 0 || row >= uint64(c.Rows) || size > 127+sign {
+				return fmt.Errorf("outliers: near byte %d, column %d: row %d of %d, a difference of %d: cut off or out of range", r.at/8, col, row, c.Rows, size)
+			}
+			delta := (uint32(size) ^ -uint32(sign)) + uint32(sign) // negated if sign is 1
+			byColumn = append(byColumn, row<<32|uint64(delta<<24|uint32(col)<<7))
+			start[row+1]++
+		}
+	}
+	if left := r.left(); left > 7 || r.get(uint(left)) != 0 {
+		return fmt.Errorf("outliers: %d bits are left after the last one, expected zeros up to a whole byte", left)
+	}
+	c.setOutliers(byColumn, start)
+	return nil
+}
+
+// setOutliers sorts outliers, row in the upper half and packed without it in the lower one, by stored row. start[i+1] holds how many row i has.
+func (c *Coded) setOutliers(byColumn []uint64, start []uint32) {
+	for row := range c.Rows {
+		start[row+1] += start[row]
+	}
+	per := c.Coding.RowsPerGroup
+	c.OutlierStart = make([]uint32, c.Groups()+1)
+	for g := range c.OutlierStart {
+		c.OutlierStart[g] = start[min(g*per, c.Rows)]
+	}
+	c.Outliers = make([]uint32, len(byColumn))
+	for _, v := range byColumn {
+		row := uint32(v >> 32)
+		c.Outliers[start[row]] = uint32(v) | row%uint32(per)
+		start[row]++
+	}
+}
