@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
@@ -58,7 +59,7 @@ func (m *matrix) readBytes() float64 {
 		return float64(m.residentBytes())
 	}
 	stored := int64(0)
-	for _, part := range []string{"row_order", "outliers"} { // expanded when the file was opened
+	for _, part := range format.CompactParts() { // expanded when the file was opened
 		stored += m.tensor.Parts[part][1]
 	}
 	return float64(m.tensor.Bytes - stored + m.coded.Expanded())

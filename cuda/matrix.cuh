@@ -18,7 +18,7 @@ enum { SCALE_TENSOR = 0, SCALE_ROW = 1, SCALE_BLOCK = 2, SCALE_NONE = 3 };
 
 // w = matrix of rows (output features) × cols (input features). Rows are in stored order; pointers are 0 where absent.
 struct matrix {
-    // Coded form: the parts of the same names in docs/format.md, 6.3 to 6.5.
+    // Coded form: as in format.Coded.
     const uint32_t* row_order;    // [rows] stored position → row; 0 = natural order
     const uint32_t* row_position; // [rows] row → stored position (inverse of row_order); 0 = natural order
     const uint8_t* group_table;   // [groups] index into tables
@@ -81,7 +81,7 @@ struct matrix {
 
 __device__ __forceinline__ int32_t matrix_row(const matrix* w, int32_t stored) { return w->row_order ? (int32_t)w->row_order[stored] : stored; }
 
-// An entry of `outliers` or `remainders` (docs/format.md, 6.5).
+// An entry of `outliers` or `remainders` (format.PackOutlier).
 __device__ __forceinline__ uint32_t outlier_row(uint32_t o) { return o & 0x7f; }
 __device__ __forceinline__ int32_t outlier_col(uint32_t o) { return (int32_t)(o >> 7 & 0x1ffff); }
 __device__ __forceinline__ int32_t outlier_delta(uint32_t o) { return (int32_t)o >> 24; }

@@ -2,6 +2,7 @@ package format
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/bits"
 )
 
@@ -99,4 +100,12 @@ func (r *bitReader) rice(k uint) uint64 {
 	}
 	q := uint64(r.unary())
 	return q<<k | r.get(k)
+}
+
+// end checks that nothing is left of the part but zeros up to a whole byte.
+func (r *bitReader) end(part string) error {
+	if left := r.left(); left < 0 || left > 7 || r.get(uint(left)) != 0 {
+		return fmt.Errorf("%s: %d bits are left after the last number, expected zeros up to a whole byte", part, left)
+	}
+	return nil
 }

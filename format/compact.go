@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
-// Row order and outliers are kept in a shorter form in the file than in memory: docs/format.md, 6.1 and 6.5.
+// Row order, lanes' directories and outliers are kept in a shorter form in the file than in memory: docs/format.md, 6.1, 6.3 and 6.5.
 
 // packOrder returns the row_order part: a byte b, then b bits for every row that tell in which ascending run of order it is.
 func packOrder(order []uint32) []byte {
@@ -55,10 +57,79 @@ func unpackOrder(b []byte, rows int) ([]uint32, error) {
 		order[next[v]] = uint32(row)
 		next[v]++
 	}
-	if r.get(uint(r.left())) != 0 {
-		return nil, fmt.Errorf("row_order: what follows the last row is not zero")
+	return order, r.end("row_order")
+}
+
+// maxTailBits bounds the parameter of the Rice codes of lanes' tails.
+const maxTailBits = 8
+
+// packTails returns the lane_tail part: a byte, the parameter, then a Rice code for each lane of each chunk.
+func (c *Coded) packTails() []byte {
+	var w bitWriter
+	k := leastRice(len(c.LaneTail), maxTailBits, func(i int) int { return int(c.LaneTail[i]) })
+	w.put(uint64(k), 8)
+	for _, t := range c.LaneTail {
+		w.rice(uint64(t), k)
 	}
-	return order, nil
+	return w.bytes()
+}
+
+// leastRice returns the parameter, up to most, with which n values take the fewest bits.
+func leastRice(n int, most uint, value func(i int) int) uint {
+	best, least := uint(0), math.MaxInt
+	for k := range most + 1 {
+		bits := n * int(k)
+		for i := range n {
+			bits += value(i) >> k
+		}
+		if bits < least {
+			best, least = k, bits
+		}
+	}
+	return best
+}
+
+// unpackTails is the inverse of packTails: it sets LaneTail and ChunkOffset. MainWords and Stream must be set.
+func (c *Coded) unpackTails(b []byte) error {
+	r := bitReader{b: b}
+	k, n := uint(r.get(8)), huffman.Lanes*c.Chunks()
+	if k > maxTailBits || r.left() < n {
+		return fmt.Errorf("lane_tail: %d bytes with codes of %d low bits, expected more than %d and at most %d", len(b), k, n/8, maxTailBits)
+	}
+	tails := make([]uint8, n)
+	for i := range tails {
+		t := r.rice(k)
+		if t > math.MaxUint8 || r.left() < 0 {
+			return fmt.Errorf("lane_tail: near byte %d, number %d of %d is %d: cut off or out of range", r.at/8, i, n, t)
+		}
+		tails[i] = uint8(t)
+	}
+	if err := r.end("lane_tail"); err != nil {
+		return err
+	}
+	c.LaneTail = tails
+	var err error
+	c.ChunkOffset, err = c.streamOffsets()
+	return err
+}
+
+// streamOffsets returns ChunkOffset as it follows from MainWords and LaneTail, if the stream has that length.
+func (c *Coded) streamOffsets() ([]uint32, error) {
+	offset, end := make([]uint32, c.Chunks()+1), int64(0)
+	for i, m := range c.MainWords {
+		words := huffman.Lanes * int64(m)
+		for _, t := range c.LaneTail[huffman.Lanes*i:][:huffman.Lanes] {
+			words += int64(t)
+		}
+		if end += alignUp(words, 8); end > min(int64(len(c.Stream)), math.MaxUint32) {
+			return nil, fmt.Errorf("stream of %d words, but chunk %d ends at %d", len(c.Stream), i, end)
+		}
+		offset[i+1] = uint32(end)
+	}
+	if guard := c.guardWords(offset); int64(len(c.Stream)) != end+int64(guard) {
+		return nil, fmt.Errorf("stream of %d words, expected %d + %d", len(c.Stream), end, guard)
+	}
+	return offset, nil
 }
 
 // gapBits returns the parameter of the Rice codes of distances between the n outliers of a column.
@@ -80,12 +151,8 @@ func (c *Coded) packOutliers() []byte {
 		return nil
 	}
 	start := make([]int, c.Cols+1) // of each column in sorted
-	cost := [maxDeltaBits + 1]int{}
 	for _, v := range c.Outliers {
 		start[v>>7&0x1ffff+1]++
-		for k := range cost {
-			cost[k] += foldDelta(v)>>k + k
-		}
 	}
 	for col := range c.Cols {
 		start[col+1] += start[col]
@@ -99,12 +166,7 @@ func (c *Coded) packOutliers() []byte {
 			next[col]++
 		}
 	}
-	deltaBits := uint(0)
-	for k := range cost {
-		if cost[k] < cost[deltaBits] {
-			deltaBits = uint(k)
-		}
-	}
+	deltaBits := leastRice(len(c.Outliers), maxDeltaBits, func(i int) int { return foldDelta(c.Outliers[i]) })
 	var w bitWriter
 	w.put(uint64(deltaBits), 8)
 	for col := range c.Cols {
@@ -159,8 +221,8 @@ func (c *Coded) unpackOutliers(b []byte) error {
 			start[row+1]++
 		}
 	}
-	if left := r.left(); left > 7 || r.get(uint(left)) != 0 {
-		return fmt.Errorf("outliers: %d bits are left after the last one, expected zeros up to a whole byte", left)
+	if err := r.end("outliers"); err != nil {
+		return err
 	}
 	c.setOutliers(byColumn, start)
 	return nil

@@ -90,7 +90,7 @@ func TestRowOrder(t *testing.T) {
 		}
 	}
 	_, err := unpackOrder([]byte{1, 0xf0}, 4)
-	require.ErrorContains(t, err, "not zero")
+	require.ErrorContains(t, err, "are left")
 	_, err = unpackOrder([]byte{3, 0, 0}, 4)
 	require.ErrorContains(t, err, "expected 1 to 2")
 }
@@ -112,13 +112,13 @@ func sparse(rows, cols, perGroup int, all ...Outlier) *Coded {
 
 func requireSameOutliers(t *testing.T, c *Coded) []byte {
 	t.Helper()
-	require.NoError(t, c.checkExpanded())
+	require.NoError(t, c.checkOutliers())
 	b := c.packOutliers()
 	got := &Coded{Rows: c.Rows, Cols: c.Cols, Coding: c.Coding}
 	require.NoError(t, got.unpackOutliers(b))
 	require.Equal(t, c.Outliers, got.Outliers)
 	require.Equal(t, c.OutlierStart, got.OutlierStart)
-	require.NoError(t, got.checkExpanded())
+	require.NoError(t, got.checkOutliers())
 	return b
 }
 
@@ -175,7 +175,51 @@ func TestOutlierSize(t *testing.T) {
 	require.Less(t, bits, 14.0) // entropies: 6.9 of the place, 5 of the difference
 }
 
-func TestWriterRefusesWrongOutliers(t *testing.T) {
+func TestTails(t *testing.T) {
+	c, _, _ := sampleCoded(rand.New(rand.NewPCG(11, 12)), 0)
+	b := c.packTails()
+	require.Less(t, len(b), len(c.LaneTail)/2)
+	expand := func(b []byte, change func(*Coded)) (*Coded, error) {
+		got := *c
+		got.MainWords = slices.Clone(c.MainWords)
+		got.LaneTail, got.ChunkOffset = nil, nil
+		change(&got)
+		return &got, got.unpackTails(b)
+	}
+	same := func(*Coded) {}
+	got, err := expand(b, same)
+	require.NoError(t, err)
+	require.Equal(t, c, got)
+	for n := range b {
+		_, err := expand(b[:n], same)
+		require.Error(t, err, "%d bytes", n)
+	}
+	_, err = expand(append(slices.Clone(b), 0), same)
+	require.ErrorContains(t, err, "are left")
+	_, err = expand(append([]byte{9}, b[1:]...), same)
+	require.ErrorContains(t, err, "at most 8")
+	_, err = expand(b, func(c *Coded) { c.MainWords[2]++ })
+	require.ErrorContains(t, err, "words")
+	_, err = expand(b, func(c *Coded) { c.MainWords[1] = 1 << 15 })
+	require.ErrorContains(t, err, "but chunk 1 ends at")
+	_, err = expand(b, func(c *Coded) { c.Stream = c.Stream[:len(c.Stream)-1] })
+	require.ErrorContains(t, err, "words")
+
+	for _, all := range [][]uint8{{}, {255}, {0, 0, 0, 0, 0, 0, 0, 0, 1}} {
+		for i := range c.LaneTail {
+			c.LaneTail[i] = 0
+		}
+		copy(c.LaneTail, all)
+		r := bitReader{b: c.packTails()}
+		k := uint(r.get(8))
+		for i, want := range c.LaneTail {
+			require.Equal(t, uint64(want), r.rice(k), i)
+		}
+		require.NoError(t, r.end("x"))
+	}
+}
+
+func TestWriterRefusesWrongParts(t *testing.T) {
 	good, _, _ := sampleCoded(rand.New(rand.NewPCG(11, 12)), 0)
 	for name, spoil := range map[string]func(*Coded){
 		"outside the matrix":      func(c *Coded) { c.Outliers[0] = PackOutlier(Outlier{3, MaxCols - 1, 1}) },
@@ -186,10 +230,15 @@ func TestWriterRefusesWrongOutliers(t *testing.T) {
 		"not a permutation of 37": func(c *Coded) { c.RowOrder[3] = c.RowOrder[4] },
 		"is 1073741824":           func(c *Coded) { c.RowOrder[3] = 1 << 30 },
 		"row order of 9 rows":     func(c *Coded) { c.RowOrder = c.RowOrder[:9] },
+		"chunk_offset[1] is":      func(c *Coded) { c.ChunkOffset[1] += 8 },
+		"but chunk 2 ends at":     func(c *Coded) { c.MainWords[2] += 100 },
+		"stream of":               func(c *Coded) { c.LaneTail[5] += 200 },
+		"lane_tail":               func(c *Coded) { c.LaneTail = c.LaneTail[1:] },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := *good
 			c.RowOrder, c.Outliers, c.OutlierStart = slices.Clone(c.RowOrder), slices.Clone(c.Outliers), slices.Clone(c.OutlierStart)
+			c.ChunkOffset, c.MainWords, c.LaneTail = slices.Clone(c.ChunkOffset), slices.Clone(c.MainWords), slices.Clone(c.LaneTail)
 			spoil(&c)
 			w, err := Create(filepath.Join(t.TempDir(), "x.ellm"))
 			require.NoError(t, err)
@@ -227,15 +276,22 @@ func TestDamagedOutliers(t *testing.T) {
 	require.ErrorContains(t, err, "outliers: ")
 }
 
-// FuzzOutliers expands arbitrary bytes: nothing worse than an error may happen, and what is accepted is a right list.
-func FuzzOutliers(f *testing.F) {
+// FuzzExpand expands arbitrary bytes: nothing worse than an error may happen, and what is accepted is a right list.
+func FuzzExpand(f *testing.F) {
 	c := sparse(9, 3, 4, Outlier{8, 2, 127}, Outlier{8, 2, 127}, Outlier{3, 0, -128})
 	f.Add(uint16(9), uint16(3), uint8(4), c.packOutliers())
 	f.Add(uint16(60000), uint16(1), uint8(1), []byte{0, 0, 0, 0, 0, 255, 255, 255, 255})
+	f.Add(uint16(9), uint16(3), uint8(4), append([]byte{2}, make([]byte, 60)...))
+	lanes, _, _ := sampleCoded(rand.New(rand.NewPCG(11, 12)), 0)
 	f.Fuzz(func(t *testing.T, rows, cols uint16, perGroup uint8, b []byte) {
+		l := *lanes
+		l.MainWords = []uint16{rows % 128, cols % 128, 0, 1, 2, uint16(perGroup)}
+		if l.unpackTails(b) == nil {
+			require.NoError(t, l.checkLanes())
+		}
 		c := &Coded{Rows: int(rows) + 1, Cols: int(cols) + 1, Coding: Coding{RowsPerGroup: 1 + int(perGroup)%MaxRowsPerGroup}}
 		if err := c.unpackOutliers(b); err == nil {
-			require.NoError(t, c.checkExpanded())
+			require.NoError(t, c.checkOutliers())
 			require.LessOrEqual(t, len(c.Outliers), 8*len(b)/2)
 			if len(c.Outliers) > 0 {
 				requireSameOutliers(t, c)
@@ -243,8 +299,8 @@ func FuzzOutliers(f *testing.F) {
 		}
 		if order, err := unpackOrder(b, c.Rows); err == nil {
 			require.Len(t, order, c.Rows)
-			c.RowOrder, c.Outliers = order, nil
-			require.NoError(t, c.checkExpanded())
+			c.RowOrder = order
+			require.NoError(t, c.checkOrder())
 		}
 	})
 }

@@ -228,30 +228,28 @@ func TestHostileIndex(t *testing.T) {
 		"low":         func(_ *Coded, e *indexEntry) { e.Coding.LowBits = 12 },
 		"block":       func(_ *Coded, e *indexEntry) { e.Scale.Kind, e.Scale.Block = ScaleBlock, 0 },
 		"scale":       func(_ *Coded, e *indexEntry) { e.Scale.Kind = "cubic" },
-		"offset":      func(c *Coded, _ *indexEntry) { c.ChunkOffset[1] += 8 },
-		"main":        func(c *Coded, _ *indexEntry) { c.MainWords[2]++ },
-		"tail":        func(c *Coded, _ *indexEntry) { c.LaneTail[5] += 200 },
+		"tails":       func(_ *Coded, e *indexEntry) { e.Parts["lane_tail"] = e.Parts["low"] },
+		"no tails":    func(_ *Coded, e *indexEntry) { delete(e.Parts, "lane_tail") },
 		"order":       func(_ *Coded, e *indexEntry) { e.Parts["row_order"] = [2]int64{0, 24} },
 		"no order":    func(_ *Coded, e *indexEntry) { e.Parts["row_order"] = [2]int64{0, 0} },
 		"outliers":    func(_ *Coded, e *indexEntry) { e.Parts["outliers"] = e.Parts["stream"] },
 		"no outliers": func(_ *Coded, e *indexEntry) { e.Parts["outliers"] = [2]int64{64, 0} },
 		"part":        func(_ *Coded, e *indexEntry) { e.Parts["stream"] = [2]int64{0, 1 << 60} },
 		"negative":    func(_ *Coded, e *indexEntry) { e.Parts["stream"] = [2]int64{-64, 64} },
-		"missing":     func(_ *Coded, e *indexEntry) { delete(e.Parts, "chunk_offset") },
+		"missing":     func(_ *Coded, e *indexEntry) { delete(e.Parts, "main_words") },
 		"section":     func(_ *Coded, e *indexEntry) { e.Section = 99 },
 		"kind":        func(_ *Coded, e *indexEntry) { e.Kind = "cooked" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cc := *c
-			cc.GroupTable, cc.ChunkOffset, cc.MainWords = append([]uint8{}, c.GroupTable...), append([]uint32{}, c.ChunkOffset...), append([]uint16{}, c.MainWords...)
-			cc.LaneTail = append([]uint8{}, c.LaneTail...)
+			cc.GroupTable = append([]uint8{}, c.GroupTable...)
 			spoil(&cc, &indexEntry{Coding: &Coding{}, Scale: &Scale{}, Parts: map[string][2]int64{}})
 			path := filepath.Join(t.TempDir(), "h.ellm")
 			w, err := Create(path)
 			require.NoError(t, err)
 			defer w.Abort()
 			require.NoError(t, w.Coded("x", &cc))
-			spoil(&Coded{GroupTable: make([]uint8, 9), ChunkOffset: make([]uint32, 9), MainWords: make([]uint16, 9), LaneTail: make([]uint8, 99)}, &w.index.Tensors[0])
+			spoil(&Coded{GroupTable: make([]uint8, 9)}, &w.index.Tensors[0])
 			_, err = w.Finish(&Meta{}, []*huffman.Table{table})
 			require.NoError(t, err)
 			var corrupt *CorruptError

@@ -31,23 +31,22 @@ func fieldPart[T element](name string, f *[]T, count int64, optional bool) part 
 }
 
 // compactPart is a part of any number of bytes.
-func compactPart(name string, pack func() []byte, expand func([]byte) error) part {
-	return part{name: name, bytes: pack, elemSize: 1, count: -1, optional: true, expand: expand}
+func compactPart(name string, optional bool, pack func() []byte, expand func([]byte) error) part {
+	return part{name: name, bytes: pack, elemSize: 1, count: -1, optional: optional, expand: expand}
 }
 
 // parts lists the parts of c in file order. Geometry must have been checked (checkGeometry).
 func (c *Coded) parts() []part {
-	groups, chunks, rows, cols := int64(c.Groups()), int64(c.Chunks()), int64(c.Rows), int64(c.Cols)
+	rows, cols := int64(c.Rows), int64(c.Cols)
 	p := []part{
-		compactPart("row_order", func() []byte { return packOrder(c.RowOrder) }, func(b []byte) (err error) {
+		compactPart("row_order", true, func() []byte { return packOrder(c.RowOrder) }, func(b []byte) (err error) {
 			c.RowOrder, err = unpackOrder(b, c.Rows)
 			return err
 		}),
-		fieldPart("group_table", &c.GroupTable, groups, false),
-		fieldPart("chunk_offset", &c.ChunkOffset, chunks+1, false),
-		fieldPart("main_words", &c.MainWords, chunks, false),
-		fieldPart("lane_tail", &c.LaneTail, huffman.Lanes*chunks, false),
-		compactPart("outliers", c.packOutliers, c.unpackOutliers),
+		fieldPart("group_table", &c.GroupTable, int64(c.Groups()), false),
+		fieldPart("main_words", &c.MainWords, int64(c.Chunks()), false),
+		compactPart("lane_tail", false, c.packTails, c.unpackTails),
+		compactPart("outliers", true, c.packOutliers, c.unpackOutliers),
 		fieldPart("col_scale", &c.ColScale, cols, true),
 	}
 	switch c.Scale.Kind {
@@ -110,30 +109,38 @@ func (c *Coded) checkContents(tables []*huffman.Table) error {
 			return fmt.Errorf("group_table[%d] is %d: no such table of %d levels", g, t, c.Coding.Levels)
 		}
 	}
-	return c.checkStream()
+	return nil
 }
 
-func (c *Coded) checkStream() error {
-	n := c.Chunks()
-	end := int64(0)
-	for i := range n {
-		if int64(c.ChunkOffset[i]) != end {
-			return fmt.Errorf("chunk_offset[%d] is %d, expected %d", i, c.ChunkOffset[i], end)
-		}
-		words := huffman.Lanes * int64(c.MainWords[i])
-		for _, t := range c.LaneTail[huffman.Lanes*i:][:huffman.Lanes] {
-			words += int64(t)
-		}
-		end += alignUp(words, 8)
+// checkPackable checks what must be right for parts to be packed.
+func (c *Coded) checkPackable() error {
+	if err := c.checkLanes(); err != nil {
+		return err
 	}
-	if int64(c.ChunkOffset[n]) != end || int64(len(c.Stream)) != end+int64(c.GuardWords()) {
-		return fmt.Errorf("stream of %d words ending at %d, expected %d + %d", len(c.Stream), c.ChunkOffset[n], end, c.GuardWords())
+	if err := c.checkOrder(); err != nil {
+		return err
+	}
+	return c.checkOutliers()
+}
+
+func (c *Coded) checkLanes() error {
+	n := c.Chunks()
+	if len(c.MainWords) != n || len(c.LaneTail) != huffman.Lanes*n || len(c.ChunkOffset) != n+1 {
+		return fmt.Errorf("main_words, lane_tail and chunk_offset of %d, %d and %d numbers, expected %d, %d and %d", len(c.MainWords), len(c.LaneTail), len(c.ChunkOffset), n, huffman.Lanes*n, n+1)
+	}
+	offset, err := c.streamOffsets()
+	if err != nil {
+		return err
+	}
+	for i, want := range offset {
+		if c.ChunkOffset[i] != want {
+			return fmt.Errorf("chunk_offset[%d] is %d, expected %d", i, c.ChunkOffset[i], want)
+		}
 	}
 	return nil
 }
 
-// checkExpanded checks what must be right for parts to be packed.
-func (c *Coded) checkExpanded() error {
+func (c *Coded) checkOrder() error {
 	if c.RowOrder != nil && len(c.RowOrder) != c.Rows {
 		return fmt.Errorf("row order of %d rows, expected %d", len(c.RowOrder), c.Rows)
 	}
@@ -144,7 +151,7 @@ func (c *Coded) checkExpanded() error {
 		}
 		seen[r/64] |= 1 << (r % 64)
 	}
-	return c.checkOutliers()
+	return nil
 }
 
 func (c *Coded) checkOutliers() error {

@@ -83,15 +83,15 @@ type Coded struct {
 	Coding     Coding
 	Scale      Scale
 
-	RowOrder     []uint32 // Rows, or nil: natural order
+	RowOrder     []uint32 // Rows: stored position → row; nil: natural order
 	GroupTable   []uint8  // Groups()
-	ChunkOffset  []uint32 // Chunks()+1, in words of Stream
+	ChunkOffset  []uint32 // Chunks()+1: where they start in Stream
 	MainWords    []uint16 // Chunks()
 	LaneTail     []uint8  // 32*Chunks()
 	Stream       []uint32 // ChunkOffset[Chunks()] + GuardWords()
 	Low          []uint32 // LowOffset(Groups(), 0), or nil if LowBits is 0
-	OutlierStart []uint32 // Groups()+1, or nil
-	Outliers     []uint32
+	OutlierStart []uint32 // Groups()+1: group g has the outliers from OutlierStart[g] to OutlierStart[g+1]−1; or nil
+	Outliers     []uint32 // see PackOutlier; those of a group by row, then column
 
 	RowScale []uint16  // ScaleRow: float16[Rows]
 	D        []uint16  // ScaleBlock: float16[Rows*Cols/Super]
@@ -133,11 +133,13 @@ func (c *Coded) Chunks() int { return c.Groups() * c.Tiles() }
 func laneReach(steps, rows int) int { return (huffman.MaxCodeLen*steps*rows+31)/32 + 2 }
 
 // GuardWords returns the zero words that follow the last chunk, so that no chunk's decoder leaves the stream. ChunkOffset and MainWords must be set.
-func (c *Coded) GuardWords() int {
-	guard, end := 0, int(c.ChunkOffset[c.Chunks()])
+func (c *Coded) GuardWords() int { return c.guardWords(c.ChunkOffset) }
+
+func (c *Coded) guardWords(offset []uint32) int {
+	guard, end := 0, int(offset[c.Chunks()])
 	for i := range c.Chunks() {
 		reach := laneReach(c.TileSteps(i%c.Tiles()), c.GroupRows(i/c.Tiles())) - int(c.MainWords[i])
-		guard = max(guard, int(c.ChunkOffset[i+1])+reach-end)
+		guard = max(guard, int(offset[i+1])+reach-end)
 	}
 	return guard
 }
@@ -161,9 +163,12 @@ func (c *Coded) LowOffset(g, k int) int {
 	return g*group(c.Coding.RowsPerGroup) + k*c.lowWords(s, c.GroupRows(g))
 }
 
-// Expanded returns the bytes of RowOrder, Outliers and OutlierStart, which take less in the file.
+// CompactParts names the parts that take more in memory than in the file.
+func CompactParts() []string { return []string{"row_order", "lane_tail", "outliers"} }
+
+// Expanded returns the bytes of what is made from CompactParts: RowOrder, ChunkOffset, LaneTail, Outliers and OutlierStart.
 func (c *Coded) Expanded() int64 {
-	return 4 * int64(len(c.RowOrder)+len(c.Outliers)+len(c.OutlierStart))
+	return 4*int64(len(c.RowOrder)+len(c.ChunkOffset)+len(c.Outliers)+len(c.OutlierStart)) + int64(len(c.LaneTail))
 }
 
 // Row returns the row of the matrix stored at position i.
@@ -177,7 +182,8 @@ func (c *Coded) Row(i int) int {
 // Outlier is one weight whose level lies outside the table's alphabet.
 type Outlier struct{ Row, Col, Delta int } // Row within the group; Delta in levels
 
-// PackOutlier returns the stored form. Delta must fit a signed byte; larger ones are split over several entries.
+// PackOutlier returns the form that Coded.Outliers holds: bits 0–6 row within the group, bits 7–23 column, bits 24–31 δ. Delta must fit a signed byte;
+// larger ones are split over several entries, which add up.
 func PackOutlier(o Outlier) uint32 {
 	return uint32(o.Row)&0x7f | uint32(o.Col)&0x1ffff<<7 | uint32(uint8(int8(o.Delta)))<<24
 }

@@ -124,7 +124,7 @@ func (w *Writer) Coded(name string, c *Coded) error {
 	if err := c.checkGeometry(); err != nil {
 		return w.wrap(fmt.Errorf("tensor %s: %w", name, err))
 	}
-	if err := c.checkExpanded(); err != nil {
+	if err := c.checkPackable(); err != nil {
 		return w.wrap(fmt.Errorf("tensor %s: %w", name, err))
 	}
 	var names []string

@@ -9,7 +9,7 @@ import (
 
 // outlierBits is what a longer code may take for an outlier to be avoided. In the file an outlier takes about 13 to 16 bits; the others are for
 // the time that outliers take in products.
-const outlierBits = 24
+const outlierBits = 20
 
 // coder is a code table prepared for encoding. Symbols are pairs of 0 … Levels, where Levels stands for a level outside the
 // alphabet (or a padding column). A pair without a code is coded as another one, and outliers make up the difference.

@@ -15,6 +15,7 @@ const (
 	indexBytes   = 40 + 60   // per tensor: record of the section table, entry of the deflated index
 	metaBytes    = 2048      // metadata, header
 	orderBits    = 4         // of each row's class, where rows are sorted
+	tailBits     = 3         // of each lane's directory
 	lanePadding  = 16        // bits, on average, at the end of each lane's string
 	chunkPadding = 4*7/2 + 1 // bytes, on average, at the end of each chunk
 )
@@ -91,7 +92,7 @@ func (j *job) overhead(tables []*huffman.Table) int64 {
 			n += orderBits * int64(c.Rows) / 8
 		}
 		n += int64(c.Groups()) // group_table
-		n += int64(c.Chunks()) * (4 + 2 + huffman.Lanes + huffman.Lanes*lanePadding/8 + chunkPadding)
+		n += int64(c.Chunks()) * (2 + huffman.Lanes*(tailBits+lanePadding)/8 + chunkPadding)
 		n += 4 * int64(c.MaxGuardWords()) / 2 // what usually remains of it
 		if c.Coding.LowBits > 0 {
 			n += 4 * int64(c.LowOffset(c.Groups(), 0))

@@ -208,7 +208,7 @@ func (j *job) fit(settings map[string]any) (tables []*huffman.Table, err error) 
 		if len(ms) > 0 && kappa == 0 {
 			return nil, fmt.Errorf("%g bits per weight are too few: without the weights' own entropy the file takes %.2f", j.opt.BPW, (j.target()-target+j.beyond)/float64(j.weights))
 		}
-		bits := j.chooseAll(ms, try >= guesses-1)
+		bits := j.chooseAll(ms, j.kappa != 0 || try >= guesses-1)
 		if try >= guesses || j.kappa != 0 {
 			bins, err := j.train()
 			if err != nil {
