@@ -111,7 +111,7 @@ asm: ## generate the Go assembly again (internal/asm)
 	cd internal/asm && for p in decode:cpu/decode/chunk dot:cpu/dot/dot linalg:internal/linalg/gemm; do \
 		out=../../$${p#*:}_amd64; dir=$$(dirname $$out); \
 		$(GO) run . $${p%%:*} -out $$out.s -stubs $$out.go -pkg $$(basename $$dir) || exit 1; done
-	cd internal/asm && $(GO) run ./arm64 dot ../../cpu/dot/dot_arm64
+	cd internal/asm && $(GO) run ./arm64 dot ../../cpu/dot/dot_arm64 && $(GO) run ./arm64 floats ../../cpu/floats_arm64
 
 kernel-counts: kernels ## instruction counts of the compiled kernels, for predictions
 	$(GO) run ./bench/sass -arch sm_53,sm_86,sm_90 -json internal/predict/kernels.json build/kernels

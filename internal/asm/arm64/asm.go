@@ -185,7 +185,31 @@ func (f *function) addLast(d, n v) {
 // addPairHalves adds sums of two neighbouring 16-bit numbers to 32-bit ones.
 func (f *function) addPairHalves(d, n v) { f.two(0x4e606800, "sadalp", d, n, "4s", "8h", "") }
 
+// widenHalves extends the sign of 16-bit numbers.
+func (f *function) widenHalves(d, n v, high bool) {
+	bits, a := pick(0x0f10a400, high, "4h", "8h")
+	f.two(bits, "sshll"+halves[high], d, n, "4s", a, ", #0")
+}
+
+func (f *function) shiftIntsLeft(d, n v, left int) {
+	f.two(0x4f005400|uint32(32+left)<<16, "shl", d, n, "4s", "4s", fmt.Sprintf(", #%d", left))
+}
+
 // Floating point.
+
+// fromHalf widens float16 numbers.
+func (f *function) fromHalf(d, n v, high bool) {
+	bits, a := pick(0x0e217800, high, "4h", "8h")
+	f.two(bits, "fcvtl"+halves[high], d, n, "4s", a, "")
+}
+
+func (f *function) round(d, n v)       { f.two(0x4e218800, "frintn", d, n, "4s", "4s", "") }
+func (f *function) fneg(d, n v)        { f.two(0x6ea0f800, "fneg", d, n, "4s", "4s", "") }
+func (f *function) fsub(d, n, m v)     { f.three(0x4ea0d400, "fsub", d, n, m, "4s", "4s", "4s") }
+func (f *function) fdiv(d, n, m v)     { f.three(0x6e20fc00, "fdiv", d, n, m, "4s", "4s", "4s") }
+func (f *function) fmin(d, n, m v)     { f.three(0x4ea0f400, "fmin", d, n, m, "4s", "4s", "4s") }
+func (f *function) fmsub(d, n, m v)    { f.three(0x4ea0cc00, "fmls", d, n, m, "4s", "4s", "4s") }
+func (f *function) fatLeast(d, n, m v) { f.three(0x6e20e400, "fcmge", d, n, m, "4s", "4s", "4s") }
 
 func (f *function) toFloat(d, n v)   { f.two(0x4e21d800, "scvtf", d, n, "4s", "4s", "") }
 func (f *function) fromFloat(d, n v) { f.two(0x4e21a800, "fcvtns", d, n, "4s", "4s", "") }

@@ -1,6 +1,7 @@
 // Command arm64 generates the project's Go assembly for arm64 (ARMv8.0-A with NEON), with the standard library alone.
 //
 //	go run ./arm64 dot ../../cpu/dot/dot_arm64
+//	go run ./arm64 floats ../../cpu/floats_arm64
 package main
 
 import (
@@ -33,13 +34,15 @@ func run(args []string) error {
 }
 
 // files are what generate makes.
-var files = []string{"dot"}
+var files = []string{"dot", "floats"}
 
 // generate returns the functions of one file and its data.
 func generate(what string) (functions []*function, data string, err error) {
 	switch what {
 	case "dot":
 		return dots(), dotData, nil
+	case "floats":
+		return floats(), expData(), nil
 	}
 	return nil, "", fmt.Errorf("%q is not one of: %s", what, strings.Join(files, ", "))
 }
