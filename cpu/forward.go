@@ -237,15 +237,26 @@ func (b *Backend) embed(w *worker, item int) error {
 func (b *Backend) rmsNorm(_ *worker, item int) error {
 	s, t := b.run.stage, b.run.lo+item
 	x, dst := b.row(s.node.A, t), b.row(s.node.Dst, t)
-	sum := 0.0
-	for _, f := range x {
-		sum += float64(f) * float64(f)
-	}
-	f := float32(1 / math.Sqrt(sum/float64(len(x))+float64(b.prog.Config.NormEps)))
+	f := float32(1 / math.Sqrt(sumSquares(x)/float64(len(x))+float64(b.prog.Config.NormEps)))
 	for i, v := range x {
 		dst[i] = v * f * s.vector[i]
 	}
 	return nil
+}
+
+// sumSquares sums in four chains, which the processor can overlap.
+func sumSquares(x []float32) float64 {
+	var s0, s1, s2, s3 float64
+	for ; len(x) >= 4; x = x[4:] {
+		s0 += float64(x[0]) * float64(x[0])
+		s1 += float64(x[1]) * float64(x[1])
+		s2 += float64(x[2]) * float64(x[2])
+		s3 += float64(x[3]) * float64(x[3])
+	}
+	for _, f := range x {
+		s0 += float64(f) * float64(f)
+	}
+	return (s0 + s1) + (s2 + s3)
 }
 
 func (b *Backend) rotate(_ *worker, item int) error {

@@ -79,7 +79,18 @@ func scaledGeneric(dst []float32, src []int8, scale []float32) {
 	}
 }
 
+// weightedGeneric takes four rows at a time.
 func weightedGeneric(acc, p, v []float32, stride int) {
+	for len(p) >= 4 {
+		f0, f1, f2, f3 := p[0], p[1], p[2], p[3]
+		r0, r1, r2, r3 := v[:len(acc)], v[stride:][:len(acc)], v[2*stride:][:len(acc)], v[3*stride:][:len(acc)]
+		for j := range acc {
+			acc[j] += float32(float32(f0*r0[j])+float32(f1*r1[j])) + float32(float32(f2*r2[j])+float32(f3*r3[j]))
+		}
+		if p = p[4:]; len(p) > 0 {
+			v = v[4*stride:]
+		}
+	}
 	for i, f := range p {
 		row := v[i*stride:][:len(acc)]
 		for j := range acc {
@@ -88,12 +99,39 @@ func weightedGeneric(acc, p, v []float32, stride int) {
 	}
 }
 
+// Cody and Waite's reduction x = n·ln(2) + r, in which n·ln2Hi is exact.
+const (
+	log2e = 1.44269504088896341
+	ln2Hi = 0.693359375
+	ln2Lo = -2.12194440e-4
+	// minExp is where exp is taken as 0: results stay normal numbers.
+	minExp = -87
+	// maxExp keeps exp within float32.
+	maxExp = 88
+)
+
+// expFloat returns exp(x) for minExp ≤ x ≤ maxExp.
+func expFloat(x float32) float32 {
+	const whole = 0x1.8p23 // added to a small number, it leaves the nearest whole one, in the lowest bits
+	k := float32(x*log2e) + whole
+	n := k - whole
+	r := x - float32(n*ln2Hi) - float32(n*ln2Lo)
+	y := float32(r*(1./5040)) + 1./720
+	y = float32(y*r) + 1./120
+	y = float32(y*r) + 1./24
+	y = float32(y*r) + 1./6
+	y = float32(y*r) + 1./2
+	y = float32(y*r) + 1
+	y = float32(y*r) + 1
+	return y * math.Float32frombits((math.Float32bits(k)+127)<<23)
+}
+
 func expGeneric(v []float32, shift float32) float32 {
 	sum := float32(0)
 	for i, f := range v {
 		e := float32(0)
-		if f-shift >= minExp {
-			e = float32(math.Exp(float64(f - shift)))
+		if f -= shift; f >= minExp {
+			e = expFloat(f)
 		}
 		v[i] = e
 		sum += e
@@ -101,12 +139,9 @@ func expGeneric(v []float32, shift float32) float32 {
 	return sum
 }
 
-// minExp is where exp is taken as 0: results stay normal numbers.
-const minExp = -87
-
 func swigluGeneric(dst, gate, up []float32) {
 	gate, up = gate[:len(dst)], up[:len(dst)]
 	for i, g := range gate {
-		dst[i] = g / (1 + float32(math.Exp(float64(-g)))) * up[i]
+		dst[i] = g / (1 + expFloat(min(max(-g, minExp), maxExp))) * up[i]
 	}
 }

@@ -25,15 +25,6 @@ func simdKernels() []*kernels {
 	return k
 }
 
-// Coefficients of exp(r) for |r| ≤ ln(2)/2, after Cody and Waite's reduction x = n·ln(2) + r.
-const (
-	log2e = 1.44269504088896341
-	ln2Hi = 0.693359375
-	ln2Lo = -2.12194440e-4
-	// maxExp keeps exp within float32.
-	maxExp = 88
-)
-
 // The loads and stores below do no bounds check: callers slice their operands to the full length first.
 
 func f16At(s []float32, i int) *[16]float32 { return (*[16]float32)(elem(unsafe.SliceData(s), i)) }

@@ -149,3 +149,38 @@ func BenchmarkFactors(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkKernels runs each kernel on operands that fit the first-level cache.
+func BenchmarkKernels(b *testing.B) {
+	rng := rand.New(rand.NewPCG(4, 4))
+	x, y, z, out := make([]float32, 4096), make([]float32, 4096), make([]float32, 4096), make([]float32, 64)
+	for i := range x {
+		x[i], y[i] = float32(rng.NormFloat64()), float32(rng.NormFloat64())
+	}
+	halves, bytes := make([]uint16, 4096), make([]int8, 4096)
+	for i := range halves {
+		halves[i], bytes[i] = toHalf(x[i]), int8(i)
+	}
+	for _, k := range append(simdKernels(), genericKernels()) {
+		for _, c := range []struct {
+			name string
+			n    int // products or values
+			run  func()
+		}{
+			{"dot4", 4 * 1024, func() { k.dot4(out, x, 1024, y, 1024, 1, 1024) }},
+			{"dot4x4", 16 * 1024, func() { k.dot4(out, x, 1024, y, 1024, 4, 1024) }},
+			{"weighted", 4096, func() { k.weighted(out, x[:64], y, 64) }},
+			{"half", 4096, func() { k.half(z, halves) }},
+			{"scaled", 4096, func() { k.scaled(z, bytes, y[:64]) }},
+			{"exp", 64, func() { copy(z[:64], x); k.exp(z[:64], 3) }},
+			{"swiglu", 4096, func() { k.swiglu(z, x, y) }},
+		} {
+			b.Run(k.name+"/"+c.name, func(b *testing.B) {
+				for b.Loop() {
+					c.run()
+				}
+				b.ReportMetric(float64(c.n)*float64(b.N)/b.Elapsed().Seconds()/1e9, "G/s")
+			})
+		}
+	}
+}
