@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
 	"github.com/ellm-gpu/ellm-gpu/format"
 )
 
@@ -52,6 +53,15 @@ func (w *worker) rowCodes(m *matrix, u, pos int, codes []int32) {
 	}
 	for i, b := range bytes[:m.cols] {
 		codes[i] = int32(base) + int32(b)<<m.split
+	}
+	if p := m.packed; p != nil && p.corrections {
+		for k := range m.coded.Tiles() {
+			rows := p.tile(m, u, k)
+			for _, e := range rows.Corrections(pos - u*plainUnit) {
+				col, delta := dot.UnpackCorrection(e)
+				codes[k*m.coded.StepsPerTile()*format.StepCols+col] += int32(delta) << m.split
+			}
+		}
 	}
 	if m.split > 0 {
 		for i, b := range low[:m.cols] {

@@ -2,13 +2,15 @@ package cpu
 
 import "github.com/ellm-gpu/ellm-gpu/cpu/dot"
 
-// form is how a resident matrix keeps its codes: in planes, the planes' exceptions as escapes, and the rest in a sparse list.
+// form is how a resident matrix keeps its codes: in planes, the planes' exceptions as escapes or corrections, and the rest in a sparse list.
 type form struct {
 	width       int // of the planes, in bits
 	escapes     bool
 	low         int     // stored code = decoded byte − low
 	escaped     float64 // share of codes that are escapes
 	longEscaped float64 // share of codes that are escapes of a byte more
+	corrections bool
+	corrected   float64 // share of codes that have a correction
 	sparse      float64 // share of codes in the sparse list
 }
 
@@ -17,6 +19,8 @@ const (
 	maxOverflow = 0.003
 	// sparseBits is what an entry of the sparse list costs, in bits read in the same time.
 	sparseBits = 128
+	// correctionBits is what a correction costs likewise.
+	correctionBits = 24
 	// sampledGroups is how many groups are decoded to choose the form.
 	sampledGroups = 8
 )
@@ -33,7 +37,9 @@ func (f *form) top() int {
 func (f *form) escapeBits() float64 { return 4*f.escaped + 8*f.longEscaped }
 
 // cost returns what a product takes per weight, in bits read in the same time.
-func (f *form) cost() float64 { return float64(f.width) + f.escapeBits() + sparseBits*f.sparse }
+func (f *form) cost() float64 {
+	return float64(f.width) + f.escapeBits() + correctionBits*f.corrected + sparseBits*f.sparse
+}
 
 // chooseWidth decodes a sample of m's groups and returns the form that is fastest to multiply. Codes with block scales, which use all values about
 // equally, are kept in planes of their width.
@@ -64,6 +70,10 @@ func (m *matrix) forms(isa dot.ISA) []form {
 	for _, bits := range []int{4, 5, 6} {
 		f := form{width: bits}
 		f.low, f.sparse = outside(1 << bits)
+		if f.corrections = !isa.HasEscapes(); f.corrections {
+			rest := 1 - float64(count(hist, f.low+dot.MinCorrection, f.low+f.top()+dot.MaxCorrection))/float64(total)
+			f.corrected, f.sparse = f.sparse-rest, rest
+		}
 		all = append(all, f)
 	}
 	if !isa.HasEscapes() || int64(m.rows)*int64(m.coded.Tiles()*dot.MaxEscapeBytes(m.coded.StepsPerTile())) > maxEscapes {
@@ -131,6 +141,9 @@ func (m *matrix) packedBytes(f form) int64 {
 	n := int64(m.rows) * int64(m.steps()*(dot.NibbleBytes(f.width)+dot.BitBytes(f.width)))
 	if f.escapes {
 		n += int64(codes*f.escapeBits()/8) + 6*int64(m.rows*m.coded.Tiles()) // and the number of a row's, and where they start
+	}
+	if f.corrections {
+		n += 2*int64(codes*f.corrected) + 4*int64(m.rows*m.coded.Tiles()+1)
 	}
 	if m.split > 0 {
 		w := dot.WidthFor(m.split)

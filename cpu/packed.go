@@ -4,7 +4,7 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
 )
 
-// packed is the resident form of integer codes: planes and escapes of package dot. A stored code is u − form.low for a decoded byte u, clipped to what
+// packed is the resident form of integer codes: planes, escapes and corrections of package dot. A stored code is u − form.low for a decoded byte u, clipped to what
 // these can hold; what clipping took away, and outliers, are in a sparse list for every unit of rows. Where blocks have scales, sums are not exact:
 // there the list is what foldOutliers leaves, as in a fused product.
 type packed struct {
@@ -13,6 +13,8 @@ type packed struct {
 	escape       []byte
 	escapeStart  []uint32 // [unit][tile][row]
 	mostEscapes  []uint16 // [unit][tile]: of a row
+	correct      []uint16 // corrections
+	correctStart []uint32 // [unit][tile][row], and their end
 	blocks       blocks
 	sparse       []uint32 // format.PackOutlier(row in the unit, column, difference)
 	start        []uint32 // per unit, and the end of the list
@@ -32,6 +34,10 @@ func (p *packed) tile(m *matrix, u, k int) dot.Rows {
 	if p.escapes {
 		r.Escape, r.StartStride, r.Most = p.escape, 1, int(p.mostEscapes[u*m.coded.Tiles()+k])
 		r.Start = p.escapeStart[first*m.coded.Tiles()+k*n:]
+	}
+	if p.correctStart != nil { // while packing there are none yet
+		at := first*m.coded.Tiles() + k*n
+		r.Correct, r.CorrectStart = p.correct, p.correctStart[at:at+n+1]
 	}
 	return r
 }

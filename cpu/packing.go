@@ -202,6 +202,7 @@ func appendSparse(list []uint32, row, col, delta int) []uint32 {
 // finish joins what the groups have made.
 func (p *packing) finish() *packed {
 	p.joinEscapes()
+	p.joinCorrections()
 	p.joinSparse()
 	return p.out
 }
@@ -228,6 +229,47 @@ func (p *packing) joinEscapes() {
 			}
 		}
 		end += copy(out.escape[end:], e)
+	}
+}
+
+// joinCorrections turns the small differences of the sparse lists to corrections, in the order of the planes.
+func (p *packing) joinCorrections() {
+	out, m := p.out, p.m
+	if !out.corrections {
+		return
+	}
+	tiles, cols := m.coded.Tiles(), m.coded.StepsPerTile()*format.StepCols
+	slot := func(g int, o format.Outlier) int {
+		row := g*m.coded.Coding.RowsPerGroup + o.Row
+		first := row / plainUnit * plainUnit
+		return first*tiles + o.Col/cols*min(plainUnit, m.rows-first) + row - first
+	}
+	small := func(o format.Outlier) bool { return o.Delta >= dot.MinCorrection && o.Delta <= dot.MaxCorrection }
+	start := make([]uint32, m.rows*tiles+1)
+	for g, l := range p.overflow {
+		for _, v := range l {
+			if o := format.UnpackOutlier(v); small(o) {
+				start[slot(g, o)+1]++
+			}
+		}
+	}
+	for i := range start[1:] {
+		start[i+1] += start[i]
+	}
+	out.correct, out.correctStart = make([]uint16, start[len(start)-1]), slices.Clone(start)
+	for g, l := range p.overflow {
+		rest := l[:0]
+		for _, v := range l {
+			o := format.UnpackOutlier(v)
+			if !small(o) {
+				rest = append(rest, v)
+				continue
+			}
+			at := &start[slot(g, o)]
+			out.correct[*at] = dot.PackCorrection(o.Col%cols, o.Delta)
+			*at++
+		}
+		p.overflow[g] = rest
 	}
 }
 

@@ -285,12 +285,23 @@ func (w *worker) gemmBytes(p *product, c *codes, rows *dot.Rows, k int) (bytes [
 	} else {
 		width = p.m.width
 	}
-	if len(c.sparse) == 0 || width > 6 || p.m.split > 0 {
+	fold := len(c.sparse) > 0 && p.m.split == 0
+	if rows.CorrectStart == nil && !fold || width > 6 {
 		return bytes, width, c.base, c.sparse
 	}
 	// Numbers of 6 bits leave room for differences below and above them in the 7 bits that every instruction set multiplies.
 	const room = 32
 	raise(bytes[:c.n*stride], room)
+	for r := range c.n {
+		for _, e := range rows.Corrections(r) {
+			col, delta := dot.UnpackCorrection(e)
+			bytes[r*stride+col] += byte(delta)
+		}
+	}
+	base = c.base - room<<p.m.split
+	if !fold {
+		return bytes, 7, base, c.sparse
+	}
 	left = w.left[:0]
 	first := k * p.q.tile * format.StepCols
 	for _, e := range c.sparse {
@@ -306,7 +317,7 @@ func (w *worker) gemmBytes(p *product, c *codes, rows *dot.Rows, k int) (bytes [
 		}
 	}
 	w.left = left
-	return bytes, 7, c.base - room, left
+	return bytes, 7, base, left
 }
 
 // raise adds n to every byte, eight at a time; no byte may overflow.

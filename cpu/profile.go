@@ -54,7 +54,7 @@ func (m *matrix) readBytes() float64 {
 		if p.fine != nil {
 			fine = len(p.fine.nibble) + len(p.fine.bits)
 		}
-		return float64(fine + len(p.nibble) + len(p.bits) + len(p.escape) + 2*len(p.mostEscapes) + 4*(len(p.escapeStart)+len(p.sparse)+len(p.start)+scales))
+		return float64(fine + len(p.nibble) + len(p.bits) + len(p.escape) + 2*(len(p.mostEscapes)+len(p.correct)) + 4*(len(p.correctStart)+len(p.escapeStart)+len(p.sparse)+len(p.start)+scales))
 	case m.isResident():
 		return float64(m.residentBytes())
 	}

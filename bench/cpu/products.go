@@ -14,9 +14,18 @@ const (
 	productTokens = 48
 )
 
-// benchProducts measures products with resident weights on one core: with one vector from memory, at each width, and with many from the cache.
+// benchProducts measures products with resident weights on one core, with every instruction set that this processor has.
 func benchProducts(o *options, r *report, _ *bandwidth) error {
-	isa := dot.Best()
+	for _, isa := range dot.Available()[1:] {
+		if err := productsOf(isa, o, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// productsOf measures products with one vector from memory, at each width, and with many from the cache.
+func productsOf(isa dot.ISA, o *options, r *report) error {
 	var works []work
 	var rows []row
 	x := quantized(isa, productSteps)

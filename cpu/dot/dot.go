@@ -9,7 +9,7 @@
 // # Codes
 //
 // Codes are unsigned, 4, 5, 6 or 8 bits wide. Of a row's step the low 4 bits take 32 bytes: byte i holds column i in its low nibble and
-// column 32 + i in its high one; each further bit takes 8 bytes, a plane: bit b of byte i is column 8i + b, but with NEON column 8b + i. So rows belong to
+// column 32 + i in its high one; each further bit takes 8 bytes, a plane: bit b of byte i is column 8b + i, but with AVX-512 column 8i + b. So rows belong to
 // the instruction set that packed them. Codes of 8 bits are plain bytes;
 // as width 7 these are below 128, which is faster with AVX2. Nothing is packed with that width.
 //
@@ -87,6 +87,8 @@ type Rows struct {
 	StartStride  int
 	Most         int       // the most escapes that a row has
 	Scratch      []byte    // ScratchBytes for escapes
+	Correct      []uint16  // corrections of all rows
+	CorrectStart []uint32  // row r's are Correct[CorrectStart[r]:CorrectStart[r+1]]; nil: there are none
 	Scale        []float32 // Blocks only: row r's block scales start at r·ScaleStride
 	ScaleStride  int
 	Count        int
@@ -106,9 +108,12 @@ func (i ISA) Quantize(dst []int8, x []float32) (scale float32, sum int64) {
 func (i ISA) Dot(out []int32, w *Rows, x []int8) {
 	if i != Generic && w.Count > 0 && w.Steps > 0 && (!w.Escaped || i == AVX512) {
 		i.dotASM(out, w, x)
-		return
+	} else {
+		dotGeneric(i, out, w, x)
 	}
-	dotGeneric(i, out, w, x)
+	if w.CorrectStart != nil {
+		i.correct(out, w, x)
+	}
 }
 
 // DotBlocks writes Σ_b scale_b · Σ_{c in b} u·v of every row to out[r]; block is 16 or 32 columns.

@@ -219,6 +219,11 @@ func unpack512w6e(a *byte)
 //go:noescape
 func dot256w7(a *byte)
 
+// join256 sets v to 256·hi + lo of steps · 64 activations.
+//
+//go:noescape
+func join256(v *int16, x *int8, steps int)
+
 // absMax512 finds the largest magnitude among steps · 64 values.
 //
 //go:noescape

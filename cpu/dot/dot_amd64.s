@@ -142,74 +142,6 @@ DATA words16<>+30(SB)/1, $0x10
 DATA words16<>+31(SB)/1, $0x00
 GLOBL words16<>(SB), RODATA|NOPTR, $32
 
-DATA maskSpread<>+0(SB)/1, $0x00
-DATA maskSpread<>+1(SB)/1, $0x00
-DATA maskSpread<>+2(SB)/1, $0x00
-DATA maskSpread<>+3(SB)/1, $0x00
-DATA maskSpread<>+4(SB)/1, $0x00
-DATA maskSpread<>+5(SB)/1, $0x00
-DATA maskSpread<>+6(SB)/1, $0x00
-DATA maskSpread<>+7(SB)/1, $0x00
-DATA maskSpread<>+8(SB)/1, $0x01
-DATA maskSpread<>+9(SB)/1, $0x01
-DATA maskSpread<>+10(SB)/1, $0x01
-DATA maskSpread<>+11(SB)/1, $0x01
-DATA maskSpread<>+12(SB)/1, $0x01
-DATA maskSpread<>+13(SB)/1, $0x01
-DATA maskSpread<>+14(SB)/1, $0x01
-DATA maskSpread<>+15(SB)/1, $0x01
-DATA maskSpread<>+16(SB)/1, $0x02
-DATA maskSpread<>+17(SB)/1, $0x02
-DATA maskSpread<>+18(SB)/1, $0x02
-DATA maskSpread<>+19(SB)/1, $0x02
-DATA maskSpread<>+20(SB)/1, $0x02
-DATA maskSpread<>+21(SB)/1, $0x02
-DATA maskSpread<>+22(SB)/1, $0x02
-DATA maskSpread<>+23(SB)/1, $0x02
-DATA maskSpread<>+24(SB)/1, $0x03
-DATA maskSpread<>+25(SB)/1, $0x03
-DATA maskSpread<>+26(SB)/1, $0x03
-DATA maskSpread<>+27(SB)/1, $0x03
-DATA maskSpread<>+28(SB)/1, $0x03
-DATA maskSpread<>+29(SB)/1, $0x03
-DATA maskSpread<>+30(SB)/1, $0x03
-DATA maskSpread<>+31(SB)/1, $0x03
-GLOBL maskSpread<>(SB), RODATA|NOPTR, $32
-
-DATA maskSelect<>+0(SB)/1, $0x01
-DATA maskSelect<>+1(SB)/1, $0x02
-DATA maskSelect<>+2(SB)/1, $0x04
-DATA maskSelect<>+3(SB)/1, $0x08
-DATA maskSelect<>+4(SB)/1, $0x10
-DATA maskSelect<>+5(SB)/1, $0x20
-DATA maskSelect<>+6(SB)/1, $0x40
-DATA maskSelect<>+7(SB)/1, $0x80
-DATA maskSelect<>+8(SB)/1, $0x01
-DATA maskSelect<>+9(SB)/1, $0x02
-DATA maskSelect<>+10(SB)/1, $0x04
-DATA maskSelect<>+11(SB)/1, $0x08
-DATA maskSelect<>+12(SB)/1, $0x10
-DATA maskSelect<>+13(SB)/1, $0x20
-DATA maskSelect<>+14(SB)/1, $0x40
-DATA maskSelect<>+15(SB)/1, $0x80
-DATA maskSelect<>+16(SB)/1, $0x01
-DATA maskSelect<>+17(SB)/1, $0x02
-DATA maskSelect<>+18(SB)/1, $0x04
-DATA maskSelect<>+19(SB)/1, $0x08
-DATA maskSelect<>+20(SB)/1, $0x10
-DATA maskSelect<>+21(SB)/1, $0x20
-DATA maskSelect<>+22(SB)/1, $0x40
-DATA maskSelect<>+23(SB)/1, $0x80
-DATA maskSelect<>+24(SB)/1, $0x01
-DATA maskSelect<>+25(SB)/1, $0x02
-DATA maskSelect<>+26(SB)/1, $0x04
-DATA maskSelect<>+27(SB)/1, $0x08
-DATA maskSelect<>+28(SB)/1, $0x10
-DATA maskSelect<>+29(SB)/1, $0x20
-DATA maskSelect<>+30(SB)/1, $0x40
-DATA maskSelect<>+31(SB)/1, $0x80
-GLOBL maskSelect<>(SB), RODATA|NOPTR, $32
-
 DATA bytes16<>+0(SB)/1, $0x10
 DATA bytes16<>+1(SB)/1, $0x10
 DATA bytes16<>+2(SB)/1, $0x10
@@ -277,6 +209,108 @@ DATA bytes32<>+29(SB)/1, $0x20
 DATA bytes32<>+30(SB)/1, $0x20
 DATA bytes32<>+31(SB)/1, $0x20
 GLOBL bytes32<>(SB), RODATA|NOPTR, $32
+
+DATA left4321<>+0(SB)/1, $0x04
+DATA left4321<>+1(SB)/1, $0x00
+DATA left4321<>+2(SB)/1, $0x00
+DATA left4321<>+3(SB)/1, $0x00
+DATA left4321<>+4(SB)/1, $0x00
+DATA left4321<>+5(SB)/1, $0x00
+DATA left4321<>+6(SB)/1, $0x00
+DATA left4321<>+7(SB)/1, $0x00
+DATA left4321<>+8(SB)/1, $0x03
+DATA left4321<>+9(SB)/1, $0x00
+DATA left4321<>+10(SB)/1, $0x00
+DATA left4321<>+11(SB)/1, $0x00
+DATA left4321<>+12(SB)/1, $0x00
+DATA left4321<>+13(SB)/1, $0x00
+DATA left4321<>+14(SB)/1, $0x00
+DATA left4321<>+15(SB)/1, $0x00
+DATA left4321<>+16(SB)/1, $0x02
+DATA left4321<>+17(SB)/1, $0x00
+DATA left4321<>+18(SB)/1, $0x00
+DATA left4321<>+19(SB)/1, $0x00
+DATA left4321<>+20(SB)/1, $0x00
+DATA left4321<>+21(SB)/1, $0x00
+DATA left4321<>+22(SB)/1, $0x00
+DATA left4321<>+23(SB)/1, $0x00
+DATA left4321<>+24(SB)/1, $0x01
+DATA left4321<>+25(SB)/1, $0x00
+DATA left4321<>+26(SB)/1, $0x00
+DATA left4321<>+27(SB)/1, $0x00
+DATA left4321<>+28(SB)/1, $0x00
+DATA left4321<>+29(SB)/1, $0x00
+DATA left4321<>+30(SB)/1, $0x00
+DATA left4321<>+31(SB)/1, $0x00
+GLOBL left4321<>(SB), RODATA|NOPTR, $32
+
+DATA right0123<>+0(SB)/1, $0x00
+DATA right0123<>+1(SB)/1, $0x00
+DATA right0123<>+2(SB)/1, $0x00
+DATA right0123<>+3(SB)/1, $0x00
+DATA right0123<>+4(SB)/1, $0x00
+DATA right0123<>+5(SB)/1, $0x00
+DATA right0123<>+6(SB)/1, $0x00
+DATA right0123<>+7(SB)/1, $0x00
+DATA right0123<>+8(SB)/1, $0x01
+DATA right0123<>+9(SB)/1, $0x00
+DATA right0123<>+10(SB)/1, $0x00
+DATA right0123<>+11(SB)/1, $0x00
+DATA right0123<>+12(SB)/1, $0x00
+DATA right0123<>+13(SB)/1, $0x00
+DATA right0123<>+14(SB)/1, $0x00
+DATA right0123<>+15(SB)/1, $0x00
+DATA right0123<>+16(SB)/1, $0x02
+DATA right0123<>+17(SB)/1, $0x00
+DATA right0123<>+18(SB)/1, $0x00
+DATA right0123<>+19(SB)/1, $0x00
+DATA right0123<>+20(SB)/1, $0x00
+DATA right0123<>+21(SB)/1, $0x00
+DATA right0123<>+22(SB)/1, $0x00
+DATA right0123<>+23(SB)/1, $0x00
+DATA right0123<>+24(SB)/1, $0x03
+DATA right0123<>+25(SB)/1, $0x00
+DATA right0123<>+26(SB)/1, $0x00
+DATA right0123<>+27(SB)/1, $0x00
+DATA right0123<>+28(SB)/1, $0x00
+DATA right0123<>+29(SB)/1, $0x00
+DATA right0123<>+30(SB)/1, $0x00
+DATA right0123<>+31(SB)/1, $0x00
+GLOBL right0123<>(SB), RODATA|NOPTR, $32
+
+DATA left5432<>+0(SB)/1, $0x05
+DATA left5432<>+1(SB)/1, $0x00
+DATA left5432<>+2(SB)/1, $0x00
+DATA left5432<>+3(SB)/1, $0x00
+DATA left5432<>+4(SB)/1, $0x00
+DATA left5432<>+5(SB)/1, $0x00
+DATA left5432<>+6(SB)/1, $0x00
+DATA left5432<>+7(SB)/1, $0x00
+DATA left5432<>+8(SB)/1, $0x04
+DATA left5432<>+9(SB)/1, $0x00
+DATA left5432<>+10(SB)/1, $0x00
+DATA left5432<>+11(SB)/1, $0x00
+DATA left5432<>+12(SB)/1, $0x00
+DATA left5432<>+13(SB)/1, $0x00
+DATA left5432<>+14(SB)/1, $0x00
+DATA left5432<>+15(SB)/1, $0x00
+DATA left5432<>+16(SB)/1, $0x03
+DATA left5432<>+17(SB)/1, $0x00
+DATA left5432<>+18(SB)/1, $0x00
+DATA left5432<>+19(SB)/1, $0x00
+DATA left5432<>+20(SB)/1, $0x00
+DATA left5432<>+21(SB)/1, $0x00
+DATA left5432<>+22(SB)/1, $0x00
+DATA left5432<>+23(SB)/1, $0x00
+DATA left5432<>+24(SB)/1, $0x02
+DATA left5432<>+25(SB)/1, $0x00
+DATA left5432<>+26(SB)/1, $0x00
+DATA left5432<>+27(SB)/1, $0x00
+DATA left5432<>+28(SB)/1, $0x00
+DATA left5432<>+29(SB)/1, $0x00
+DATA left5432<>+30(SB)/1, $0x00
+DATA left5432<>+31(SB)/1, $0x00
+GLOBL left5432<>(SB), RODATA|NOPTR, $32
 
 // func dot512w8(a *byte)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
@@ -362,79 +396,221 @@ sum:
 	RET
 
 // func dot256w8(a *byte)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·dot256w8(SB), NOSPLIT, $0-8
 	MOVQ    a+0(FP), AX
 	MOVQ    (AX), CX
-	MOVQ    56(AX), DX
-	MOVQ    8(AX), BX
-	MOVQ    24(AX), SI
-	VMOVDQU bytes15<>+0(SB), Y2
-	VMOVDQU words1<>+0(SB), Y3
+	MOVQ    8(AX), DX
+	VMOVDQU words1<>+0(SB), Y0
+	VMOVDQU bytes15<>+0(SB), Y1
 
 row:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	MOVQ  BX, DI
-	MOVQ  SI, R8
-	MOVQ  40(AX), R8
-	MOVQ  48(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y4, Y4, Y4
+	MOVQ  DX, BX
+	MOVQ  40(AX), SI
+	MOVQ  48(AX), DI
+	SUBQ  $0x04, DI
+	JL    rest
 
-step:
-	VMOVDQU      (DI), Y4
-	VPSRLW       $0x04, Y4, Y5
-	VPAND        Y2, Y4, Y4
-	VPAND        Y2, Y5, Y5
-	VPMADDUBSW   (R8), Y4, Y6
-	VPMADDWD     Y3, Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   64(R8), Y4, Y4
-	VPMADDWD     Y3, Y4, Y4
-	VPADDD       Y4, Y1, Y1
-	VPMADDUBSW   (R8), Y5, Y4
-	VPMADDWD     words16<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y0, Y0
-	VPMADDUBSW   64(R8), Y5, Y4
-	VPMADDWD     words16<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y1, Y1
-	VMOVDQU      32(DI), Y4
-	VPSRLW       $0x04, Y4, Y5
-	VPAND        Y2, Y4, Y4
-	VPAND        Y2, Y5, Y5
-	VPMADDUBSW   32(R8), Y4, Y6
-	VPMADDWD     Y3, Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   96(R8), Y4, Y4
-	VPMADDWD     Y3, Y4, Y4
-	VPADDD       Y4, Y1, Y1
-	VPMADDUBSW   32(R8), Y5, Y4
-	VPMADDWD     words16<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y0, Y0
-	VPMADDUBSW   96(R8), Y5, Y4
-	VPMADDWD     words16<>+0(SB), Y4, Y4
-	VPADDD       Y4, Y1, Y1
-	ADDQ         $0x00000040, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VEXTRACTI128 $0x01, Y0, X4
-	VPADDD       X0, X4, X0
-	VPSHUFD      $0xee, X0, X4
-	VPADDD       X4, X0, X0
-	VPSHUFD      $0x55, X0, X4
-	VPADDD       X4, X0, X0
-	VMOVD        X0, (CX)
-	VEXTRACTI128 $0x01, Y1, X0
-	VPADDD       X1, X0, X1
-	VPSHUFD      $0xee, X1, X0
-	VPADDD       X0, X1, X1
-	VPSHUFD      $0x55, X1, X0
-	VPADDD       X0, X1, X1
-	VMOVD        X1, 4(CX)
+some:
+	PREFETCHT0 4096(BX)
+	PREFETCHT0 4160(BX)
+	PREFETCHT0 4224(BX)
+	PREFETCHT0 4288(BX)
+	VMOVDQU    (BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW (SI), Y5, Y3
+	VPMADDUBSW 64(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW (SI), Y6, Y3
+	VPMADDUBSW 64(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VMOVDQU    32(BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW 32(SI), Y5, Y3
+	VPMADDUBSW 96(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW 32(SI), Y6, Y3
+	VPMADDUBSW 96(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VMOVDQU    64(BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW 128(SI), Y5, Y3
+	VPMADDUBSW 192(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW 128(SI), Y6, Y3
+	VPMADDUBSW 192(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VMOVDQU    96(BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW 160(SI), Y5, Y3
+	VPMADDUBSW 224(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW 160(SI), Y6, Y3
+	VPMADDUBSW 224(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VMOVDQU    128(BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW 256(SI), Y5, Y3
+	VPMADDUBSW 320(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW 256(SI), Y6, Y3
+	VPMADDUBSW 320(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VMOVDQU    160(BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW 288(SI), Y5, Y3
+	VPMADDUBSW 352(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW 288(SI), Y6, Y3
+	VPMADDUBSW 352(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VMOVDQU    192(BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW 384(SI), Y5, Y3
+	VPMADDUBSW 448(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW 384(SI), Y6, Y3
+	VPMADDUBSW 448(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VMOVDQU    224(BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW 416(SI), Y5, Y3
+	VPMADDUBSW 480(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW 416(SI), Y6, Y3
+	VPMADDUBSW 480(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	ADDQ       $0x00000100, BX
+	ADDQ       $0x00000200, SI
+	SUBQ       $0x04, DI
+	JGE        some
+
+rest:
+	ADDQ $0x04, DI
+	JZ   sum
+
+one:
+	VMOVDQU    (BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW (SI), Y5, Y3
+	VPMADDUBSW 64(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW (SI), Y6, Y3
+	VPMADDUBSW 64(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VMOVDQU    32(BX), Y6
+	VPSRLW     $0x04, Y6, Y5
+	VPAND      Y1, Y6, Y6
+	VPAND      Y1, Y5, Y5
+	VPMADDUBSW 32(SI), Y5, Y3
+	VPMADDUBSW 96(SI), Y5, Y5
+	VPMADDWD   words16<>+0(SB), Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   words16<>+0(SB), Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	VPMADDUBSW 32(SI), Y6, Y3
+	VPMADDUBSW 96(SI), Y6, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000080, SI
+	DECQ       DI
+	JNZ        one
+
+sum:
+	VEXTRACTI128 $0x01, Y2, X3
+	VPADDD       X2, X3, X2
+	VPSHUFD      $0xee, X2, X3
+	VPADDD       X3, X2, X2
+	VPSHUFD      $0x55, X2, X3
+	VPADDD       X3, X2, X2
+	VMOVD        X2, (CX)
+	VEXTRACTI128 $0x01, Y4, X2
+	VPADDD       X4, X2, X3
+	VPSHUFD      $0xee, X3, X2
+	VPADDD       X2, X3, X3
+	VPSHUFD      $0x55, X3, X2
+	VPADDD       X2, X3, X3
+	VMOVD        X3, 4(CX)
 	ADDQ         $0x00000008, CX
-	ADDQ         16(AX), BX
-	ADDQ         32(AX), SI
-	DECQ         DX
+	ADDQ         16(AX), DX
+	DECQ         56(AX)
 	JNZ          row
 	VZEROUPPER
 	RET
@@ -562,8 +738,8 @@ TEXT ·dotBlock256w8b16(SB), NOSPLIT, $0-8
 	MOVQ    8(AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    64(AX), DI
-	VMOVDQU bytes15<>+0(SB), Y1
 	VMOVDQU words1<>+0(SB), Y2
+	VMOVDQU bytes15<>+0(SB), Y1
 
 row:
 	VPXOR Y0, Y0, Y0
@@ -654,8 +830,8 @@ TEXT ·dotBlock256w8b32(SB), NOSPLIT, $0-8
 	MOVQ    8(AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    64(AX), DI
-	VMOVDQU bytes15<>+0(SB), Y1
 	VMOVDQU words1<>+0(SB), Y2
+	VMOVDQU bytes15<>+0(SB), Y1
 
 row:
 	VPXOR Y0, Y0, Y0
@@ -832,64 +1008,126 @@ sum:
 	RET
 
 // func dot256w4(a *byte)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·dot256w4(SB), NOSPLIT, $0-8
 	MOVQ    a+0(FP), AX
 	MOVQ    (AX), CX
-	MOVQ    56(AX), DX
-	MOVQ    8(AX), BX
-	MOVQ    24(AX), SI
-	VMOVDQU bytes15<>+0(SB), Y2
-	VMOVDQU words1<>+0(SB), Y3
+	MOVQ    8(AX), DX
+	VMOVDQU words1<>+0(SB), Y0
+	MOVQ    24(AX), BX
+	VMOVDQU bytes15<>+0(SB), Y1
 
 row:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y4, Y4, Y4
+	MOVQ  DX, SI
 	MOVQ  BX, DI
-	MOVQ  SI, R8
-	MOVQ  40(AX), R9
-	MOVQ  48(AX), R10
+	MOVQ  40(AX), DI
+	MOVQ  48(AX), R8
+	SUBQ  $0x04, R8
+	JL    rest
 
-step:
-	VMOVDQU      (DI), Y4
-	VPAND        Y2, Y4, Y5
-	VPMADDUBSW   (R9), Y5, Y6
-	VPMADDWD     Y3, Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   64(R9), Y5, Y5
-	VPMADDWD     Y3, Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        Y2, Y4, Y4
-	VPMADDUBSW   32(R9), Y4, Y5
-	VPMADDWD     Y3, Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VPMADDUBSW   96(R9), Y4, Y4
-	VPMADDWD     Y3, Y4, Y4
-	VPADDD       Y4, Y1, Y1
-	ADDQ         $0x00000020, DI
-	ADDQ         $0x00000000, R8
-	ADDQ         $0x00000080, R9
-	DECQ         R10
-	JNZ          step
-	VEXTRACTI128 $0x01, Y0, X4
-	VPADDD       X0, X4, X0
-	VPSHUFD      $0xee, X0, X4
-	VPADDD       X4, X0, X0
-	VPSHUFD      $0x55, X0, X4
-	VPADDD       X4, X0, X0
-	VMOVD        X0, (CX)
-	VEXTRACTI128 $0x01, Y1, X0
-	VPADDD       X1, X0, X1
-	VPSHUFD      $0xee, X1, X0
-	VPADDD       X0, X1, X1
-	VPSHUFD      $0x55, X1, X0
-	VPADDD       X0, X1, X1
-	VMOVD        X1, 4(CX)
+some:
+	PREFETCHT0 4096(SI)
+	PREFETCHT0 4160(SI)
+	VPAND      (SI), Y1, Y5
+	VPMADDUBSW (DI), Y5, Y3
+	VPMADDUBSW 64(DI), Y5, Y5
+	VMOVDQU    (SI), Y6
+	VPSRLW     $0x04, Y6, Y6
+	VPAND      Y1, Y6, Y6
+	VPMADDUBSW 32(DI), Y6, Y7
+	VPADDW     Y7, Y3, Y3
+	VPMADDUBSW 96(DI), Y6, Y6
+	VPADDW     Y6, Y5, Y5
+	VPAND      32(SI), Y1, Y6
+	VPMADDUBSW 128(DI), Y6, Y7
+	VPADDW     Y7, Y3, Y3
+	VPMADDUBSW 192(DI), Y6, Y6
+	VPADDW     Y6, Y5, Y5
+	VMOVDQU    32(SI), Y6
+	VPSRLW     $0x04, Y6, Y6
+	VPAND      Y1, Y6, Y6
+	VPMADDUBSW 160(DI), Y6, Y7
+	VPADDW     Y7, Y3, Y3
+	VPMADDUBSW 224(DI), Y6, Y6
+	VPADDW     Y6, Y5, Y5
+	VPAND      64(SI), Y1, Y6
+	VPMADDUBSW 256(DI), Y6, Y7
+	VPADDW     Y7, Y3, Y3
+	VPMADDUBSW 320(DI), Y6, Y6
+	VPADDW     Y6, Y5, Y5
+	VMOVDQU    64(SI), Y6
+	VPSRLW     $0x04, Y6, Y6
+	VPAND      Y1, Y6, Y6
+	VPMADDUBSW 288(DI), Y6, Y7
+	VPADDW     Y7, Y3, Y3
+	VPMADDUBSW 352(DI), Y6, Y6
+	VPADDW     Y6, Y5, Y5
+	VPAND      96(SI), Y1, Y6
+	VPMADDUBSW 384(DI), Y6, Y7
+	VPADDW     Y7, Y3, Y3
+	VPMADDUBSW 448(DI), Y6, Y6
+	VPADDW     Y6, Y5, Y5
+	VMOVDQU    96(SI), Y6
+	VPSRLW     $0x04, Y6, Y6
+	VPAND      Y1, Y6, Y6
+	VPMADDUBSW 416(DI), Y6, Y7
+	VPADDW     Y7, Y3, Y3
+	VPMADDUBSW 480(DI), Y6, Y6
+	VPADDW     Y6, Y5, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	ADDQ       $0x00000080, SI
+	ADDQ       $0x00000200, DI
+	SUBQ       $0x04, R8
+	JGE        some
+
+rest:
+	ADDQ $0x04, R8
+	JZ   sum
+
+one:
+	VPAND      (SI), Y1, Y5
+	VPMADDUBSW (DI), Y5, Y3
+	VPMADDUBSW 64(DI), Y5, Y5
+	VMOVDQU    (SI), Y6
+	VPSRLW     $0x04, Y6, Y6
+	VPAND      Y1, Y6, Y6
+	VPMADDUBSW 32(DI), Y6, Y7
+	VPADDW     Y7, Y3, Y3
+	VPMADDUBSW 96(DI), Y6, Y6
+	VPADDW     Y6, Y5, Y5
+	VPMADDWD   Y0, Y3, Y3
+	VPADDD     Y3, Y2, Y2
+	VPMADDWD   Y0, Y5, Y5
+	VPADDD     Y5, Y4, Y4
+	ADDQ       $0x00000020, SI
+	ADDQ       $0x00000080, DI
+	DECQ       R8
+	JNZ        one
+
+sum:
+	VEXTRACTI128 $0x01, Y2, X3
+	VPADDD       X2, X3, X2
+	VPSHUFD      $0xee, X2, X3
+	VPADDD       X3, X2, X2
+	VPSHUFD      $0x55, X2, X3
+	VPADDD       X3, X2, X2
+	VMOVD        X2, (CX)
+	VEXTRACTI128 $0x01, Y4, X2
+	VPADDD       X4, X2, X3
+	VPSHUFD      $0xee, X3, X2
+	VPADDD       X2, X3, X3
+	VPSHUFD      $0x55, X3, X2
+	VPADDD       X2, X3, X3
+	VMOVD        X3, 4(CX)
 	ADDQ         $0x00000008, CX
-	ADDQ         16(AX), BX
-	ADDQ         32(AX), SI
-	DECQ         DX
+	ADDQ         16(AX), DX
+	ADDQ         32(AX), BX
+	DECQ         56(AX)
 	JNZ          row
 	VZEROUPPER
 	RET
@@ -1035,8 +1273,8 @@ TEXT ·dotBlock256w4b16(SB), NOSPLIT, $0-8
 	MOVQ    8(AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    64(AX), DI
-	VMOVDQU bytes15<>+0(SB), Y1
-	VMOVDQU words1<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y1
+	VMOVDQU bytes15<>+0(SB), Y2
 
 row:
 	VPXOR Y0, Y0, Y0
@@ -1049,12 +1287,12 @@ row:
 step:
 	VPXOR        Y3, Y3, Y3
 	VPXOR        Y4, Y4, Y4
-	VPAND        (R8), Y1, Y5
+	VPAND        (R8), Y2, Y5
 	VPMADDUBSW   (R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   64(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -1067,12 +1305,12 @@ step:
 	VPXOR        Y4, Y4, Y4
 	VMOVDQU      (R8), Y5
 	VPSRLW       $0x04, Y5, Y5
-	VPAND        Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
 	VPMADDUBSW   32(R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   96(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -1112,8 +1350,8 @@ TEXT ·dotBlock256w4b32(SB), NOSPLIT, $0-8
 	MOVQ    8(AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    64(AX), DI
-	VMOVDQU bytes15<>+0(SB), Y1
-	VMOVDQU words1<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y1
+	VMOVDQU bytes15<>+0(SB), Y2
 
 row:
 	VPXOR Y0, Y0, Y0
@@ -1126,12 +1364,12 @@ row:
 step:
 	VPXOR        Y3, Y3, Y3
 	VPXOR        Y4, Y4, Y4
-	VPAND        (R8), Y1, Y5
+	VPAND        (R8), Y2, Y5
 	VPMADDUBSW   (R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   64(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -1142,12 +1380,12 @@ step:
 	VPXOR        Y4, Y4, Y4
 	VMOVDQU      (R8), Y5
 	VPSRLW       $0x04, Y5, Y5
-	VPAND        Y1, Y5, Y5
+	VPAND        Y2, Y5, Y5
 	VPMADDUBSW   32(R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   96(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -1349,78 +1587,171 @@ sum:
 	RET
 
 // func dot256w5(a *byte)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·dot256w5(SB), NOSPLIT, $0-8
 	MOVQ    a+0(FP), AX
 	MOVQ    (AX), CX
-	MOVQ    56(AX), DX
-	MOVQ    8(AX), BX
-	MOVQ    24(AX), SI
-	VMOVDQU bytes15<>+0(SB), Y2
-	VMOVDQU words1<>+0(SB), Y3
+	MOVQ    8(AX), DX
+	VMOVDQU words1<>+0(SB), Y0
+	MOVQ    24(AX), BX
+	VMOVDQU bytes15<>+0(SB), Y1
 
 row:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y4, Y4, Y4
+	MOVQ  DX, SI
 	MOVQ  BX, DI
-	MOVQ  SI, R8
-	MOVQ  40(AX), R9
-	MOVQ  48(AX), R10
+	MOVQ  40(AX), R8
+	MOVQ  48(AX), R9
+	SUBQ  $0x04, R9
+	JL    rest
 
-step:
-	VMOVDQU      (DI), Y4
-	VPAND        Y2, Y4, Y5
-	VPBROADCASTD (R8), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
-	VPAND        bytes16<>+0(SB), Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPMADDUBSW   (R9), Y5, Y6
-	VPMADDWD     Y3, Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   64(R9), Y5, Y5
-	VPMADDWD     Y3, Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        Y2, Y4, Y4
-	VPBROADCASTD 4(R8), Y5
-	VPSHUFB      maskSpread<>+0(SB), Y5, Y5
-	VMOVDQU      maskSelect<>+0(SB), Y6
-	VPAND        Y6, Y5, Y5
-	VPCMPEQB     Y6, Y5, Y5
-	VPAND        bytes16<>+0(SB), Y5, Y5
-	VPOR         Y5, Y4, Y4
-	VPMADDUBSW   32(R9), Y4, Y5
-	VPMADDWD     Y3, Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VPMADDUBSW   96(R9), Y4, Y4
-	VPMADDWD     Y3, Y4, Y4
-	VPADDD       Y4, Y1, Y1
+some:
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4096(DI)
+	VPAND        (SI), Y1, Y5
+	VPBROADCASTQ (DI), Y3
+	VPSLLVQ      left4321<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPMADDUBSW   (R8), Y5, Y3
+	VPMADDUBSW   64(R8), Y5, Y5
+	VMOVDQU      (SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ (DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   32(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   96(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPAND        32(SI), Y1, Y6
+	VPBROADCASTQ 8(DI), Y7
+	VPSLLVQ      left4321<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   128(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   192(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VMOVDQU      32(SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ 8(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   160(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   224(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPAND        64(SI), Y1, Y5
+	VPBROADCASTQ 16(DI), Y3
+	VPSLLVQ      left4321<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPMADDUBSW   256(R8), Y5, Y3
+	VPMADDUBSW   320(R8), Y5, Y5
+	VMOVDQU      64(SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ 16(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   288(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   352(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPAND        96(SI), Y1, Y6
+	VPBROADCASTQ 24(DI), Y7
+	VPSLLVQ      left4321<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   384(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   448(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VMOVDQU      96(SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ 24(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   416(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   480(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	ADDQ         $0x00000080, SI
+	ADDQ         $0x00000200, R8
 	ADDQ         $0x00000020, DI
-	ADDQ         $0x00000008, R8
-	ADDQ         $0x00000080, R9
-	DECQ         R10
-	JNZ          step
-	VEXTRACTI128 $0x01, Y0, X4
-	VPADDD       X0, X4, X0
-	VPSHUFD      $0xee, X0, X4
-	VPADDD       X4, X0, X0
-	VPSHUFD      $0x55, X0, X4
-	VPADDD       X4, X0, X0
-	VMOVD        X0, (CX)
-	VEXTRACTI128 $0x01, Y1, X0
-	VPADDD       X1, X0, X1
-	VPSHUFD      $0xee, X1, X0
-	VPADDD       X0, X1, X1
-	VPSHUFD      $0x55, X1, X0
-	VPADDD       X0, X1, X1
-	VMOVD        X1, 4(CX)
+	SUBQ         $0x04, R9
+	JGE          some
+
+rest:
+	ADDQ $0x04, R9
+	JZ   sum
+
+one:
+	VPAND        (SI), Y1, Y5
+	VPBROADCASTQ (DI), Y3
+	VPSLLVQ      left4321<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPMADDUBSW   (R8), Y5, Y3
+	VPMADDUBSW   64(R8), Y5, Y5
+	VMOVDQU      (SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ (DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   32(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   96(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000080, R8
+	ADDQ         $0x00000008, DI
+	DECQ         R9
+	JNZ          one
+
+sum:
+	VEXTRACTI128 $0x01, Y2, X3
+	VPADDD       X2, X3, X2
+	VPSHUFD      $0xee, X2, X3
+	VPADDD       X3, X2, X2
+	VPSHUFD      $0x55, X2, X3
+	VPADDD       X3, X2, X2
+	VMOVD        X2, (CX)
+	VEXTRACTI128 $0x01, Y4, X2
+	VPADDD       X4, X2, X3
+	VPSHUFD      $0xee, X3, X2
+	VPADDD       X2, X3, X3
+	VPSHUFD      $0x55, X3, X2
+	VPADDD       X2, X3, X3
+	VMOVD        X3, 4(CX)
 	ADDQ         $0x00000008, CX
-	ADDQ         16(AX), BX
-	ADDQ         32(AX), SI
-	DECQ         DX
+	ADDQ         16(AX), DX
+	ADDQ         32(AX), BX
+	DECQ         56(AX)
 	JNZ          row
 	VZEROUPPER
 	RET
@@ -1574,8 +1905,8 @@ TEXT ·dotBlock256w5b16(SB), NOSPLIT, $0-8
 	MOVQ    8(AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    64(AX), DI
-	VMOVDQU bytes15<>+0(SB), Y1
-	VMOVDQU words1<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y1
+	VMOVDQU bytes15<>+0(SB), Y2
 
 row:
 	VPXOR Y0, Y0, Y0
@@ -1588,19 +1919,16 @@ row:
 step:
 	VPXOR        Y3, Y3, Y3
 	VPXOR        Y4, Y4, Y4
-	VPAND        (R8), Y1, Y5
-	VPBROADCASTD (R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPAND        (R8), Y2, Y5
+	VPBROADCASTQ (R9), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
 	VPAND        bytes16<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
 	VPMADDUBSW   (R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   64(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -1613,19 +1941,16 @@ step:
 	VPXOR        Y4, Y4, Y4
 	VMOVDQU      (R8), Y5
 	VPSRLW       $0x04, Y5, Y5
-	VPAND        Y1, Y5, Y5
-	VPBROADCASTD 4(R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPAND        Y2, Y5, Y5
+	VPBROADCASTQ (R9), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
 	VPAND        bytes16<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
 	VPMADDUBSW   32(R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   96(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -1665,8 +1990,8 @@ TEXT ·dotBlock256w5b32(SB), NOSPLIT, $0-8
 	MOVQ    8(AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    64(AX), DI
-	VMOVDQU bytes15<>+0(SB), Y1
-	VMOVDQU words1<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y1
+	VMOVDQU bytes15<>+0(SB), Y2
 
 row:
 	VPXOR Y0, Y0, Y0
@@ -1679,19 +2004,16 @@ row:
 step:
 	VPXOR        Y3, Y3, Y3
 	VPXOR        Y4, Y4, Y4
-	VPAND        (R8), Y1, Y5
-	VPBROADCASTD (R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPAND        (R8), Y2, Y5
+	VPBROADCASTQ (R9), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
 	VPAND        bytes16<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
 	VPMADDUBSW   (R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   64(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -1702,19 +2024,16 @@ step:
 	VPXOR        Y4, Y4, Y4
 	VMOVDQU      (R8), Y5
 	VPSRLW       $0x04, Y5, Y5
-	VPAND        Y1, Y5, Y5
-	VPBROADCASTD 4(R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPAND        Y2, Y5, Y5
+	VPBROADCASTQ (R9), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
 	VPAND        bytes16<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
 	VPMADDUBSW   32(R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   96(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -1936,92 +2255,220 @@ sum:
 	RET
 
 // func dot256w6(a *byte)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·dot256w6(SB), NOSPLIT, $0-8
 	MOVQ    a+0(FP), AX
 	MOVQ    (AX), CX
-	MOVQ    56(AX), DX
-	MOVQ    8(AX), BX
-	MOVQ    24(AX), SI
-	VMOVDQU bytes15<>+0(SB), Y2
-	VMOVDQU words1<>+0(SB), Y3
+	MOVQ    8(AX), DX
+	VMOVDQU words1<>+0(SB), Y0
+	MOVQ    24(AX), BX
+	VMOVDQU bytes15<>+0(SB), Y1
 
 row:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y4, Y4, Y4
+	MOVQ  DX, SI
 	MOVQ  BX, DI
-	MOVQ  SI, R8
-	MOVQ  40(AX), R9
-	MOVQ  48(AX), R10
+	MOVQ  40(AX), R8
+	MOVQ  48(AX), R9
+	SUBQ  $0x04, R9
+	JL    rest
 
-step:
-	VMOVDQU      (DI), Y4
-	VPAND        Y2, Y4, Y5
-	VPBROADCASTD (R8), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
-	VPAND        bytes16<>+0(SB), Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPBROADCASTD 8(R8), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
-	VPAND        bytes32<>+0(SB), Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPMADDUBSW   (R9), Y5, Y6
-	VPMADDWD     Y3, Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   64(R9), Y5, Y5
-	VPMADDWD     Y3, Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPSRLW       $0x04, Y4, Y4
-	VPAND        Y2, Y4, Y4
-	VPBROADCASTD 4(R8), Y5
-	VPSHUFB      maskSpread<>+0(SB), Y5, Y5
-	VMOVDQU      maskSelect<>+0(SB), Y6
-	VPAND        Y6, Y5, Y5
-	VPCMPEQB     Y6, Y5, Y5
-	VPAND        bytes16<>+0(SB), Y5, Y5
-	VPOR         Y5, Y4, Y4
-	VPBROADCASTD 12(R8), Y5
-	VPSHUFB      maskSpread<>+0(SB), Y5, Y5
-	VMOVDQU      maskSelect<>+0(SB), Y6
-	VPAND        Y6, Y5, Y5
-	VPCMPEQB     Y6, Y5, Y5
-	VPAND        bytes32<>+0(SB), Y5, Y5
-	VPOR         Y5, Y4, Y4
-	VPMADDUBSW   32(R9), Y4, Y5
-	VPMADDWD     Y3, Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VPMADDUBSW   96(R9), Y4, Y4
-	VPMADDWD     Y3, Y4, Y4
-	VPADDD       Y4, Y1, Y1
-	ADDQ         $0x00000020, DI
-	ADDQ         $0x00000010, R8
-	ADDQ         $0x00000080, R9
-	DECQ         R10
-	JNZ          step
-	VEXTRACTI128 $0x01, Y0, X4
-	VPADDD       X0, X4, X0
-	VPSHUFD      $0xee, X0, X4
-	VPADDD       X4, X0, X0
-	VPSHUFD      $0x55, X0, X4
-	VPADDD       X4, X0, X0
-	VMOVD        X0, (CX)
-	VEXTRACTI128 $0x01, Y1, X0
-	VPADDD       X1, X0, X1
-	VPSHUFD      $0xee, X1, X0
-	VPADDD       X0, X1, X1
-	VPSHUFD      $0x55, X1, X0
-	VPADDD       X0, X1, X1
-	VMOVD        X1, 4(CX)
+some:
+	PREFETCHT0   4096(SI)
+	PREFETCHT0   4160(SI)
+	PREFETCHT0   4096(DI)
+	VPAND        (SI), Y1, Y5
+	VPBROADCASTQ (DI), Y3
+	VPSLLVQ      left4321<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPBROADCASTQ 8(DI), Y3
+	VPSLLVQ      left5432<>+0(SB), Y3, Y3
+	VPAND        bytes32<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPMADDUBSW   (R8), Y5, Y3
+	VPMADDUBSW   64(R8), Y5, Y5
+	VMOVDQU      (SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ (DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPBROADCASTQ 8(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPADDB       Y7, Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   32(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   96(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPAND        32(SI), Y1, Y5
+	VPBROADCASTQ 16(DI), Y3
+	VPSLLVQ      left4321<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPBROADCASTQ 24(DI), Y3
+	VPSLLVQ      left5432<>+0(SB), Y3, Y3
+	VPAND        bytes32<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPMADDUBSW   128(R8), Y5, Y3
+	VPMADDUBSW   192(R8), Y5, Y5
+	VMOVDQU      32(SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ 16(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPBROADCASTQ 24(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPADDB       Y7, Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   160(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   224(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPAND        64(SI), Y1, Y5
+	VPBROADCASTQ 32(DI), Y3
+	VPSLLVQ      left4321<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPBROADCASTQ 40(DI), Y3
+	VPSLLVQ      left5432<>+0(SB), Y3, Y3
+	VPAND        bytes32<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPMADDUBSW   256(R8), Y5, Y3
+	VPMADDUBSW   320(R8), Y5, Y5
+	VMOVDQU      64(SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ 32(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPBROADCASTQ 40(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPADDB       Y7, Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   288(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   352(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	VPAND        96(SI), Y1, Y5
+	VPBROADCASTQ 48(DI), Y3
+	VPSLLVQ      left4321<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPBROADCASTQ 56(DI), Y3
+	VPSLLVQ      left5432<>+0(SB), Y3, Y3
+	VPAND        bytes32<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPMADDUBSW   384(R8), Y5, Y3
+	VPMADDUBSW   448(R8), Y5, Y5
+	VMOVDQU      96(SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ 48(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPBROADCASTQ 56(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPADDB       Y7, Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   416(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   480(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	ADDQ         $0x00000080, SI
+	ADDQ         $0x00000200, R8
+	ADDQ         $0x00000040, DI
+	SUBQ         $0x04, R9
+	JGE          some
+
+rest:
+	ADDQ $0x04, R9
+	JZ   sum
+
+one:
+	VPAND        (SI), Y1, Y5
+	VPBROADCASTQ (DI), Y3
+	VPSLLVQ      left4321<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPBROADCASTQ 8(DI), Y3
+	VPSLLVQ      left5432<>+0(SB), Y3, Y3
+	VPAND        bytes32<>+0(SB), Y3, Y3
+	VPOR         Y3, Y5, Y5
+	VPMADDUBSW   (R8), Y5, Y3
+	VPMADDUBSW   64(R8), Y5, Y5
+	VMOVDQU      (SI), Y6
+	VPSRLW       $0x04, Y6, Y6
+	VPAND        Y1, Y6, Y6
+	VPBROADCASTQ (DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPBROADCASTQ 8(DI), Y7
+	VPSRLVQ      right0123<>+0(SB), Y7, Y7
+	VPAND        bytes16<>+0(SB), Y7, Y7
+	VPADDB       Y7, Y7, Y7
+	VPOR         Y7, Y6, Y6
+	VPMADDUBSW   32(R8), Y6, Y7
+	VPADDW       Y7, Y3, Y3
+	VPMADDUBSW   96(R8), Y6, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y0, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPMADDWD     Y0, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000080, R8
+	ADDQ         $0x00000010, DI
+	DECQ         R9
+	JNZ          one
+
+sum:
+	VEXTRACTI128 $0x01, Y2, X3
+	VPADDD       X2, X3, X2
+	VPSHUFD      $0xee, X2, X3
+	VPADDD       X3, X2, X2
+	VPSHUFD      $0x55, X2, X3
+	VPADDD       X3, X2, X2
+	VMOVD        X2, (CX)
+	VEXTRACTI128 $0x01, Y4, X2
+	VPADDD       X4, X2, X3
+	VPSHUFD      $0xee, X3, X2
+	VPADDD       X2, X3, X3
+	VPSHUFD      $0x55, X3, X2
+	VPADDD       X2, X3, X3
+	VMOVD        X3, 4(CX)
 	ADDQ         $0x00000008, CX
-	ADDQ         16(AX), BX
-	ADDQ         32(AX), SI
-	DECQ         DX
+	ADDQ         16(AX), DX
+	ADDQ         32(AX), BX
+	DECQ         56(AX)
 	JNZ          row
 	VZEROUPPER
 	RET
@@ -2183,8 +2630,8 @@ TEXT ·dotBlock256w6b16(SB), NOSPLIT, $0-8
 	MOVQ    8(AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    64(AX), DI
-	VMOVDQU bytes15<>+0(SB), Y1
-	VMOVDQU words1<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y1
+	VMOVDQU bytes15<>+0(SB), Y2
 
 row:
 	VPXOR Y0, Y0, Y0
@@ -2197,26 +2644,20 @@ row:
 step:
 	VPXOR        Y3, Y3, Y3
 	VPXOR        Y4, Y4, Y4
-	VPAND        (R8), Y1, Y5
-	VPBROADCASTD (R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPAND        (R8), Y2, Y5
+	VPBROADCASTQ (R9), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
 	VPAND        bytes16<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
-	VPBROADCASTD 8(R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPBROADCASTQ 8(R9), Y6
+	VPSLLVQ      left5432<>+0(SB), Y6, Y6
 	VPAND        bytes32<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
 	VPMADDUBSW   (R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   64(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -2229,26 +2670,21 @@ step:
 	VPXOR        Y4, Y4, Y4
 	VMOVDQU      (R8), Y5
 	VPSRLW       $0x04, Y5, Y5
-	VPAND        Y1, Y5, Y5
-	VPBROADCASTD 4(R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPAND        Y2, Y5, Y5
+	VPBROADCASTQ (R9), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
 	VPAND        bytes16<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
-	VPBROADCASTD 12(R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
-	VPAND        bytes32<>+0(SB), Y6, Y6
+	VPBROADCASTQ 8(R9), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPADDB       Y6, Y6, Y6
 	VPOR         Y6, Y5, Y5
 	VPMADDUBSW   32(R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   96(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -2288,8 +2724,8 @@ TEXT ·dotBlock256w6b32(SB), NOSPLIT, $0-8
 	MOVQ    8(AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    64(AX), DI
-	VMOVDQU bytes15<>+0(SB), Y1
-	VMOVDQU words1<>+0(SB), Y2
+	VMOVDQU words1<>+0(SB), Y1
+	VMOVDQU bytes15<>+0(SB), Y2
 
 row:
 	VPXOR Y0, Y0, Y0
@@ -2302,26 +2738,20 @@ row:
 step:
 	VPXOR        Y3, Y3, Y3
 	VPXOR        Y4, Y4, Y4
-	VPAND        (R8), Y1, Y5
-	VPBROADCASTD (R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPAND        (R8), Y2, Y5
+	VPBROADCASTQ (R9), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
 	VPAND        bytes16<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
-	VPBROADCASTD 8(R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPBROADCASTQ 8(R9), Y6
+	VPSLLVQ      left5432<>+0(SB), Y6, Y6
 	VPAND        bytes32<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
 	VPMADDUBSW   (R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   64(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -2332,26 +2762,21 @@ step:
 	VPXOR        Y4, Y4, Y4
 	VMOVDQU      (R8), Y5
 	VPSRLW       $0x04, Y5, Y5
-	VPAND        Y1, Y5, Y5
-	VPBROADCASTD 4(R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
+	VPAND        Y2, Y5, Y5
+	VPBROADCASTQ (R9), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
 	VPAND        bytes16<>+0(SB), Y6, Y6
 	VPOR         Y6, Y5, Y5
-	VPBROADCASTD 12(R9), Y6
-	VPSHUFB      maskSpread<>+0(SB), Y6, Y6
-	VMOVDQU      maskSelect<>+0(SB), Y7
-	VPAND        Y7, Y6, Y6
-	VPCMPEQB     Y7, Y6, Y6
-	VPAND        bytes32<>+0(SB), Y6, Y6
+	VPBROADCASTQ 8(R9), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPADDB       Y6, Y6, Y6
 	VPOR         Y6, Y5, Y5
 	VPMADDUBSW   32(R10), Y5, Y6
-	VPMADDWD     Y2, Y6, Y6
+	VPMADDWD     Y1, Y6, Y6
 	VPADDD       Y6, Y3, Y3
 	VPMADDUBSW   96(R10), Y5, Y5
-	VPMADDWD     Y2, Y5, Y5
+	VPMADDWD     Y1, Y5, Y5
 	VPADDD       Y5, Y4, Y4
 	VPSLLD       $0x08, Y3, Y3
 	VPADDD       Y3, Y4, Y4
@@ -4225,62 +4650,166 @@ step:
 	RET
 
 // func dot256w7(a *byte)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·dot256w7(SB), NOSPLIT, $0-8
 	MOVQ    a+0(FP), AX
 	MOVQ    (AX), CX
-	MOVQ    56(AX), DX
-	MOVQ    8(AX), BX
-	MOVQ    24(AX), SI
-	VMOVDQU bytes15<>+0(SB), Y0
-	VMOVDQU words1<>+0(SB), Y2
+	MOVQ    8(AX), DX
+	VMOVDQU words1<>+0(SB), Y0
 
 row:
-	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
-	MOVQ  BX, DI
-	MOVQ  SI, R8
-	MOVQ  40(AX), R8
-	MOVQ  48(AX), R9
+	VPXOR Y3, Y3, Y3
+	MOVQ  DX, BX
+	MOVQ  40(AX), SI
+	MOVQ  48(AX), DI
+	SUBQ  $0x04, DI
+	JL    rest
+
+some:
+	PREFETCHT0 4096(BX)
+	PREFETCHT0 4160(BX)
+	PREFETCHT0 4224(BX)
+	PREFETCHT0 4288(BX)
+	VMOVDQU    (BX), Y4
+	VPMADDUBSW (SI), Y4, Y2
+	VPMADDUBSW 64(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	VMOVDQU    32(BX), Y4
+	VPMADDUBSW 32(SI), Y4, Y2
+	VPMADDUBSW 96(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	VMOVDQU    64(BX), Y4
+	VPMADDUBSW 128(SI), Y4, Y2
+	VPMADDUBSW 192(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	VMOVDQU    96(BX), Y4
+	VPMADDUBSW 160(SI), Y4, Y2
+	VPMADDUBSW 224(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	VMOVDQU    128(BX), Y4
+	VPMADDUBSW 256(SI), Y4, Y2
+	VPMADDUBSW 320(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	VMOVDQU    160(BX), Y4
+	VPMADDUBSW 288(SI), Y4, Y2
+	VPMADDUBSW 352(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	VMOVDQU    192(BX), Y4
+	VPMADDUBSW 384(SI), Y4, Y2
+	VPMADDUBSW 448(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	VMOVDQU    224(BX), Y4
+	VPMADDUBSW 416(SI), Y4, Y2
+	VPMADDUBSW 480(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	ADDQ       $0x00000100, BX
+	ADDQ       $0x00000200, SI
+	SUBQ       $0x04, DI
+	JGE        some
+
+rest:
+	ADDQ $0x04, DI
+	JZ   sum
+
+one:
+	VMOVDQU    (BX), Y4
+	VPMADDUBSW (SI), Y4, Y2
+	VPMADDUBSW 64(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	VMOVDQU    32(BX), Y4
+	VPMADDUBSW 32(SI), Y4, Y2
+	VPMADDUBSW 96(SI), Y4, Y4
+	VPMADDWD   Y0, Y2, Y2
+	VPADDD     Y2, Y1, Y1
+	VPMADDWD   Y0, Y4, Y4
+	VPADDD     Y4, Y3, Y3
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000080, SI
+	DECQ       DI
+	JNZ        one
+
+sum:
+	VEXTRACTI128 $0x01, Y1, X2
+	VPADDD       X1, X2, X1
+	VPSHUFD      $0xee, X1, X2
+	VPADDD       X2, X1, X1
+	VPSHUFD      $0x55, X1, X2
+	VPADDD       X2, X1, X1
+	VMOVD        X1, (CX)
+	VEXTRACTI128 $0x01, Y3, X1
+	VPADDD       X3, X1, X2
+	VPSHUFD      $0xee, X2, X1
+	VPADDD       X1, X2, X2
+	VPSHUFD      $0x55, X2, X1
+	VPADDD       X1, X2, X2
+	VMOVD        X2, 4(CX)
+	ADDQ         $0x00000008, CX
+	ADDQ         16(AX), DX
+	DECQ         56(AX)
+	JNZ          row
+	VZEROUPPER
+	RET
+
+// func join256(v *int16, x *int8, steps int)
+// Requires: AVX, AVX2
+TEXT ·join256(SB), NOSPLIT, $0-24
+	MOVQ v+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ steps+16(FP), DX
 
 step:
-	VMOVDQU      (DI), Y3
-	VPMADDUBSW   (R8), Y3, Y4
-	VPMADDWD     Y2, Y4, Y4
-	VPADDD       Y4, Y0, Y0
-	VPMADDUBSW   64(R8), Y3, Y3
-	VPMADDWD     Y2, Y3, Y3
-	VPADDD       Y3, Y1, Y1
-	VMOVDQU      32(DI), Y3
-	VPMADDUBSW   32(R8), Y3, Y4
-	VPMADDWD     Y2, Y4, Y4
-	VPADDD       Y4, Y0, Y0
-	VPMADDUBSW   96(R8), Y3, Y3
-	VPMADDWD     Y2, Y3, Y3
-	VPADDD       Y3, Y1, Y1
-	ADDQ         $0x00000040, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VEXTRACTI128 $0x01, Y0, X3
-	VPADDD       X0, X3, X0
-	VPSHUFD      $0xee, X0, X3
-	VPADDD       X3, X0, X0
-	VPSHUFD      $0x55, X0, X3
-	VPADDD       X3, X0, X0
-	VMOVD        X0, (CX)
-	VEXTRACTI128 $0x01, Y1, X0
-	VPADDD       X1, X0, X1
-	VPSHUFD      $0xee, X1, X0
-	VPADDD       X0, X1, X1
-	VPSHUFD      $0x55, X1, X0
-	VPADDD       X0, X1, X1
-	VMOVD        X1, 4(CX)
-	ADDQ         $0x00000008, CX
-	ADDQ         16(AX), BX
-	ADDQ         32(AX), SI
-	DECQ         DX
-	JNZ          row
+	VPMOVSXBW (CX), Y0
+	VPMOVSXBW 64(CX), Y1
+	VPSLLW    $0x08, Y0, Y0
+	VPADDW    Y1, Y0, Y0
+	VMOVDQU   Y0, (AX)
+	VPMOVSXBW 16(CX), Y0
+	VPMOVSXBW 80(CX), Y1
+	VPSLLW    $0x08, Y0, Y0
+	VPADDW    Y1, Y0, Y0
+	VMOVDQU   Y0, 32(AX)
+	VPMOVSXBW 32(CX), Y0
+	VPMOVSXBW 96(CX), Y1
+	VPSLLW    $0x08, Y0, Y0
+	VPADDW    Y1, Y0, Y0
+	VMOVDQU   Y0, 64(AX)
+	VPMOVSXBW 48(CX), Y0
+	VPMOVSXBW 112(CX), Y1
+	VPSLLW    $0x08, Y0, Y0
+	VPADDW    Y1, Y0, Y0
+	VMOVDQU   Y0, 96(AX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000080, AX
+	DECQ      DX
+	JNZ       step
 	VZEROUPPER
 	RET
 

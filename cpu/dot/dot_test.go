@@ -89,7 +89,7 @@ func TestExact(t *testing.T) {
 				for _, isa := range Available() {
 					name := fmt.Sprintf("%s width %d steps %d rows %d", isa, width, steps, rows)
 					w := pack(isa, width, rows, steps, codes)
-					if isa != NEON {
+					if isa != AVX512 {
 						require.Equal(t, pack(Generic, width, rows, steps, codes), w, name)
 					}
 					back := make([]byte, steps*StepCols)

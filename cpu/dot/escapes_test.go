@@ -42,7 +42,9 @@ func TestEscapes(t *testing.T) {
 				for _, isa := range Available() {
 					name := fmt.Sprintf("%s width %d sigma %g steps %d", isa, form.Width, sigma, steps)
 					w := packEscaped(isa, form, rows, steps, codes)
-					require.Equal(t, reference, w, name)
+					require.Equal(t, reference.Nibble, w.Nibble, name)
+					require.Equal(t, reference.Escape, w.Escape, name)
+					require.Equal(t, reference.Start, w.Start, name)
 					out, row := make([]int32, 2*rows), make([]byte, steps*StepCols)
 					isa.Dot(out, w, q)
 					for r := range rows {

@@ -126,7 +126,7 @@ func dotShort(u []byte, v []int32) int32 {
 
 const ones = 0x0101010101010101
 
-// packGeneric takes eight columns at a time. The planes it makes are those of NEON, others are these with rows and columns of the bits exchanged.
+// packGeneric takes eight columns at a time. AVX-512's planes are the others with rows and columns of the bits exchanged.
 func packGeneric(i ISA, width int, nibble, bits, codes []byte, steps int) {
 	low, planes := mainBits(width), BitBytes(width)/8
 	mask := uint64(1<<low-1) * ones
@@ -146,7 +146,7 @@ func packGeneric(i ISA, width int, nibble, bits, codes []byte, steps int) {
 			binary.LittleEndian.PutUint64(nibble[8*(s*low+k):], m)
 		}
 		for p, m := range plane[:planes] {
-			if i != NEON {
+			if i == AVX512 {
 				m = exchange(m)
 			}
 			binary.LittleEndian.PutUint64(bits[8*(s*planes+p):], m)
@@ -163,7 +163,7 @@ func unpackGeneric(i ISA, width int, codes, nibble, bits []byte, steps int) {
 		var plane [2]uint64
 		for p := range planes {
 			plane[p] = binary.LittleEndian.Uint64(bits[8*(s*planes+p):])
-			if i != NEON {
+			if i == AVX512 {
 				plane[p] = exchange(plane[p])
 			}
 		}

@@ -287,3 +287,7 @@ func (a *gemmArgs) set(out []int32, tile []byte, x []int8, xStride, steps, token
 func gemmNEON(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
 	gemmGeneric(out, tile, x, xStride, steps, tokens)
 }
+
+func joinAVX2(v *[MaxSteps * StepCols]int16, x []int8, steps int) {
+	join256(&v[:steps*StepCols][0], &x[:2*StepCols*steps][0], steps)
+}

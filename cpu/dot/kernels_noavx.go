@@ -26,3 +26,5 @@ func unpackEscapesAVX512(w *Rows, codes, nibble, bits, escape []byte) {
 	unpackGeneric(Generic, w.Width, codes, nibble, bits, w.Steps)
 	insertEscapesGeneric(w, codes[:w.Steps*StepCols], escape)
 }
+
+func joinAVX2(v *[MaxSteps * StepCols]int16, x []int8, steps int) { Generic.join(v, x, steps) }

@@ -8,132 +8,177 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// avx2Consts are constant vectors of the AVX2 dot products, kept in memory because registers are few.
-type avx2Consts struct {
-	low      Mem // 0x0f in every byte
-	ones     Mem // 1 in every 16-bit lane
-	sixt     Mem // 16 in every 16-bit lane
-	spread   Mem // shuffle that repeats byte i of a mask eight times
-	selector Mem // bit i of each group of eight bytes
-	plane    [2]Mem
+// dotter256 generates the dot product of rows of packed codes, one plane layout each, for AVX2: bytes are multiplied in pairs (VPMADDUBSW, exact while
+// a code times 128 twice fits 16 bits) and widened.
+type dotter256 struct {
+	c                    *avx2Consts
+	args, out, nib, bits Register
+	np, bp, xp, left     GPVirtual
+	u                    *unpacker256 // nil: whole bytes
+	acc                  [2]VecVirtual
+	sum                  [2]VecVirtual // 16-bit sums of the products since the last flush
+	filled               bool          // sum holds some
+	ones                 VecVirtual
+	most                 int // how many products of 32 columns fit 16-bit sums
+	whole                bool
+	low                  VecVirtual
 }
 
-func newAVX2Consts() *avx2Consts {
-	vec := func(name string, f func(i int) byte) Mem {
-		m := GLOBL(name, RODATA|NOPTR)
-		for i := range 32 {
-			DATA(i, U8(f(i)))
-		}
-		return m
-	}
-	all := func(b byte) func(int) byte { return func(int) byte { return b } }
-	even := func(b byte) func(int) byte { return func(i int) byte { return b * byte(1-i%2) } }
-	return &avx2Consts{
-		low: vec("bytes15", all(15)), ones: vec("words1", even(1)), sixt: vec("words16", even(16)),
-		spread:   vec("maskSpread", func(i int) byte { return byte(i / 8) }),
-		selector: vec("maskSelect", func(i int) byte { return 1 << (i % 8) }),
-		plane:    [2]Mem{vec("bytes16", all(16)), vec("bytes32", all(32))},
-	}
-}
-
-// dot256 is dot512 for AVX2: bytes are multiplied in pairs (VPMADDUBSW, exact while a code times 128 twice fits 16 bits) and widened; whole bytes (planes < 0)
-// go in two nibbles, or at once if small says that they are below 128.
-func dot256(planes int, small bool, c *avx2Consts) {
-	name := fmt.Sprintf("dot256w%d", 4+planes)
-	switch {
-	case planes < 0 && small:
-		name = "dot256w7"
-	case planes < 0:
-		name = "dot256w8"
-	}
+// dot256 is dot512 for AVX2. Whole bytes (width 8) go in two nibbles; with width 7 they are below 128.
+func dot256(width int, c *avx2Consts) {
+	name := fmt.Sprintf("dot256w%d", width)
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + " multiplies rows of packed codes with one vector of 16-bit activations with AVX2.")
-	args := Load(Param("a"), GP64())
-	load := argLoader(args)
-	out, rows, nib, bits := load(dotOut), load(dotRows), load(dotNibble), load(dotBits)
-	np, bp, xp, left := GP64(), GP64(), GP64(), GP64()
-	acc := [2]VecVirtual{YMM(), YMM()}
-	low, ones := YMM(), YMM()
-	VMOVDQU(c.low, low)
-	VMOVDQU(c.ones, ones)
-	// mac adds w (32 codes) times the activations of a half step to both sums.
-	mac := func(w VecVirtual, half int, factor Op) {
-		for h := range acc {
-			t := YMM()
-			VPMADDUBSW(Mem{Base: xp, Disp: 64*h + 32*half}, w, t)
-			VPMADDWD(factor, t, t)
-			VPADDD(t, acc[h], acc[h])
-		}
+	d := &dotter256{c: c, args: Load(Param("a"), GP64()), most: 1, whole: width == 8}
+	load := argLoader(d.args)
+	d.out, d.nib = load(dotOut), load(dotNibble)
+	d.ones = YMM()
+	VMOVDQU(c.ones, d.ones)
+	if width < 7 {
+		d.bits = load(dotBits)
+		d.u = newUnpacker256(width, c)
+		d.most = 1 << (7 - width)
 	}
+	if d.whole {
+		d.low = YMM()
+		VMOVDQU(c.low, d.low)
+	}
+	for h := range d.acc {
+		d.acc[h], d.sum[h] = YMM(), YMM()
+	}
+	d.np, d.bp, d.xp, d.left = GP64(), GP64(), GP64(), GP64()
 	Label("row")
-	for h := range acc {
-		VPXOR(acc[h], acc[h], acc[h])
+	d.row()
+	ADDQ(U32(8), d.out)
+	ADDQ(Mem{Base: d.args, Disp: dotNibbleStride}, d.nib)
+	if d.u != nil {
+		ADDQ(Mem{Base: d.args, Disp: dotBitsStride}, d.bits)
 	}
-	MOVQ(nib, np)
-	MOVQ(bits, bp)
-	MOVQ(Mem{Base: args, Disp: dotX}, xp)
-	MOVQ(Mem{Base: args, Disp: dotSteps}, left)
-	Label("step")
-	if planes < 0 {
-		for half := range 2 {
-			w, hi := YMM(), YMM()
-			VMOVDQU(Mem{Base: np, Disp: 32 * half}, w)
-			if small {
-				mac(w, half, ones)
-				continue
-			}
-			VPSRLW(Imm(4), w, hi)
-			VPAND(low, w, w)
-			VPAND(low, hi, hi)
-			mac(w, half, ones)
-			mac(hi, half, c.sixt)
-		}
-		ADDQ(U32(64), np)
-	} else {
-		n := YMM()
-		VMOVDQU(Mem{Base: np}, n)
-		for half := range 2 {
-			w := YMM()
-			if half == 0 {
-				VPAND(low, n, w)
-			} else {
-				VPSRLW(Imm(4), n, w)
-				VPAND(low, w, w)
-			}
-			addPlanes256(c, planes, bp, half, w)
-			mac(w, half, ones)
-		}
-		ADDQ(U32(32), np)
-		ADDQ(U32(uint32(8*planes)), bp)
-	}
-	ADDQ(U32(128), xp)
-	DECQ(left)
-	JNZ(LabelRef("step"))
-	for h := range acc {
-		reduce256(acc[h], Mem{Base: out, Disp: 4 * h})
-	}
-	ADDQ(U32(8), out)
-	ADDQ(Mem{Base: args, Disp: dotNibbleStride}, nib)
-	ADDQ(Mem{Base: args, Disp: dotBitsStride}, bits)
-	DECQ(rows)
+	DECQ(Mem{Base: d.args, Disp: dotRows})
 	JNZ(LabelRef("row"))
 	VZEROUPPER()
 	RET()
 }
 
-// addPlanes256 adds the extra bits of 32 codes to w: a mask of 32 bits is spread to bytes, tested bit by bit, and becomes 16 or 32.
-func addPlanes256(c *avx2Consts, planes int, bp GPVirtual, half int, w VecVirtual) {
-	for p := range planes {
-		m := YMM()
-		VPBROADCASTD(Mem{Base: bp, Disp: 8*p + 4*half}, m)
-		VPSHUFB(c.spread, m, m)
-		sel := YMM()
-		VMOVDQU(c.selector, sel)
-		VPAND(sel, m, m)
-		VPCMPEQB(sel, m, m)
-		VPAND(c.plane[p], m, m)
-		VPOR(m, w, w)
+// steps256 is how many steps follow each other in the loop.
+const steps256 = 4
+
+// row multiplies one row.
+func (d *dotter256) row() {
+	for h := range d.acc {
+		VPXOR(d.acc[h], d.acc[h], d.acc[h])
+	}
+	MOVQ(d.nib, d.np)
+	if d.u != nil {
+		MOVQ(d.bits, d.bp)
+	}
+	MOVQ(Mem{Base: d.args, Disp: dotX}, d.xp)
+	MOVQ(Mem{Base: d.args, Disp: dotSteps}, d.left)
+	SUBQ(Imm(steps256), d.left)
+	JL(LabelRef("rest"))
+	Label("some")
+	d.prefetch()
+	for j := range steps256 {
+		d.step(j)
+	}
+	d.flush()
+	d.move(steps256)
+	SUBQ(Imm(steps256), d.left)
+	JGE(LabelRef("some"))
+	Label("rest")
+	ADDQ(Imm(steps256), d.left)
+	JZ(LabelRef("sum"))
+	Label("one")
+	d.step(0)
+	d.flush()
+	d.move(1)
+	DECQ(d.left)
+	JNZ(LabelRef("one"))
+	Label("sum")
+	for h := range d.acc {
+		reduce256(d.acc[h], Mem{Base: d.out, Disp: 4 * h})
+	}
+}
+
+// prefetch fetches what is multiplied a while later.
+func (d *dotter256) prefetch() {
+	for at := 0; at < steps256*d.mainBytes(); at += 64 {
+		PREFETCHT0(Mem{Base: d.np, Disp: at + prefetchAhead})
+	}
+	if d.u != nil && d.u.high > 0 {
+		PREFETCHT0(Mem{Base: d.bp, Disp: prefetchAhead})
+	}
+}
+
+func (d *dotter256) mainBytes() int {
+	if d.u == nil {
+		return 64
+	}
+	return d.u.mainBytes()
+}
+
+// step multiplies the 64 columns of step j behind the pointers.
+func (d *dotter256) step(j int) {
+	for half := range 2 {
+		var w VecVirtual
+		if d.u == nil {
+			w = YMM()
+			VMOVDQU(Mem{Base: d.np, Disp: 64*j + 32*half}, w)
+		} else {
+			w = d.u.half(d.np, d.bp, j, half)
+		}
+		if d.whole {
+			hi := YMM()
+			VPSRLW(Imm(4), w, hi)
+			VPAND(d.low, w, w)
+			VPAND(d.low, hi, hi)
+			d.mac(hi, j, half)
+			d.widen(d.c.sixt)
+		}
+		d.mac(w, j, half)
+		if (2*j+half+1)%d.most == 0 {
+			d.flush()
+		}
+	}
+}
+
+// mac adds w (32 codes) times the activations of a half step to the 16-bit sums.
+func (d *dotter256) mac(w VecVirtual, j, half int) {
+	for h, s := range d.sum {
+		x := Mem{Base: d.xp, Disp: 128*j + 64*h + 32*half}
+		if !d.filled {
+			VPMADDUBSW(x, w, s)
+			continue
+		}
+		t := YMM()
+		VPMADDUBSW(x, w, t)
+		VPADDW(t, s, s)
+	}
+	d.filled = true
+}
+
+// flush adds the 16-bit sums to the others.
+func (d *dotter256) flush() {
+	if d.filled {
+		d.widen(d.ones)
+	}
+}
+
+func (d *dotter256) widen(factor Op) {
+	for h, s := range d.sum {
+		VPMADDWD(factor, s, s)
+		VPADDD(s, d.acc[h], d.acc[h])
+	}
+	d.filled = false
+}
+
+// move moves on by n steps.
+func (d *dotter256) move(n int) {
+	ADDQ(U32(uint32(d.mainBytes()*n)), d.np)
+	ADDQ(U32(uint32(128*n)), d.xp)
+	if d.u != nil && d.u.high > 0 {
+		ADDQ(U32(uint32(d.u.maskBytes()*n)), d.bp)
 	}
 }
 
@@ -292,4 +337,27 @@ func newPackOrder() Mem {
 		DATA(4*i, U32(d))
 	}
 	return m
+}
+
+// join256 generates what joins the halves of activations.
+func join256() {
+	TEXT("join256", NOSPLIT, "func(v *int16, x *int8, steps int)")
+	Pragma("noescape")
+	Doc("join256 sets v to 256·hi + lo of steps · 64 activations.")
+	v, x, steps := Load(Param("v"), GP64()), Load(Param("x"), GP64()), Load(Param("steps"), GP64())
+	Label("step")
+	for i := range 4 {
+		hi, lo := YMM(), YMM()
+		VPMOVSXBW(Mem{Base: x, Disp: 16 * i}, hi)
+		VPMOVSXBW(Mem{Base: x, Disp: 64 + 16*i}, lo)
+		VPSLLW(Imm(8), hi, hi)
+		VPADDW(lo, hi, hi)
+		VMOVDQU(hi, Mem{Base: v, Disp: 32 * i})
+	}
+	ADDQ(U32(128), x)
+	ADDQ(U32(128), v)
+	DECQ(steps)
+	JNZ(LabelRef("step"))
+	VZEROUPPER()
+	RET()
 }

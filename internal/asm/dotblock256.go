@@ -9,11 +9,8 @@ import (
 )
 
 // dotBlock256 is dotBlock512 for AVX2.
-func dotBlock256(planes, block int, c *avx2Consts, numbers Mem) {
-	name := fmt.Sprintf("dotBlock256w%db%d", 4+planes, block)
-	if planes < 0 {
-		name = fmt.Sprintf("dotBlock256w8b%d", block)
-	}
+func dotBlock256(width, block int, c *avx2Consts, numbers Mem) {
+	name := fmt.Sprintf("dotBlock256w%db%d", width, block)
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + fmt.Sprintf(" is like the plain dot product, with one scale per %d columns. It writes float32[rows].", block))
@@ -22,8 +19,13 @@ func dotBlock256(planes, block int, c *avx2Consts, numbers Mem) {
 	out, rows, nib, bits, scales := load(dotOut), load(dotRows), load(dotNibble), load(dotBits), load(dotScale)
 	np, bp, xp, sp, left := GP64(), GP64(), GP64(), GP64(), GP64()
 	acc, low, ones := YMM(), YMM(), YMM()
-	VMOVDQU(c.low, low)
 	VMOVDQU(c.ones, ones)
+	var u *unpacker256
+	if width == 8 {
+		VMOVDQU(c.low, low)
+	} else {
+		u = newUnpacker256(width, c)
+	}
 	mac := func(sum [2]VecVirtual, w VecVirtual, half int, factor Op) {
 		for h := range sum {
 			t := YMM()
@@ -45,22 +47,16 @@ func dotBlock256(planes, block int, c *avx2Consts, numbers Mem) {
 		w := YMM()
 		VPXOR(sum[0], sum[0], sum[0])
 		VPXOR(sum[1], sum[1], sum[1])
-		switch {
-		case planes < 0:
+		if u == nil {
 			hi := YMM()
 			VMOVDQU(Mem{Base: np, Disp: 32 * half}, w)
 			VPSRLW(Imm(4), w, hi)
 			VPAND(low, w, w)
 			VPAND(low, hi, hi)
 			mac(sum, hi, half, c.sixt)
-		case half == 0:
-			VPAND(Mem{Base: np}, low, w)
-		default:
-			VMOVDQU(Mem{Base: np}, w)
-			VPSRLW(Imm(4), w, w)
-			VPAND(low, w, w)
+		} else {
+			w = u.half(np, bp, 0, half)
 		}
-		addPlanes256(c, planes, bp, half, w)
 		mac(sum, w, half, ones)
 		VPSLLD(Imm(8), sum[0], sum[0])
 		VPADDD(sum[0], sum[1], sum[1])
@@ -76,11 +72,11 @@ func dotBlock256(planes, block int, c *avx2Consts, numbers Mem) {
 		}
 		VFMADD231PS(s, sum[1], acc)
 	}
-	if planes < 0 {
+	if u == nil {
 		ADDQ(U32(64), np)
 	} else {
 		ADDQ(U32(32), np)
-		ADDQ(U32(uint32(8*planes)), bp)
+		ADDQ(U32(uint32(u.maskBytes())), bp)
 	}
 	ADDQ(U32(128), xp)
 	ADDQ(U32(uint32(4*64/block)), sp)

@@ -42,16 +42,12 @@ func dots() {
 	blocks16, blocks32 := blockNumbers(16), blockNumbers(32)
 	avx2 := newAVX2Consts()
 	for _, width := range []int{8, 4, 5, 6} {
-		planes := width - 4 // −1: whole bytes
-		if width == 8 {
-			planes = -1
-		}
 		dot512(width)
-		dot256(planes, false, avx2)
+		dot256(width, avx2)
 		dotBlock512(width, 16, blocks16)
 		dotBlock512(width, 32, blocks32)
-		dotBlock256(planes, 16, avx2, blocks16)
-		dotBlock256(planes, 32, avx2, blocks32)
+		dotBlock256(width, 16, avx2, blocks16)
+		dotBlock256(width, 32, avx2, blocks32)
 		if width < 8 {
 			pack512(width)
 			unpack512(width)
@@ -63,7 +59,8 @@ func dots() {
 		packEscape512(width)
 		unpackEscape512(width, table)
 	}
-	dot256(-1, true, avx2)
+	dot256(7, avx2)
+	join256()
 	absMax512()
 	split512()
 	split256(newPackOrder())
