@@ -289,8 +289,9 @@ func (w *worker) gemmBytes(p *product, c *codes, rows *dot.Rows, k int) (bytes [
 	if rows.CorrectStart == nil && !fold || width > 6 {
 		return bytes, width, c.base, c.sparse
 	}
-	// Numbers of 6 bits leave room for differences below and above them in the 7 bits that every instruction set multiplies.
-	const room = 32
+	// A bit more than the numbers have leaves room for differences below and above them; up to 7 bits every instruction set multiplies fast.
+	const room = -dot.MinCorrection
+	width = max(6, width+1)
 	raise(bytes[:c.n*stride], room)
 	for r := range c.n {
 		for _, e := range rows.Corrections(r) {
@@ -300,7 +301,7 @@ func (w *worker) gemmBytes(p *product, c *codes, rows *dot.Rows, k int) (bytes [
 	}
 	base = c.base - room<<p.m.split
 	if !fold {
-		return bytes, 7, base, c.sparse
+		return bytes, width, base, c.sparse
 	}
 	left = w.left[:0]
 	first := k * p.q.tile * format.StepCols
@@ -310,14 +311,14 @@ func (w *worker) gemmBytes(p *product, c *codes, rows *dot.Rows, k int) (bytes [
 			continue
 		}
 		b := &bytes[o.Row*stride+o.Col-first]
-		if v := int(*b) + o.Delta<<c.shift; v >= 0 && v < 128 {
+		if v := int(*b) + o.Delta<<c.shift; v >= 0 && v < 1<<width {
 			*b = byte(v)
 		} else {
 			left = append(left, e)
 		}
 	}
 	w.left = left
-	return bytes, 7, base, left
+	return bytes, width, base, left
 }
 
 // raise adds n to every byte, eight at a time; no byte may overflow.

@@ -160,8 +160,8 @@ func (i ISA) Tile(dst, codes []byte, stride, steps int) {
 	switch {
 	case i == AVX512 && steps > 0:
 		tileAVX512(dst, codes, stride, steps)
-	case i == AVX2:
-		tileGeneric(dst, codes, stride, steps)
+	case i == AVX2 && steps > 0:
+		tileAVX2(dst, codes, stride, steps)
 	default:
 		tileRows(dst, codes, stride, steps)
 	}

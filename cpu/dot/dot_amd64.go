@@ -244,30 +244,50 @@ func split256(a *byte)
 //go:noescape
 func tile512(a *byte)
 
-// gemm256x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+// tile256 reorders 32 rows of codes so that 4 columns of 32 rows follow each other.
 //
 //go:noescape
-func gemm256x1(a *byte)
+func tile256(dst *byte, codes *byte, stride int, steps int)
 
-// gemm256w8x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass.
+// gemm256w6x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass. Codes must be below 64.
+//
+//go:noescape
+func gemm256w6x1(a *byte)
+
+// gemm256w7x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemm256w7x1(a *byte)
+
+// gemm256w8x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass. Codes must be below 256.
 //
 //go:noescape
 func gemm256w8x1(a *byte)
 
-// gemm256x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+// gemm256w6x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass. Codes must be below 64.
 //
 //go:noescape
-func gemm256x2(a *byte)
+func gemm256w6x2(a *byte)
 
-// gemm256w8x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass.
+// gemm256w7x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemm256w7x2(a *byte)
+
+// gemm256w8x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass. Codes must be below 256.
 //
 //go:noescape
 func gemm256w8x2(a *byte)
 
-// gemm256x3 multiplies a tile of 32 rows with 3 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+// gemm256w6x3 multiplies a tile of 32 rows with 3 tokens with AVX2, 16 rows a pass. Codes must be below 64.
 //
 //go:noescape
-func gemm256x3(a *byte)
+func gemm256w6x3(a *byte)
+
+// gemm256w7x3 multiplies a tile of 32 rows with 3 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemm256w7x3(a *byte)
 
 // gemm512x1 multiplies a tile of 32 rows with 1 tokens with AVX-512 VNNI.
 //

@@ -128,8 +128,8 @@ func randomActivations(rng *rand.Rand, n int) []int8 {
 func TestGemmIsExact(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	for _, steps := range []int{1, 9, 32} {
-		for tokens := 1; tokens <= 13; tokens++ {
-			width := 6 + 2*(tokens%2)
+		for n := range 3 * 13 {
+			tokens, width := 1+n/3, 6+n%3
 			codes, _, _ := sample(rng, width, TileRows, steps)
 			stride := 2*StepCols*steps + 128
 			x := randomActivations(rng, tokens*stride)

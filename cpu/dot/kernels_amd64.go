@@ -263,12 +263,18 @@ func gemmAVX2(out []int32, tile []byte, width int, x []int8, xStride, steps, tok
 			gemm256w8x1(p)
 		case width == 8:
 			gemm256w8x2(p)
+		case width == 7 && n == 1:
+			gemm256w7x1(p)
+		case width == 7 && n == 2:
+			gemm256w7x2(p)
+		case width == 7:
+			gemm256w7x3(p)
 		case n == 1:
-			gemm256x1(p)
+			gemm256w6x1(p)
 		case n == 2:
-			gemm256x2(p)
+			gemm256w6x2(p)
 		default:
-			gemm256x3(p)
+			gemm256w6x3(p)
 		}
 	}
 }
@@ -290,4 +296,8 @@ func gemmNEON(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
 
 func joinAVX2(v *[MaxSteps * StepCols]int16, x []int8, steps int) {
 	join256(&v[:steps*StepCols][0], &x[:2*StepCols*steps][0], steps)
+}
+
+func tileAVX2(dst, codes []byte, stride, steps int) {
+	tile256(&dst[:TileBytes(steps)][0], &codes[:(TileRows-1)*stride+steps*StepCols][0], stride, steps)
 }

@@ -28,3 +28,4 @@ func unpackEscapesAVX512(w *Rows, codes, nibble, bits, escape []byte) {
 }
 
 func joinAVX2(v *[MaxSteps * StepCols]int16, x []int8, steps int) { Generic.join(v, x, steps) }
+func tileAVX2(dst, codes []byte, stride, steps int)               { tileGeneric(dst, codes, stride, steps) }

@@ -65,10 +65,12 @@ func dots() {
 	split512()
 	split256(newPackOrder())
 	tile512()
+	tile256()
 	for tokens := 1; tokens <= 3; tokens++ {
-		gemm256(tokens, false, avx2)
+		gemm256(tokens, 6, avx2)
+		gemm256(tokens, 7, avx2)
 		if tokens < 3 {
-			gemm256(tokens, true, avx2)
+			gemm256(tokens, 8, avx2)
 		}
 	}
 	for tokens := 1; tokens <= 6; tokens++ {
