@@ -7,15 +7,18 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
-// outlierBits is what a longer code may take for an outlier to be avoided. In the file an outlier takes about 13 to 16 bits; the others are for
-// the time that outliers take in products.
-const outlierBits = 20
+const (
+	// outlierBits is about what an outlier takes in the file: 13 where outliers gather in columns, 16 where not.
+	outlierBits = 14
+	// outlierCost is what longer codes may take for an outlier to be avoided: more than it takes itself, because products take longer with it.
+	outlierCost = 20
+)
 
 // coder is a code table prepared for encoding. Symbols are pairs of 0 … Levels, where Levels stands for a level outside the
 // alphabet (or a padding column). A pair without a code is coded as another one, and outliers make up the difference.
 type coder struct {
 	table *huffman.Table
-	cost  []uint32 // per symbol: bits, outliers included
+	cost  []uint32 // per symbol: bits, and outlierCost for each outlier
 	subst []uint16 // per symbol: the pair coded in its place, a0<<8 | a1
 }
 
@@ -41,13 +44,13 @@ func newCoder(t *huffman.Table) *coder {
 				c.cost[s], c.subst[s] = length(x, y), uint16(x<<8|y)
 				continue
 			}
-			c.cost[s], c.subst[s] = length(bestX, bestY)+2*outlierBits, uint16(bestX<<8|bestY)
+			c.cost[s], c.subst[s] = length(bestX, bestY)+2*outlierCost, uint16(bestX<<8|bestY)
 			for z := range a {
-				if y < a && length(z, y) > 0 && length(z, y)+outlierBits < c.cost[s] {
-					c.cost[s], c.subst[s] = length(z, y)+outlierBits, uint16(z<<8|y)
+				if y < a && length(z, y) > 0 && length(z, y)+outlierCost < c.cost[s] {
+					c.cost[s], c.subst[s] = length(z, y)+outlierCost, uint16(z<<8|y)
 				}
-				if x < a && length(x, z) > 0 && length(x, z)+outlierBits < c.cost[s] {
-					c.cost[s], c.subst[s] = length(x, z)+outlierBits, uint16(x<<8|z)
+				if x < a && length(x, z) > 0 && length(x, z)+outlierCost < c.cost[s] {
+					c.cost[s], c.subst[s] = length(x, z)+outlierCost, uint16(x<<8|z)
 				}
 			}
 		}
@@ -55,11 +58,26 @@ func newCoder(t *huffman.Table) *coder {
 	return c
 }
 
-// bits returns the coded size of a histogram over symbols, outliers included.
-func (c *coder) bits(hist []uint64) uint64 {
+// total returns what a histogram over symbols costs.
+func (c *coder) total(hist []uint64) uint64 {
 	total := uint64(0)
 	for s, n := range hist {
 		total += n * uint64(c.cost[s])
+	}
+	return total
+}
+
+// bits returns about the bits that a histogram over symbols takes in a file, outliers included.
+func (c *coder) bits(hist []uint64) uint64 {
+	total, a := c.total(hist), c.table.Levels
+	for s, n := range hist {
+		x, y, pair := s/(a+1), s%(a+1), int(c.subst[s])
+		if pair>>8 != x {
+			total -= n * (outlierCost - outlierBits)
+		}
+		if pair&0xff != y {
+			total -= n * (outlierCost - outlierBits)
+		}
 	}
 	return total
 }

@@ -34,7 +34,7 @@ func buildTable(hist []uint64, levels int) (*coder, error) {
 			return nil, err
 		}
 		c := newCoder(t)
-		if b := c.bits(hist); best == nil || b < bestBits {
+		if b := c.total(hist); best == nil || b < bestBits {
 			best, bestBits, worse = c, b, 0
 		} else {
 			worse++
