@@ -213,3 +213,31 @@ func TestTooManyBinsAreMerged(t *testing.T) {
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(tables), maxTables)
 }
+
+// GPUs know no outliers of codings with values: however rare a pair is, it has a code, even if a table is shared with another matrix.
+func TestValuesHaveNoOutliers(t *testing.T) {
+	values := &Matrix{Rows: 64, Cols: 4096, Coding: format.Coding{Levels: 16, Values: make([]int16, 16)}, Scale: format.Scale{Kind: format.ScaleTensor, Scale: 1}}
+	values.Codes = make([]int32, values.Rows*values.Cols)
+	for i := range values.Codes {
+		values.Codes[i] = int32(7 + i%2)
+	}
+	for a := range int32(16) {
+		values.Codes[1000*a], values.Codes[1000*a+1] = a, 15-a
+	}
+	other := *values
+	other.Coding.Values = nil
+	bins := NewBins()
+	for _, m := range []*Matrix{values, &other} {
+		tr := NewTrainer(m.Cols, m.Coding, false)
+		require.NoError(t, tr.Add(0, m.Codes))
+		tr.AddTo(bins)
+	}
+	_, tables, err := bins.Build()
+	require.NoError(t, err)
+	c, err := values.Encode(tables)
+	require.NoError(t, err)
+	require.Empty(t, c.Outliers)
+	c, _, err = EncodeMatrix(&other)
+	require.NoError(t, err)
+	require.NotEmpty(t, c.Outliers, "these are as rare that a code would cost more")
+}

@@ -34,7 +34,7 @@ func NewEncoder(pool *Pool, rows, cols int, coding format.Coding, scale format.S
 		coding.RowsPerGroup = format.ChooseRowsPerGroup(rows, cols, 3)
 	}
 	c := &format.Coded{Rows: rows, Cols: cols, Coding: coding, Scale: scale, RowOrder: order}
-	if len(pool.coders) > 256 || pool.choose(coding.Levels, nil) < 0 {
+	if len(pool.coders) > 256 || pool.choose(coding.Levels, nil, 0) < 0 {
 		return nil, fmt.Errorf("codec: no table of %d levels among %d", coding.Levels, len(pool.coders))
 	}
 	c.GroupTable = make([]uint8, c.Groups())
@@ -62,7 +62,7 @@ func (e *Encoder) Group(g int, codes []int32) error {
 	for r := range rows {
 		countPairs(hist, levels[r*stride:][:c.Cols], c.Coding.Levels)
 	}
-	table := e.pool.choose(c.Coding.Levels, hist)
+	table := e.pool.choose(c.Coding.Levels, hist, costOf(&c.Coding))
 	coder := e.pool.coders[table]
 	c.GroupTable[g] = uint8(table)
 	out := &e.groups[g]

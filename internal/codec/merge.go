@@ -11,14 +11,15 @@ type bin struct {
 	levels int
 	hist   []uint64
 	bits   float64 // entropy of hist, in bits
+	cost   uint64  // of an outlier
 }
 
-func newBin(levels int, hist []uint64) *bin {
+func newBin(levels int, hist []uint64, cost uint64) *bin {
 	total := 0.0
 	for _, n := range hist {
 		total += float64(n)
 	}
-	return &bin{levels: levels, hist: hist, bits: total * Entropy(hist)}
+	return &bin{levels: levels, hist: hist, bits: total * Entropy(hist), cost: cost}
 }
 
 func (b *bin) merged(o *bin) *bin {
@@ -26,7 +27,7 @@ func (b *bin) merged(o *bin) *bin {
 	for i := range hist {
 		hist[i] = b.hist[i] + o.hist[i]
 	}
-	return newBin(b.levels, hist)
+	return newBin(b.levels, hist, max(b.cost, o.cost))
 }
 
 // mergeBins unites bins with the same alphabet as long as that costs less than a table takes in the file, and until the

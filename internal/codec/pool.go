@@ -12,14 +12,25 @@ const (
 	outlierBits = 14
 	// outlierCost is what longer codes may take for an outlier to be avoided: more than it takes itself, because products take longer with it.
 	outlierCost = 20
+	// valueCost is the same for codings with values, of which GPUs know no outliers.
+	valueCost = 1 << 20
 )
+
+// costOf returns what an outlier costs in a matrix with the given coding.
+func costOf(k *format.Coding) uint64 {
+	if k.Values != nil {
+		return valueCost
+	}
+	return outlierCost
+}
 
 // coder is a code table prepared for encoding. Symbols are pairs of 0 … Levels, where Levels stands for a level outside the
 // alphabet (or a padding column). A pair without a code is coded as another one, and outliers make up the difference.
 type coder struct {
 	table *huffman.Table
-	cost  []uint32 // per symbol: bits, and outlierCost for each outlier
 	subst []uint16 // per symbol: the pair coded in its place, a0<<8 | a1
+	bits  []uint8  // per symbol: the length of that pair's code
+	outs  []uint8  // per symbol: outliers, 0 to 2
 }
 
 // symbols returns the number of symbols of a coder with the given levels.
@@ -27,8 +38,9 @@ func symbols(levels int) int { return (levels + 1) * (levels + 1) }
 
 func newCoder(t *huffman.Table) *coder {
 	a := t.Levels
-	c := &coder{table: t, cost: make([]uint32, symbols(a)), subst: make([]uint16, symbols(a))}
-	length := func(x, y int) uint32 { return uint32(t.Lens[x*a+y]) }
+	n := symbols(a)
+	c := &coder{table: t, subst: make([]uint16, n), bits: make([]uint8, n), outs: make([]uint8, n)}
+	length := func(x, y int) uint8 { return t.Lens[x*a+y] }
 	bestX, bestY := 0, 0
 	for x := range a {
 		for y := range a {
@@ -40,17 +52,20 @@ func newCoder(t *huffman.Table) *coder {
 	for x := range a + 1 {
 		for y := range a + 1 {
 			s := x*(a+1) + y
+			set := func(u, v int, outs uint8) {
+				c.subst[s], c.bits[s], c.outs[s] = uint16(u<<8|v), length(u, v), outs
+			}
 			if x < a && y < a && length(x, y) > 0 {
-				c.cost[s], c.subst[s] = length(x, y), uint16(x<<8|y)
+				set(x, y, 0)
 				continue
 			}
-			c.cost[s], c.subst[s] = length(bestX, bestY)+2*outlierCost, uint16(bestX<<8|bestY)
+			set(bestX, bestY, 2)
 			for z := range a {
-				if y < a && length(z, y) > 0 && length(z, y)+outlierCost < c.cost[s] {
-					c.cost[s], c.subst[s] = length(z, y)+outlierCost, uint16(z<<8|y)
+				if y < a && length(z, y) > 0 && (c.outs[s] == 2 || length(z, y) < c.bits[s]) {
+					set(z, y, 1)
 				}
-				if x < a && length(x, z) > 0 && length(x, z)+outlierCost < c.cost[s] {
-					c.cost[s], c.subst[s] = length(x, z)+outlierCost, uint16(x<<8|z)
+				if x < a && length(x, z) > 0 && (c.outs[s] == 2 || length(x, z) < c.bits[s]) {
+					set(x, z, 1)
 				}
 			}
 		}
@@ -58,26 +73,11 @@ func newCoder(t *huffman.Table) *coder {
 	return c
 }
 
-// total returns what a histogram over symbols costs.
-func (c *coder) total(hist []uint64) uint64 {
+// total returns the bits of a histogram over symbols, each outlier counted as so many.
+func (c *coder) total(hist []uint64, each uint64) uint64 {
 	total := uint64(0)
 	for s, n := range hist {
-		total += n * uint64(c.cost[s])
-	}
-	return total
-}
-
-// bits returns about the bits that a histogram over symbols takes in a file, outliers included.
-func (c *coder) bits(hist []uint64) uint64 {
-	total, a := c.total(hist), c.table.Levels
-	for s, n := range hist {
-		x, y, pair := s/(a+1), s%(a+1), int(c.subst[s])
-		if pair>>8 != x {
-			total -= n * (outlierCost - outlierBits)
-		}
-		if pair&0xff != y {
-			total -= n * (outlierCost - outlierBits)
-		}
+		total += n * (uint64(c.bits[s]) + uint64(c.outs[s])*each)
 	}
 	return total
 }
@@ -97,8 +97,8 @@ func NewPool(tables []*huffman.Table) (*Pool, error) {
 	return p, nil
 }
 
-// choose returns the table of the given alphabet that codes hist in the fewest bits, or −1.
-func (p *Pool) choose(levels int, hist []uint32) int {
+// choose returns the table of the given alphabet that codes hist in the fewest bits, each outlier counted as so many, or −1.
+func (p *Pool) choose(levels int, hist []uint32, each uint64) int {
 	type count struct{ sym, n uint32 }
 	var seen []count
 	for s, n := range hist {
@@ -113,7 +113,7 @@ func (p *Pool) choose(levels int, hist []uint32) int {
 		}
 		total := uint64(0)
 		for _, s := range seen {
-			total += uint64(s.n) * uint64(c.cost[s.sym])
+			total += uint64(s.n) * (uint64(c.bits[s.sym]) + uint64(c.outs[s.sym])*each)
 		}
 		if best < 0 || total < bestBits {
 			best, bestBits = i, total

@@ -7,8 +7,8 @@ import (
 )
 
 // buildTable makes the code for a histogram of symbols(levels) counts. Because no code may be longer than MaxCodeLen, every rare pair
-// that gets one takes at least 2^−12 of the code space from the others; below some count it is cheaper as an outlier. The cut-off is searched.
-func buildTable(hist []uint64, levels int) (*coder, error) {
+// that gets one takes at least 2^−12 of the code space from the others; below some count it is cheaper as an outlier, which costs `each`. The cut-off is searched.
+func buildTable(hist []uint64, levels int, each uint64) (*coder, error) {
 	pairs := make([]uint64, levels*levels)
 	total := uint64(0)
 	for x := range levels {
@@ -20,7 +20,12 @@ func buildTable(hist []uint64, levels int) (*coder, error) {
 	var best *coder
 	var bestBits uint64
 	// Worse cut-offs follow each other: after two of them the minimum has been passed.
-	for worse, cut := 0, uint(12); cut <= 64 && worse < 2; cut++ {
+	const last = 64 // leaves nothing out
+	first := uint(12)
+	if each == valueCost {
+		first = last
+	}
+	for worse, cut := 0, first; cut <= last && worse < 2; cut++ {
 		kept := slices.Clone(pairs)
 		left := false
 		for s, n := range kept {
@@ -34,7 +39,7 @@ func buildTable(hist []uint64, levels int) (*coder, error) {
 			return nil, err
 		}
 		c := newCoder(t)
-		if b := c.total(hist); best == nil || b < bestBits {
+		if b := c.total(hist, each); best == nil || b < bestBits {
 			best, bestBits, worse = c, b, 0
 		} else {
 			worse++

@@ -189,7 +189,7 @@ func (t *Trainer) AddTo(b *Bins) {
 		m = t.rows
 	}
 	for k, c := range m {
-		key := binKey{levels: t.coding.Levels, kind: kindOf(&t.coding), class: k}
+		key := binKey{levels: t.coding.Levels, kind: kindOf(&t.coding), cost: costOf(&t.coding), class: k}
 		if h := b.hist[key]; h != nil {
 			for i, n := range c.pairs {
 				h[i] += n
@@ -204,6 +204,7 @@ func (t *Trainer) AddTo(b *Bins) {
 type binKey struct {
 	levels int
 	kind   string // how codes become weights: distributions of different kinds have different shapes
+	cost   uint64 // of an outlier
 	class  int
 }
 
@@ -237,17 +238,17 @@ func (b *Bins) Build() (bits uint64, tables []*huffman.Table, err error) {
 	})
 	var bins []*bin
 	for _, k := range keys {
-		bins = append(bins, newBin(k.levels, b.hist[k]))
+		bins = append(bins, newBin(k.levels, b.hist[k], k.cost))
 	}
 	bins = mergeBins(bins)
 	coders := make([]*coder, len(bins))
 	errs := make([]error, len(bins))
-	Parallel(len(bins), func(i int) { coders[i], errs[i] = buildTable(bins[i].hist, bins[i].levels) })
+	Parallel(len(bins), func(i int) { coders[i], errs[i] = buildTable(bins[i].hist, bins[i].levels, bins[i].cost) })
 	for i, c := range coders {
 		if errs[i] != nil {
 			return 0, nil, errs[i]
 		}
-		bits += c.bits(bins[i].hist)
+		bits += c.total(bins[i].hist, outlierBits)
 		tables = append(tables, c.table)
 	}
 	return bits, tables, nil
