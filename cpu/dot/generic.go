@@ -50,30 +50,71 @@ func (v *wide) join(x []int8, steps int) {
 	}
 }
 
-// dotRow returns Σ u·v. The sums of 64 columns fit 32 bits.
-func dotRow(u []byte, v []int32) (sum int64) {
-	for len(u) >= StepCols && len(v) >= StepCols {
-		p, q := (*[StepCols]byte)(u), (*[StepCols]int32)(v)
-		var s0, s1, s2, s3 int32
-		for c := 0; c < StepCols; c += 4 {
-			s0 += int32(p[c]) * q[c]
-			s1 += int32(p[c+1]) * q[c+1]
-			s2 += int32(p[c+2]) * q[c+2]
-			s3 += int32(p[c+3]) * q[c+3]
-		}
-		sum += int64(s0) + int64(s1) + int64(s2) + int64(s3)
-		u, v = u[StepCols:], v[StepCols:]
+// stepFour returns Σ u·v of 64 columns of four rows, which fit 32 bits.
+func stepFour(u0, u1, u2, u3 *[StepCols]byte, v *[StepCols]int32) (s0, s1, s2, s3 int32) {
+	for c := 0; c < StepCols; c += 2 {
+		x := v[c]
+		s0 += int32(u0[c]) * x
+		s1 += int32(u1[c]) * x
+		s2 += int32(u2[c]) * x
+		s3 += int32(u3[c]) * x
+		x = v[c+1]
+		s0 += int32(u0[c+1]) * x
+		s1 += int32(u1[c+1]) * x
+		s2 += int32(u2[c+1]) * x
+		s3 += int32(u3[c+1]) * x
 	}
-	return sum
+	return s0, s1, s2, s3
+}
+
+// dotFour returns Σ u·v of up to four rows, stride bytes apart; the sums of those behind the last of n rows have no meaning.
+func dotFour(u []byte, stride, n int, v *wide, steps int) (sums [4]int64) {
+	var row [4][]byte
+	for r := range row {
+		row[r] = u[min(r, n-1)*stride:][:steps*StepCols]
+	}
+	for s := range steps {
+		at := s * StepCols
+		s0, s1, s2, s3 := stepFour((*[StepCols]byte)(row[0][at:]), (*[StepCols]byte)(row[1][at:]), (*[StepCols]byte)(row[2][at:]), (*[StepCols]byte)(row[3][at:]),
+			(*[StepCols]int32)(v[at:]))
+		sums[0] += int64(s0)
+		sums[1] += int64(s1)
+		sums[2] += int64(s2)
+		sums[3] += int64(s3)
+	}
+	return sums
 }
 
 func dotGeneric(i ISA, out []int32, w *Rows, x []int8) {
 	var v wide
-	var row [MaxSteps * StepCols]byte
 	v.join(x, w.Steps)
-	for r := range w.Count {
-		sum := dotRow(w.codes(i, r, row[:]), v[:w.Steps*StepCols])
-		out[2*r], out[2*r+1] = int32(sum>>8), int32(sum&0xff)
+	if w.Width < 7 || w.Escaped {
+		dotUnpacked(i, out, w, &v)
+		return
+	}
+	for r := 0; r < w.Count; r += 4 {
+		putFour(out[2*r:2*w.Count], dotFour(w.Nibble[r*w.NibbleStride:], w.NibbleStride, min(4, w.Count-r), &v, w.Steps))
+	}
+}
+
+// dotUnpacked is dotGeneric for rows that are not bytes.
+func dotUnpacked(i ISA, out []int32, w *Rows, v *wide) {
+	var rows [4 * MaxSteps * StepCols]byte
+	stride := w.Steps * StepCols
+	for r := 0; r < w.Count; r += 4 {
+		n := min(4, w.Count-r)
+		for k := range n {
+			row := rows[k*stride:][:stride]
+			copy(row, w.codes(i, r+k, row))
+		}
+		putFour(out[2*r:2*w.Count], dotFour(rows[:], stride, n, v, w.Steps))
+	}
+}
+
+// putFour stores the two parts of as many sums as fit.
+func putFour(out []int32, sums [4]int64) {
+	for k := range min(4, len(out)/2) {
+		out[2*k], out[2*k+1] = int32(sums[k]>>8), int32(sums[k]&0xff)
 	}
 }
 
@@ -209,9 +250,10 @@ func gemmGeneric(out []int32, tile []byte, x []int8, xStride, steps, tokens int)
 	for t := range tokens {
 		v.join(x[t*xStride:], steps)
 		acc := out[t*2*TileRows:][:2*TileRows]
-		for r := range TileRows {
-			sum := dotRow(tile[r*StepCols*steps:][:StepCols*steps], v[:StepCols*steps])
-			acc[r], acc[TileRows+r] = int32(sum>>8), int32(sum&0xff)
+		for r := 0; r < TileRows; r += 4 {
+			for k, sum := range dotFour(tile[r*StepCols*steps:], StepCols*steps, 4, &v, steps) {
+				acc[r+k], acc[TileRows+r+k] = int32(sum>>8), int32(sum&0xff)
+			}
 		}
 	}
 }
