@@ -123,7 +123,7 @@ func estimateBits(levels []uint64) float64 {
 		bits, space := info, 1.0
 		for _, p := range rare {
 			if p < cut {
-				bits += p * (outlierCost + huffman.MaxCodeLen/2)
+				bits += p * (choiceCost + huffman.MaxCodeLen/2)
 			} else {
 				bits += p * huffman.MaxCodeLen
 				space -= floor
@@ -134,5 +134,5 @@ func estimateBits(levels []uint64) float64 {
 		}
 		best = min(best, bits+pairRedundancy)
 	}
-	return total * (best/2 + outside*outlierCost)
+	return total * (best/2 + outside*choiceCost)
 }

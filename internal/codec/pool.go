@@ -12,6 +12,8 @@ const (
 	outlierBits = 14
 	// outlierCost is what longer codes may take for an outlier to be avoided: more than it takes itself, because products take longer with it.
 	outlierCost = 20
+	// choiceCost is the same where a coding is chosen: from a sample of rows, which knows less about rare levels.
+	choiceCost = 32
 	// valueCost is the same for codings with values, of which GPUs know no outliers.
 	valueCost = 1 << 20
 )
