@@ -41,8 +41,12 @@ func (i ISA) correct(out []int32, w *Rows, x []int8) {
 
 // join sets v to the activations of some steps.
 func (i ISA) join(v *[MaxSteps * StepCols]int16, x []int8, steps int) {
-	if i == AVX2 && steps > 0 {
+	switch {
+	case i == AVX2 && steps > 0:
 		joinAVX2(v, x, steps)
+		return
+	case i == NEON && steps > 0:
+		sumJoined(v, x, steps)
 		return
 	}
 	for s := range steps {

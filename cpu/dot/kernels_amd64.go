@@ -301,3 +301,6 @@ func joinAVX2(v *[MaxSteps * StepCols]int16, x []int8, steps int) {
 func tileAVX2(dst, codes []byte, stride, steps int) {
 	tile256(&dst[:TileBytes(steps)][0], &codes[:(TileRows-1)*stride+steps*StepCols][0], stride, steps)
 }
+
+// sumJoined is never reached: Available does not return NEON.
+func sumJoined(*[MaxSteps * StepCols]int16, []int8, int) int64 { return 0 }

@@ -20,7 +20,7 @@ type neonArgs struct {
 }
 
 // joined are the activations of a tile as the kernels take them.
-type joined [MaxSteps * StepCols]int16
+type joined = [MaxSteps * StepCols]int16
 
 // set points a to rows first … first+n−1, in place: arguments made here would be allocated, and so would what is on a caller's stack and stored here.
 func (a *neonArgs) set(w *Rows, first, n int) {
@@ -41,8 +41,8 @@ type neonQuantArgs struct {
 	_     uint32
 }
 
-// join sets v to 256·hi + lo of the activations and returns their sum.
-func (v *joined) join(x []int8, steps int) (sum int64) {
+// sumJoined sets v to 256·hi + lo of the activations and returns their sum.
+func sumJoined(v *joined, x []int8, steps int) (sum int64) {
 	a := neonQuantArgs{x: unsafe.Pointer(&x[:steps*2*StepCols][0]), steps: steps, out: unsafe.Pointer(&v[:steps*StepCols][0])}
 	joinNEON((*byte)(unsafe.Pointer(&a)))
 	return int64(a.sum)
@@ -77,7 +77,7 @@ func (ISA) dotASM(out []int32, w *Rows, x []int8) {
 	var a neonArgs
 	var v joined
 	var s sums
-	missing := v.join(x, w.Steps)
+	missing := sumJoined(&v, x, w.Steps)
 	switch w.Width { // what the kernels take off the codes
 	case 5:
 		missing *= 16
@@ -102,7 +102,7 @@ func (ISA) dotASM(out []int32, w *Rows, x []int8) {
 func (ISA) dotBlocksASM(out []float32, w *Rows, block int, x []int8) {
 	var a neonArgs
 	var v joined
-	v.join(x, w.Steps)
+	sumJoined(&v, x, w.Steps)
 	a.set(w, 0, w.Count)
 	a.x, a.out = unsafe.Pointer(&v), unsafe.Pointer(&out[:w.Count][0])
 	a.scale = unsafe.Pointer(&w.Scale[:(w.Count-1)*w.ScaleStride+w.Steps*StepCols/block][0])
@@ -140,7 +140,7 @@ func gemmNEON(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
 	a.set(&w, 0, TileRows)
 	a.x, a.out = unsafe.Pointer(&v), unsafe.Pointer(&s)
 	for t := range tokens {
-		v.join(x[t*xStride:], steps)
+		sumJoined(&v, x[t*xStride:], steps)
 		dotNEONw8((*byte)(unsafe.Pointer(&a)))
 		o := out[t*2*TileRows:][:2*TileRows]
 		for r, v := range s {
