@@ -46,3 +46,24 @@ func TestEncodings(t *testing.T) {
 		}
 	}
 }
+
+// TestInnerLoops has every loop counted: each ends with its branch and is in the manual's spelling.
+func TestInnerLoops(t *testing.T) {
+	for _, what := range files {
+		functions, _, err := generate(what)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range functions {
+			loop := innerLoop(f)
+			if len(loop) < 8 || loop[len(loop)-1] != "b.ne step" {
+				t.Errorf("%s: loop of %d instructions: %q", f.name, len(loop), loop)
+			}
+			for _, line := range loop {
+				if strings.Contains(line, "$") {
+					t.Errorf("%s: %q is in Go's spelling", f.name, line)
+				}
+			}
+		}
+	}
+}

@@ -2,6 +2,9 @@
 //
 //	go run ./arm64 dot ../../cpu/dot/dot_arm64
 //	go run ./arm64 floats ../../cpu/floats_arm64
+//	go run ./arm64 count
+//
+// The last one prints the instructions of every inner loop and predicts their time.
 package main
 
 import (
@@ -19,8 +22,11 @@ func main() {
 }
 
 func run(args []string) error {
+	if len(args) == 1 && args[0] == "count" {
+		return count(os.Stdout)
+	}
 	if len(args) != 2 {
-		return fmt.Errorf("usage: arm64 %s OUT (without .s and .go)", strings.Join(files, "|"))
+		return fmt.Errorf("usage: arm64 %s OUT (without .s and .go), or arm64 count", strings.Join(files, "|"))
 	}
 	functions, data, err := generate(args[0])
 	if err != nil {
