@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/huff0"
 	"github.com/stretchr/testify/require"
@@ -51,7 +52,8 @@ func TestTokenProducts(t *testing.T) {
 	require.Equal(t, 40*(3*(130+128+130+4400+70)+35*130), size)
 }
 
-// BenchmarkCoding decodes the same integers with huff0 and with this project's decoders.
+// BenchmarkCoding decodes the same integers with huff0 and with this project's decoders. It reports the mean of its runs and the best one, which says more on a
+// machine that others use, too.
 func BenchmarkCoding(b *testing.B) {
 	for _, bits := range []float64{3, 4, 5} {
 		s, err := newSample(bits, sampleRows, sampleCols)
@@ -59,10 +61,14 @@ func BenchmarkCoding(b *testing.B) {
 		run := func(name string, f func() error, err error) {
 			require.NoError(b, err)
 			b.Run(fmt.Sprintf("%s/bits=%g", name, bits), func(b *testing.B) {
+				best := time.Hour
 				for b.Loop() {
+					start := time.Now()
 					require.NoError(b, f())
+					best = min(best, time.Since(start))
 				}
 				b.ReportMetric(float64(s.weights)*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
+				b.ReportMetric(float64(s.weights)/best.Seconds()/1e9, "best-Gweights/s")
 				b.ReportMetric(s.rate, "bits")
 				b.ReportMetric(s.huffRate, "huff0bits")
 			})
