@@ -68,6 +68,7 @@ test-go:
 	build/cmake/emu-selftest
 	ELLM_EMU=$(CURDIR)/bin/ellm-emu ELLM_REQUIRE_EMU=1 $(SIMD) $(GO) test ./...
 	GOEXPERIMENT=nosimd $(GO) test ./cpu/... ./internal/engine/... ./internal/huffman/...
+	cd internal/asm && $(GO) vet ./arm64 && $(GO) test ./arm64
 
 ifeq ($(NVCC),)
 test-kernels:
@@ -111,7 +112,8 @@ asm: ## generate the Go assembly again (internal/asm)
 	cd internal/asm && for p in decode:cpu/decode/chunk dot:cpu/dot/dot linalg:internal/linalg/gemm; do \
 		out=../../$${p#*:}_amd64; dir=$$(dirname $$out); \
 		$(GO) run . $${p%%:*} -out $$out.s -stubs $$out.go -pkg $$(basename $$dir) || exit 1; done
-	cd internal/asm && $(GO) run ./arm64 dot ../../cpu/dot/dot_arm64 && $(GO) run ./arm64 floats ../../cpu/floats_arm64
+	cd internal/asm && for p in dot:cpu/dot/dot floats:cpu/floats linalg:internal/linalg/gemm; do \
+		$(GO) run ./arm64 $${p%%:*} ../../$${p#*:}_arm64 || exit 1; done
 
 kernel-counts: kernels ## instruction counts of the compiled kernels, for predictions
 	$(GO) run ./bench/sass -arch sm_53,sm_86,sm_90 -json internal/predict/kernels.json build/kernels

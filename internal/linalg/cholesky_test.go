@@ -25,7 +25,7 @@ func gram(r *rand.Rand, n, t int) []float32 {
 
 func TestCholesky(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	for _, isa := range isas() {
+	for _, isa := range available() {
 		for _, n := range []int{1, 5, 64, 65, 200, 389} {
 			s := gram(r, n, 2*n)
 			l := append([]float32{}, s...)

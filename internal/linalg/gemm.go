@@ -2,6 +2,8 @@
 // Cholesky factorization. Sums are formed in an order that depends on the shapes alone, so that results do not change with the number of threads.
 package linalg
 
+import "unsafe"
+
 // ISA is an instruction set with a kernel for products.
 type ISA int
 
@@ -10,10 +12,38 @@ const (
 	Generic ISA = iota
 	AVX2
 	AVX512
+	NEON
 )
 
 // String returns the name.
-func (i ISA) String() string { return [...]string{"generic", "AVX2", "AVX-512"}[i] }
+func (i ISA) String() string { return [...]string{"generic", "AVX2", "AVX-512", "NEON"}[i] }
+
+// Best returns the fastest instruction set of this processor.
+func Best() ISA {
+	all := available()
+	return all[len(all)-1]
+}
+
+// tileArgs are a kernel's arguments, with the offsets in internal/asm.
+type tileArgs struct {
+	c     unsafe.Pointer
+	cRow  int // strides are in bytes
+	a     unsafe.Pointer
+	aRow  int
+	aK    int
+	b     unsafe.Pointer
+	bK, k int
+}
+
+// args checks a tile's slices and points to them.
+func (i ISA) args(c, a, b Matrix, k int) tileArgs {
+	rows, cols := i.tile()
+	return tileArgs{
+		c: unsafe.Pointer(&c.Data[:(rows-1)*c.Row+cols][0]), cRow: 4 * c.Row,
+		a: unsafe.Pointer(&a.Data[:(rows-1)*a.Row+(k-1)*a.Col+1][0]), aRow: 4 * a.Row, aK: 4 * a.Col,
+		b: unsafe.Pointer(&b.Data[:(k-1)*b.Row+cols][0]), bK: 4 * b.Row, k: k,
+	}
+}
 
 // Matrix is a matrix of float32 with any strides: element (i, j) is Data[i·Row + j·Col].
 type Matrix struct {

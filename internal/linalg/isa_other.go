@@ -1,8 +1,8 @@
-//go:build !amd64
+//go:build !amd64 && !arm64
 
 package linalg
 
-// Best returns the fastest instruction set of this processor.
-func Best() ISA { return Generic }
+// available returns the instruction sets of this processor, the fastest last.
+func available() []ISA { return []ISA{Generic} }
 
 func (i ISA) kernel(c, a, b Matrix, k int) { kernelGeneric(c, a, b, k) }

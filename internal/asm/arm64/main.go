@@ -2,6 +2,7 @@
 //
 //	go run ./arm64 dot ../../cpu/dot/dot_arm64
 //	go run ./arm64 floats ../../cpu/floats_arm64
+//	go run ./arm64 linalg ../../internal/linalg/gemm_arm64
 //	go run ./arm64 count
 //
 // The last one prints the instructions of every inner loop and predicts their time.
@@ -40,7 +41,7 @@ func run(args []string) error {
 }
 
 // files are what generate makes.
-var files = []string{"dot", "floats"}
+var files = []string{"dot", "floats", "linalg"}
 
 // generate returns the functions of one file and its data.
 func generate(what string) (functions []*function, data string, err error) {
@@ -49,6 +50,8 @@ func generate(what string) (functions []*function, data string, err error) {
 		return dots(), dotData, nil
 	case "floats":
 		return floats(), expData(), nil
+	case "linalg":
+		return []*function{gemmF32()}, "", nil
 	}
 	return nil, "", fmt.Errorf("%q is not one of: %s", what, strings.Join(files, ", "))
 }
