@@ -2765,13 +2765,13 @@ TEXT ·low256(SB), NOSPLIT, $0-8
 	MOVQ         32(AX), CX
 	MOVQ         56(AX), DX
 	SHLQ         $0x01, DX
-	VPBROADCASTQ 88(AX), Y0
-	VPBROADCASTQ 96(AX), Y1
-	VMOVQ        72(AX), X3
-	VMOVQ        DX, X4
-	VPCMPEQD     Y2, Y2, Y2
-	VPSRLD       $0x10, Y2, Y2
-	MOVQ         80(AX), BX
+	VPBROADCASTQ 80(AX), Y0
+	VPBROADCASTQ 88(AX), Y1
+	VPBROADCASTQ 96(AX), Y2
+	VPBROADCASTQ 104(AX), Y3
+	VPCMPEQD     Y4, Y4, Y4
+	VPSRLD       $0x10, Y4, Y4
+	MOVQ         72(AX), BX
 	MOVQ         (AX), SI
 	MOVQ         40(AX), DI
 
@@ -2818,34 +2818,34 @@ some:
 	VPOR    Y10, Y9, Y9
 
 inside:
-	VPAND     Y2, Y6, Y6
-	VPAND     Y2, Y7, Y7
+	VPAND     Y4, Y6, Y6
+	VPAND     Y4, Y7, Y7
 	VPACKUSDW Y7, Y6, Y5
 	VPERMQ    $0xd8, Y5, Y5
-	VPAND     Y2, Y8, Y8
-	VPAND     Y2, Y9, Y9
+	VPAND     Y4, Y8, Y8
+	VPAND     Y4, Y9, Y9
 	VPACKUSDW Y9, Y8, Y6
 	VPERMQ    $0xd8, Y6, Y6
 
 step:
-	VPAND   Y0, Y5, Y7
-	VPSLLW  X3, Y5, Y8
-	VPAND   Y1, Y8, Y8
-	VPOR    Y8, Y7, Y7
-	VMOVDQU Y7, (SI)
-	VPSRLW  X4, Y5, Y5
-	VPAND   Y0, Y6, Y7
-	VPSLLW  X3, Y6, Y8
-	VPAND   Y1, Y8, Y8
-	VPOR    Y8, Y7, Y7
-	VMOVDQU Y7, 32(SI)
-	VPSRLW  X4, Y6, Y6
-	ADDQ    $0x40, SI
-	DECQ    R8
-	JNZ     step
-	TESTQ   DI, DI
-	JNZ     some
-	MOVQ    BX, 80(AX)
+	VPAND    Y0, Y5, Y7
+	VPMULLW  Y2, Y5, Y8
+	VPAND    Y1, Y8, Y8
+	VPOR     Y8, Y7, Y7
+	VMOVDQU  Y7, (SI)
+	VPMULHUW Y3, Y5, Y5
+	VPAND    Y0, Y6, Y7
+	VPMULLW  Y2, Y6, Y8
+	VPAND    Y1, Y8, Y8
+	VPOR     Y8, Y7, Y7
+	VMOVDQU  Y7, 32(SI)
+	VPMULHUW Y3, Y6, Y6
+	ADDQ     $0x40, SI
+	DECQ     R8
+	JNZ      step
+	TESTQ    DI, DI
+	JNZ      some
+	MOVQ     BX, 72(AX)
 	VZEROUPPER
 	RET
 
@@ -2856,13 +2856,13 @@ TEXT ·addLow256(SB), NOSPLIT, $0-8
 	MOVQ         32(AX), CX
 	MOVQ         56(AX), DX
 	SHLQ         $0x01, DX
-	VPBROADCASTQ 88(AX), Y0
-	VPBROADCASTQ 96(AX), Y1
-	VMOVQ        72(AX), X3
-	VMOVQ        DX, X4
-	VPCMPEQD     Y2, Y2, Y2
-	VPSRLD       $0x10, Y2, Y2
-	MOVQ         80(AX), BX
+	VPBROADCASTQ 80(AX), Y0
+	VPBROADCASTQ 88(AX), Y1
+	VPBROADCASTQ 96(AX), Y2
+	VPBROADCASTQ 104(AX), Y3
+	VPCMPEQD     Y4, Y4, Y4
+	VPSRLD       $0x10, Y4, Y4
+	MOVQ         72(AX), BX
 	MOVQ         (AX), SI
 	MOVQ         40(AX), DI
 
@@ -2909,35 +2909,35 @@ some:
 	VPOR    Y10, Y9, Y9
 
 inside:
-	VPAND     Y2, Y6, Y6
-	VPAND     Y2, Y7, Y7
+	VPAND     Y4, Y6, Y6
+	VPAND     Y4, Y7, Y7
 	VPACKUSDW Y7, Y6, Y5
 	VPERMQ    $0xd8, Y5, Y5
-	VPAND     Y2, Y8, Y8
-	VPAND     Y2, Y9, Y9
+	VPAND     Y4, Y8, Y8
+	VPAND     Y4, Y9, Y9
 	VPACKUSDW Y9, Y8, Y6
 	VPERMQ    $0xd8, Y6, Y6
 
 step:
-	VPAND   Y0, Y5, Y7
-	VPSLLW  X3, Y5, Y8
-	VPAND   Y1, Y8, Y8
-	VPOR    Y8, Y7, Y7
-	VPOR    (SI), Y7, Y7
-	VMOVDQU Y7, (SI)
-	VPSRLW  X4, Y5, Y5
-	VPAND   Y0, Y6, Y7
-	VPSLLW  X3, Y6, Y8
-	VPAND   Y1, Y8, Y8
-	VPOR    Y8, Y7, Y7
-	VPOR    32(SI), Y7, Y7
-	VMOVDQU Y7, 32(SI)
-	VPSRLW  X4, Y6, Y6
-	ADDQ    $0x40, SI
-	DECQ    R8
-	JNZ     step
-	TESTQ   DI, DI
-	JNZ     some
-	MOVQ    BX, 80(AX)
+	VPAND    Y0, Y5, Y7
+	VPMULLW  Y2, Y5, Y8
+	VPAND    Y1, Y8, Y8
+	VPOR     Y8, Y7, Y7
+	VPOR     (SI), Y7, Y7
+	VMOVDQU  Y7, (SI)
+	VPMULHUW Y3, Y5, Y5
+	VPAND    Y0, Y6, Y7
+	VPMULLW  Y2, Y6, Y8
+	VPAND    Y1, Y8, Y8
+	VPOR     Y8, Y7, Y7
+	VPOR     32(SI), Y7, Y7
+	VMOVDQU  Y7, 32(SI)
+	VPMULHUW Y3, Y6, Y6
+	ADDQ     $0x40, SI
+	DECQ     R8
+	JNZ      step
+	TESTQ    DI, DI
+	JNZ      some
+	MOVQ     BX, 72(AX)
 	VZEROUPPER
 	RET

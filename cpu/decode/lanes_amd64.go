@@ -111,9 +111,10 @@ type lowArgs struct {
 	_         int
 	lowBits   int
 	fields    int // steps whose low bits are read together
-	back      int
 	pos       int
 	even, odd uint64
+	oddFactor uint64
+	next      uint64
 }
 
 // set prepares a for the first row of c. Without low bits it does nothing.
@@ -124,7 +125,8 @@ func (a *lowArgs) set(c *chunk) {
 	const words = 0x0001000100010001 // 4 × uint16
 	even := uint64(1<<c.lowBits-1) * words
 	*a = lowArgs{
-		low: unsafe.Pointer(&c.low[0]), steps: c.steps, lowBits: c.lowBits, fields: 16 / (2 * c.lowBits), back: 8 - c.lowBits, even: even, odd: even << 8,
+		low: unsafe.Pointer(&c.low[0]), steps: c.steps, lowBits: c.lowBits, fields: 16 / (2 * c.lowBits), even: even, odd: even << 8,
+		oddFactor: words << (8 - c.lowBits), next: words << (16 - 2*c.lowBits),
 	}
 }
 

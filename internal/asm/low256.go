@@ -8,11 +8,12 @@ import (
 
 // Offsets behind argLowBits in the arguments of the AVX2 kernels for low bits (type lowArgs in cpu/decode).
 const (
-	lowFields = argLowFields + 8*iota // how many steps' low bits fit 16 bits
-	lowBack                           // 8 − low bits
-	lowPos                            // of the next bit of every lane; moved on
-	lowEven                           // 4 × uint16: the low bits of an even weight
-	lowOdd                            // likewise, of an odd one, in the second byte
+	lowFields     = argLowFields + 8*iota // how many steps' low bits fit 16 bits
+	lowPos                                // of the next bit of every lane; moved on
+	lowEven                               // 4 × uint16: the low bits of an even weight
+	lowOdd                                // likewise, of an odd one, in the second byte
+	lowOddFactor                          // likewise: what moves the odd weight's bits there
+	lowNextFactor                         // likewise: what moves a step's bits out of the lower half of a product
 )
 
 // low256 generates what unpacks the low bits of a row to bytes, and what adds them to the levels that are there.
@@ -31,13 +32,13 @@ func low256() {
 
 // lowGen generates a kernel for low bits. All lanes are at the same bit of their words; 16 bits of 16 lanes are taken at a time.
 type lowGen struct {
-	add                  bool
-	args, low            Register
-	twice                GPVirtual
-	pos, dst             Register
-	x                    [2]VecVirtual // 16 lanes each
-	even, odd, half      VecVirtual
-	oddShift, twiceShift VecVirtual
+	add             bool
+	args, low       Register
+	twice           GPVirtual
+	pos, dst        Register
+	x               [2]VecVirtual // 16 lanes each
+	even, odd, half VecVirtual
+	oddFactor, next VecVirtual
 }
 
 func (g *lowGen) body() {
@@ -46,11 +47,11 @@ func (g *lowGen) body() {
 	g.low, g.twice = load(argLow), GP64()
 	MOVQ(Mem{Base: g.args, Disp: argLowBits}, g.twice)
 	SHLQ(Imm(1), g.twice)
-	g.even, g.odd, g.half, g.oddShift, g.twiceShift = YMM(), YMM(), YMM(), XMM(), XMM()
+	g.even, g.odd, g.oddFactor, g.next, g.half = YMM(), YMM(), YMM(), YMM(), YMM()
 	VPBROADCASTQ(Mem{Base: g.args, Disp: lowEven}, g.even)
 	VPBROADCASTQ(Mem{Base: g.args, Disp: lowOdd}, g.odd)
-	VMOVQ(Mem{Base: g.args, Disp: lowBack}, g.oddShift)
-	VMOVQ(g.twice, g.twiceShift)
+	VPBROADCASTQ(Mem{Base: g.args, Disp: lowOddFactor}, g.oddFactor)
+	VPBROADCASTQ(Mem{Base: g.args, Disp: lowNextFactor}, g.next)
 	VPCMPEQD(g.half, g.half, g.half)
 	VPSRLD(Imm(16), g.half, g.half)
 	g.pos, g.dst = load(lowPos), load(argDst)
@@ -114,20 +115,20 @@ func (g *lowGen) take(steps GPVirtual) {
 	}
 }
 
-// step writes the low bits of the next step.
+// step writes the low bits of the next step. Products are shifts in one instruction, where shifts by a register are two.
 func (g *lowGen) step() {
 	for h, x := range g.x {
 		to := Mem{Base: g.dst, Disp: 32 * h}
 		even, odd := YMM(), YMM()
 		VPAND(g.even, x, even)
-		VPSLLW(g.oddShift, x, odd)
+		VPMULLW(g.oddFactor, x, odd)
 		VPAND(g.odd, odd, odd)
 		VPOR(odd, even, even)
 		if g.add {
 			VPOR(to, even, even)
 		}
 		VMOVDQU(even, to)
-		VPSRLW(g.twiceShift, x, x)
+		VPMULHUW(g.next, x, x)
 	}
 	ADDQ(Imm(64), g.dst)
 }
