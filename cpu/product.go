@@ -140,7 +140,7 @@ func (w *worker) tileRows(p *product, c *codes, u, k int) dot.Rows {
 		r.Scratch = w.escapes
 	} else {
 		r = dot.Rows{Count: c.n, Steps: steps}
-		r.Width, r.NibbleStride, r.Nibble = max(7, p.m.width), steps*format.StepCols, w.bytes
+		r.Width, r.Below, r.NibbleStride, r.Nibble = max(7, p.m.width), p.m.width, steps*format.StepCols, w.bytes
 		p.m.decodeTile(u, k, w.bytes, r.NibbleStride)
 		if p.q.block > 0 {
 			w.left = p.m.foldOutliers(p.m.outliers(u), w.bytes, r.NibbleStride, first*format.StepCols, r.NibbleStride, w.left[:0])

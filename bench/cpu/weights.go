@@ -153,12 +153,12 @@ func (s *sample) fused(isa decode.ISA, products dot.ISA) (func() error, error) {
 	buf := make([]byte, c.Coding.RowsPerGroup*stride)
 	x := quantized(products, c.Steps())
 	out := make([]int32, 2*c.Coding.RowsPerGroup)
-	width := max(7, bits.Len(uint(c.Coding.Levels<<c.Coding.LowBits-1)))
+	width := bits.Len(uint(c.Coding.Levels<<c.Coding.LowBits - 1))
 	return func() error {
 		for g := range c.Groups() {
 			for k := range c.Tiles() {
 				m.Chunk(g, k, buf, stride)
-				rows := dot.Rows{Width: width, Nibble: buf, NibbleStride: stride, Count: c.GroupRows(g), Steps: c.TileSteps(k)}
+				rows := dot.Rows{Width: max(7, width), Below: width, Nibble: buf, NibbleStride: stride, Count: c.GroupRows(g), Steps: c.TileSteps(k)}
 				products.Dot(out, &rows, x[k*c.StepsPerTile()*2*format.StepCols:])
 			}
 		}

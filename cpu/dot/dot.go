@@ -11,7 +11,7 @@
 // Codes are unsigned, 4, 5, 6 or 8 bits wide. Of a row's step the low 4 bits take 32 bytes: byte i holds column i in its low nibble and
 // column 32 + i in its high one; each further bit takes 8 bytes, a plane: bit b of byte i is column 8b + i, but with AVX-512 column 8i + b. So rows belong to
 // the instruction set that packed them. Codes of 8 bits are plain bytes;
-// as width 7 these are below 128, which is faster with AVX2. Nothing is packed with that width.
+// as width 7 these are below 128, or 1<<Rows.Below, which is faster with AVX2. Nothing is packed with that width.
 //
 // # Escapes
 //
@@ -78,6 +78,7 @@ func BitBytes(width int) int { return 8 * max(0, width-mainBits(width)) }
 // Rows is a run of packed rows with a constant distance between them.
 type Rows struct {
 	Width        int
+	Below        int    // width 7 only: codes are below 1<<Below; 0: 7
 	Nibble, Bits []byte // row r's steps start at r·NibbleStride and r·BitsStride
 	NibbleStride int
 	BitsStride   int

@@ -214,10 +214,25 @@ func pack512w6e(a *byte)
 //go:noescape
 func unpack512w6e(a *byte)
 
-// dot256w7 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
+// dot256b4 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
 //
 //go:noescape
-func dot256w7(a *byte)
+func dot256b4(a *byte)
+
+// dot256b5 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
+//
+//go:noescape
+func dot256b5(a *byte)
+
+// dot256b6 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
+//
+//go:noescape
+func dot256b6(a *byte)
+
+// dot256b7 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
+//
+//go:noescape
+func dot256b7(a *byte)
 
 // join256 sets v to 256·hi + lo of steps · 64 activations.
 //

@@ -101,10 +101,14 @@ func TestExact(t *testing.T) {
 						require.Equal(t, want[r], product(out[2*r], out[2*r+1]), name)
 					}
 					if width < 8 {
-						small := &Rows{Width: 7, Nibble: codes, NibbleStride: steps * StepCols, Count: rows, Steps: steps}
-						again := make([]int32, 2*rows)
-						isa.Dot(again, small, q)
-						require.Equal(t, out, again, name)
+						for below := width; below <= 8; below++ {
+							small := &Rows{Width: 7, Below: below % 8, Nibble: codes, NibbleStride: steps * StepCols, Count: rows, Steps: steps}
+							again := make([]int32, 2*rows)
+							isa.Dot(again, small, q)
+							for r := range rows {
+								require.Equal(t, want[r], product(again[2*r], again[2*r+1]), name)
+							}
+						}
 					}
 				}
 			}
@@ -276,5 +280,42 @@ func BenchmarkGemm(b *testing.B) {
 			}
 			b.ReportMetric(float64(TileRows*StepCols*steps*tokens)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GMAC/s")
 		})
+	}
+}
+
+// TestExtremes multiplies the largest codes with the largest activations of either sign, where narrow sums would overflow first.
+func TestExtremes(t *testing.T) {
+	const rows, steps, tokens = TileRows, 9, 4
+	for _, v := range []int8{-128, 127} {
+		x := make([]int8, tokens*2*StepCols*steps)
+		for i := range x {
+			x[i] = v
+		}
+		for width := 4; width <= 8; width++ {
+			codes := make([]byte, rows*steps*StepCols)
+			for i := range codes {
+				codes[i] = byte(1<<width - 1)
+			}
+			want := int64(steps*StepCols) * (1<<width - 1) * (int64(v)*256 + int64(v))
+			for _, isa := range Available() {
+				all := []*Rows{{Width: max(7, width), Below: width % 8, Nibble: codes, NibbleStride: steps * StepCols, Count: rows, Steps: steps}}
+				if width != 7 {
+					all = append(all, pack(isa, width, rows, steps, codes))
+				}
+				for _, w := range all {
+					out := make([]int32, 2*rows)
+					isa.Dot(out, w, x)
+					for r := range rows {
+						require.Equal(t, want, product(out[2*r], out[2*r+1]), "%s, width %d", isa, width)
+					}
+				}
+				tile, out := make([]byte, TileBytes(steps)), make([]int32, 2*TileRows*tokens)
+				isa.Tile(tile, codes, steps*StepCols, steps)
+				isa.Gemm(out, tile, width, x, 2*StepCols*steps, steps, tokens)
+				for i := range TileRows {
+					require.Equal(t, want, product(out[i], out[TileRows+i]), "%s, width %d", isa, width)
+				}
+			}
+		}
 	}
 }

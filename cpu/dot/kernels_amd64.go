@@ -74,9 +74,22 @@ func (i ISA) dotASM(out []int32, w *Rows, x []int8) {
 	case w.Width == 6:
 		dot256w6(p)
 	case w.Width == 7:
-		dot256w7(p)
+		dotBytes256(p, w.Below)
 	default:
 		dot256w8(p)
+	}
+}
+
+func dotBytes256(p *byte, below int) {
+	switch below {
+	case 1, 2, 3, 4:
+		dot256b4(p)
+	case 5:
+		dot256b5(p)
+	case 6:
+		dot256b6(p)
+	default:
+		dot256b7(p)
 	}
 }
 

@@ -24,9 +24,17 @@ type dotter256 struct {
 	low                  VecVirtual
 }
 
-// dot256 is dot512 for AVX2. Whole bytes (width 8) go in two nibbles; with width 7 they are below 128.
+// dot256 is dot512 for AVX2. Whole bytes (width 8) go in two nibbles.
 func dot256(width int, c *avx2Consts) {
-	name := fmt.Sprintf("dot256w%d", width)
+	dotRows256(fmt.Sprintf("dot256w%d", width), width, width == 8, c)
+}
+
+// dotBytes256 is dot256 for codes of one byte below 1<<width.
+func dotBytes256(width int, c *avx2Consts) {
+	dotRows256(fmt.Sprintf("dot256b%d", width), width, true, c)
+}
+
+func dotRows256(name string, width int, bytes bool, c *avx2Consts) {
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
 	Doc(name + " multiplies rows of packed codes with one vector of 16-bit activations with AVX2.")
@@ -35,9 +43,11 @@ func dot256(width int, c *avx2Consts) {
 	d.out, d.nib = load(dotOut), load(dotNibble)
 	d.ones = YMM()
 	VMOVDQU(c.ones, d.ones)
-	if width < 7 {
+	if !bytes {
 		d.bits = load(dotBits)
 		d.u = newUnpacker256(width, c)
+	}
+	if width < 8 {
 		d.most = 1 << (7 - width)
 	}
 	if d.whole {

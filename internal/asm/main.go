@@ -59,7 +59,9 @@ func dots() {
 		packEscape512(width)
 		unpackEscape512(width, table)
 	}
-	dot256(7, avx2)
+	for width := 4; width <= 7; width++ {
+		dotBytes256(width, avx2)
+	}
 	join256()
 	absMax512()
 	split512()
