@@ -36,7 +36,8 @@ type Reader struct {
 	verified map[int]bool // sections whose checksum was found right
 }
 
-// Open maps the container at path and checks everything but the tensors' checksums (see Verify).
+// Open maps the container at path, expands the parts that are shorter in the file (CompactParts), and checks everything but the tensors' checksums
+// (see Verify).
 func Open(path string) (*Reader, error) {
 	f, err := os.Open(path)
 	if err != nil {
