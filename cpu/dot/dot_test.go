@@ -287,16 +287,20 @@ func BenchmarkGemm(b *testing.B) {
 func TestExtremes(t *testing.T) {
 	const rows, steps, tokens = TileRows, 9, 4
 	for _, v := range []int8{-128, 127} {
+		hi := max(v, -MaxValue/256) // more has no activation, and would not fit the 16 bits that both bytes are joined to
 		x := make([]int8, tokens*2*StepCols*steps)
 		for i := range x {
 			x[i] = v
+			if i/StepCols%2 == 0 {
+				x[i] = hi
+			}
 		}
 		for width := 4; width <= 8; width++ {
 			codes := make([]byte, rows*steps*StepCols)
 			for i := range codes {
 				codes[i] = byte(1<<width - 1)
 			}
-			want := int64(steps*StepCols) * (1<<width - 1) * (int64(v)*256 + int64(v))
+			want := int64(steps*StepCols) * (1<<width - 1) * (int64(hi)*256 + int64(v))
 			for _, isa := range Available() {
 				all := []*Rows{{Width: max(7, width), Below: width % 8, Nibble: codes, NibbleStride: steps * StepCols, Count: rows, Steps: steps}}
 				if width != 7 {
