@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -17,7 +18,10 @@ var (
 func TestEncodings(t *testing.T) {
 	mc, err := exec.LookPath("llvm-mc")
 	if err != nil {
-		t.Skip("llvm-mc (Debian: llvm) was not found: encodings are checked by running the kernels only")
+		if os.Getenv("ELLM_REQUIRE_LLVM") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("SKIPPED: llvm-mc, which knows the encodings, is not installed; make test-jetson installs it (Debian: llvm) and runs this, also in CI")
 	}
 	for _, what := range files {
 		functions, data, err := generate(what)

@@ -37,7 +37,7 @@ func run(args []string) error {
 		return err
 	}
 	pkg := filepath.Base(filepath.Dir(args[1]))
-	return os.WriteFile(args[1]+".go", []byte(stubs(pkg, functions)), 0o644)
+	return os.WriteFile(args[1]+".go", []byte(declarations(pkg, functions)), 0o644)
 }
 
 // files are what generate makes.
@@ -67,7 +67,7 @@ func assembly(functions []*function, data string) string {
 	return b.String()
 }
 
-func stubs(pkg string, functions []*function) string {
+func declarations(pkg string, functions []*function) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%spackage %s\n", header, pkg)
 	for _, f := range functions {
