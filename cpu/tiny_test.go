@@ -94,8 +94,8 @@ func (b *tinyBuilder) matrix(name string, rows, cols int, spread float64) {
 		r = recipes[b.recipe%len(recipes)]
 	}
 	c, tables := r.encode(b.t, b.rng, rows, cols)
-	for i := range c.GroupTable {
-		c.GroupTable[i] += uint8(len(b.tables))
+	for i := range c.ChunkTable {
+		c.ChunkTable[i] += uint8(len(b.tables))
 	}
 	b.tables = append(b.tables, tables...)
 	// Rescale to the wanted spread, as far as the coding has a scale to do it with.

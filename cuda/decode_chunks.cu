@@ -88,7 +88,7 @@ template <class Decoder, class T> __device__ __forceinline__ void decode_chunks(
     while (chunk < end) {
         int32_t group = chunk / tiles, last = (min(chunk + warps, end) - 1) / tiles;
         int32_t same = same_table(w, group, last - group + 1), stop = min(min(chunk + warps, end), (group + same) * tiles);
-        int32_t index = w->group_table[group];
+        int32_t index = w->chunk_table[group];
         if (index != loaded) decoder.load_table(w, index, table_sh);
         loaded = index;
         int32_t mine = chunk + warp, g = mine / tiles;

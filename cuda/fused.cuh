@@ -27,7 +27,7 @@ template <class Front> __device__ __forceinline__ void fused_product(Front& fron
     int32_t team = min(tiles, warps), slots = warps / team, slot = warp / team; // a team of warps per group
     int32_t g = (int32_t)((int64_t)w->groups * block / task->blocks), end = (int32_t)((int64_t)w->groups * (block + 1) / task->blocks), loaded = -1;
     while (g < end) {
-        int32_t n = same_table(w, g, min(slots, end - g)), index = w->group_table[g];
+        int32_t n = same_table(w, g, min(slots, end - g)), index = w->chunk_table[g];
         if (index != loaded) front.load_table(w, index, table_sh);
         loaded = index;
         int32_t group = g + slot, rows = group < w->groups ? group_rows(w, group) : 0;

@@ -15,7 +15,7 @@ __device__ __forceinline__ uint32_t load_table(const matrix* w, int32_t index, u
 // How many of the groups g … g + n − 1 use the same table as group g.
 __device__ __forceinline__ int32_t same_table(const matrix* w, int32_t g, int32_t n) {
     int32_t k = 1;
-    while (k < n && w->group_table[g + k] == w->group_table[g]) k++;
+    while (k < n && w->chunk_table[g + k] == w->chunk_table[g]) k++;
     return k;
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // Version is the container version this package reads and writes.
-const Version = 2
+const Version = 3
 
 const (
 	magic       = "\x89ELLM\r\n\x1a"

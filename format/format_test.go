@@ -36,8 +36,8 @@ func sampleCoded(rng *rand.Rand, table int) (*Coded, *huffman.Table, []uint8) {
 		panic(err)
 	}
 	for g := range c.Groups() {
-		c.GroupTable = append(c.GroupTable, uint8(table))
 		for k := range c.Tiles() {
+			c.ChunkTable = append(c.ChunkTable, uint8(table))
 			c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
 			from := levels[g*c.Coding.RowsPerGroup*stride+k*c.StepsPerTile()*StepCols:]
 			words, main, tail, err := t.EncodeChunk(c.Stream, from, stride, c.TileSteps(k), c.GroupRows(g))
@@ -110,7 +110,7 @@ func TestRoundTrip(t *testing.T) {
 	for g := range c.Groups() {
 		for k := range c.Tiles() {
 			i := g*c.Tiles() + k
-			tab := r.Tables()[c.GroupTable[g]]
+			tab := r.Tables()[c.ChunkTable[i]]
 			dst := make([]uint8, c.GroupRows(g)*stride)
 			require.NoError(t, huffman.DecodeChunk(tab.Lookup(), tab.MaxLen, c.Stream[c.ChunkOffset[i]:c.ChunkOffset[i+1]], int(c.MainWords[i]), c.LaneTail[32*i:], c.TileSteps(k), c.GroupRows(g), dst, stride))
 			for row := range c.GroupRows(g) {
@@ -125,9 +125,9 @@ func TestRoundTrip(t *testing.T) {
 	require.Equal(t, F32, raw.Raw.DType)
 }
 
-// TestGolden pins the file format: version 2 files must stay readable and writing must stay reproducible.
+// TestGolden pins the file format: version 3 files must stay readable and writing must stay reproducible.
 func TestGolden(t *testing.T) {
-	golden := filepath.Join("testdata", "sample-v2.ellm")
+	golden := filepath.Join("testdata", "sample-v3.ellm")
 	path := filepath.Join(t.TempDir(), "a.ellm")
 	writeSample(t, path)
 	b, err := os.ReadFile(path)
@@ -189,7 +189,7 @@ func TestDamagedFiles(t *testing.T) {
 	for _, v := range []byte{1, 3} {
 		other := append([]byte{}, good...)
 		other[8] = v
-		require.ErrorContains(t, open(other), fmt.Sprintf("container version %d, this program reads version 2 (compress the model again from its source", v))
+		require.ErrorContains(t, open(other), fmt.Sprintf("container version %d, this program reads version 3 (compress the model again from its source", v))
 	}
 
 	// Flipped bits: everywhere but in the padding between sections.
@@ -224,7 +224,7 @@ func TestHostileIndex(t *testing.T) {
 		"cols":        func(_ *Coded, e *indexEntry) { e.Cols = -1 },
 		"group":       func(_ *Coded, e *indexEntry) { e.Coding.RowsPerGroup = 0 },
 		"levels":      func(_ *Coded, e *indexEntry) { e.Coding.Levels = 33 },
-		"table":       func(c *Coded, _ *indexEntry) { c.GroupTable[1] = 9 },
+		"table":       func(c *Coded, _ *indexEntry) { c.ChunkTable[1] = 9 },
 		"low":         func(_ *Coded, e *indexEntry) { e.Coding.LowBits = 12 },
 		"block":       func(_ *Coded, e *indexEntry) { e.Scale.Kind, e.Scale.Block = ScaleBlock, 0 },
 		"scale":       func(_ *Coded, e *indexEntry) { e.Scale.Kind = "cubic" },
@@ -242,14 +242,14 @@ func TestHostileIndex(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cc := *c
-			cc.GroupTable = append([]uint8{}, c.GroupTable...)
+			cc.ChunkTable = append([]uint8{}, c.ChunkTable...)
 			spoil(&cc, &indexEntry{Coding: &Coding{}, Scale: &Scale{}, Parts: map[string][2]int64{}})
 			path := filepath.Join(t.TempDir(), "h.ellm")
 			w, err := Create(path)
 			require.NoError(t, err)
 			defer w.Abort()
 			require.NoError(t, w.Coded("x", &cc))
-			spoil(&Coded{GroupTable: make([]uint8, 9)}, &w.index.Tensors[0])
+			spoil(&Coded{ChunkTable: make([]uint8, 9)}, &w.index.Tensors[0])
 			_, err = w.Finish(&Meta{}, []*huffman.Table{table})
 			require.NoError(t, err)
 			var corrupt *CorruptError
@@ -284,7 +284,7 @@ func TestOutlierPacking(t *testing.T) {
 
 // FuzzOpen mutates a container; whatever comes out, opening and verifying it must not panic.
 func FuzzOpen(f *testing.F) {
-	b, err := os.ReadFile(filepath.Join("testdata", "sample-v2.ellm"))
+	b, err := os.ReadFile(filepath.Join("testdata", "sample-v3.ellm"))
 	require.NoError(f, err)
 	f.Add(b, 100, byte(1))
 	f.Fuzz(func(t *testing.T, b []byte, at int, flip byte) {

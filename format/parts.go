@@ -43,7 +43,7 @@ func (c *Coded) parts() []part {
 			c.RowOrder, err = unpackOrder(b, c.Rows)
 			return err
 		}),
-		fieldPart("group_table", &c.GroupTable, int64(c.Groups()), false),
+		fieldPart("chunk_table", &c.ChunkTable, int64(c.Chunks()), false),
 		fieldPart("main_words", &c.MainWords, int64(c.Chunks()), false),
 		compactPart("lane_tail", false, c.packTails, c.unpackTails),
 		compactPart("outliers", true, c.packOutliers, c.unpackOutliers),
@@ -104,9 +104,9 @@ func (c *Coded) checkGeometry() error {
 
 // checkContents checks the numbers that decoders use as indexes. Part lengths are already right, expanded parts are by construction.
 func (c *Coded) checkContents(tables []*huffman.Table) error {
-	for g, t := range c.GroupTable {
+	for i, t := range c.ChunkTable {
 		if int(t) >= len(tables) || tables[t].Levels != c.Coding.Levels {
-			return fmt.Errorf("group_table[%d] is %d: no such table of %d levels", g, t, c.Coding.Levels)
+			return fmt.Errorf("chunk_table[%d] is %d: no such table of %d levels", i, t, c.Coding.Levels)
 		}
 	}
 	return nil

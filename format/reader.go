@@ -230,7 +230,7 @@ func (r *Reader) FileSize() int64 { return int64(len(r.data)) }
 // Meta returns the model's metadata.
 func (r *Reader) Meta() *Meta { return &r.meta }
 
-// Tables returns the code tables that Coded.GroupTable refers to.
+// Tables returns the code tables that Coded.ChunkTable refers to.
 func (r *Reader) Tables() []*huffman.Table { return r.tables }
 
 // Tensors returns all tensors in file order.

@@ -84,7 +84,7 @@ type Coded struct {
 	Scale      Scale
 
 	RowOrder     []uint32 // Rows: stored position → row; nil: natural order
-	GroupTable   []uint8  // Groups()
+	ChunkTable   []uint8  // Chunks(): which table codes them
 	ChunkOffset  []uint32 // Chunks()+1: where they start in Stream
 	MainWords    []uint16 // Chunks()
 	LaneTail     []uint8  // 32*Chunks()

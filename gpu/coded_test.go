@@ -118,7 +118,7 @@ func (b *builder) encode(c *format.Coded, levels []uint8, stride, maxLen int) {
 		b.tables = append(b.tables, t)
 	}
 	for g := range c.Groups() {
-		c.GroupTable = append(c.GroupTable, uint8(first+g%b.kinds))
+		c.ChunkTable = append(c.ChunkTable, uint8(first+g%b.kinds))
 		for k := range tiles {
 			c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
 			at := g*c.Coding.RowsPerGroup*stride + k*c.StepsPerTile()*format.StepCols

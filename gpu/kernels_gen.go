@@ -35,7 +35,7 @@ type codeTableDesc struct {
 type matrixDesc struct {
 	RowOrder       driver.DevicePtr
 	RowPosition    driver.DevicePtr
-	GroupTable     driver.DevicePtr
+	ChunkTable     driver.DevicePtr
 	ChunkOffset    driver.DevicePtr
 	MainWords      driver.DevicePtr
 	LaneTail       driver.DevicePtr

@@ -121,19 +121,19 @@ func (w *weight) describePacked(tables []*huffman.Table) {
 // levelShares estimates how often each level occurs, outliers aside, from the lengths of the pairs' codes. What is rare comes out too often, since
 // a code's length is limited.
 func levelShares(c *format.Coded, tables []*huffman.Table) []float64 {
-	rows := make([]int, len(tables))
-	for g, t := range c.GroupTable {
-		rows[t] += c.GroupRows(g)
+	cells := make([]int, len(tables)) // rows × steps
+	for i, t := range c.ChunkTable {
+		cells[t] += c.GroupRows(i/c.Tiles()) * c.TileSteps(i%c.Tiles())
 	}
 	n := c.Coding.Levels
 	shares := make([]float64, n)
 	for i, t := range tables {
-		if rows[i] == 0 || t.Levels != n {
+		if cells[i] == 0 || t.Levels != n {
 			continue
 		}
 		for pair, length := range t.Lens {
 			if length > 0 {
-				p := float64(rows[i]) / float64(c.Rows) / float64(uint(2)<<length)
+				p := float64(cells[i]) / float64(c.Rows*c.Steps()) / float64(uint(2)<<length)
 				shares[pair/n] += p
 				shares[pair%n] += p
 			}

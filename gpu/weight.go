@@ -118,7 +118,7 @@ func (w *weight) pieceParts(g, end int) []part {
 	c, d, tiles := w.Coded, &w.desc, w.Coded.Tiles()
 	first, last := g*tiles, end*tiles
 	ps := []part{slicePart(&d.Stream, c.Stream, int(c.ChunkOffset[first]), min(int(c.ChunkOffset[last])+c.MaxGuardWords(), len(c.Stream))),
-		slicePart(&d.GroupTable, c.GroupTable, g, end), slicePart(&d.ChunkOffset, c.ChunkOffset, first, last+1),
+		slicePart(&d.ChunkTable, c.ChunkTable, first, last), slicePart(&d.ChunkOffset, c.ChunkOffset, first, last+1),
 		slicePart(&d.MainWords, c.MainWords, first, last), slicePart(&d.LaneTail, c.LaneTail, 32*first, 32*last)}
 	if c.Low != nil {
 		ps = append(ps, slicePart(&d.Low, c.Low, c.LowOffset(g, 0), c.LowOffset(end, 0)))
@@ -149,7 +149,7 @@ func (w *weight) values() []int32 {
 // directoryParts are the rest of the coded form.
 func (w *weight) directoryParts() []part {
 	c, d := w.Coded, &w.desc
-	ps := []part{hostPart(&d.GroupTable, c.GroupTable), hostPart(&d.ChunkOffset, c.ChunkOffset),
+	ps := []part{hostPart(&d.ChunkTable, c.ChunkTable), hostPart(&d.ChunkOffset, c.ChunkOffset),
 		hostPart(&d.MainWords, c.MainWords), hostPart(&d.LaneTail, c.LaneTail)}
 	if len(c.Outliers) > 0 {
 		ps = append(ps, hostPart(&d.OutlierStart, c.OutlierStart), hostPart(&d.Outliers, c.Outliers))
@@ -244,9 +244,9 @@ func (w *weight) describe(tables []*huffman.Table) error {
 	d.Levels, d.LowBits, d.Zero = int32(c.Coding.Levels), int32(c.Coding.LowBits), c.Coding.Zero
 	d.Stride = d.Steps * format.StepCols
 	var seen [256]bool
-	for g, t := range c.GroupTable {
+	for g, t := range c.ChunkTable {
 		if int(t) >= len(tables) {
-			return fmt.Errorf("tensor %s: group_table[%d] is %d, but the file has %d tables", w.Name, g, t, len(tables))
+			return fmt.Errorf("tensor %s: chunk_table[%d] is %d, but the file has %d tables", w.Name, g, t, len(tables))
 		}
 		if !seen[t] {
 			d.MaxLen = max(d.MaxLen, int32(longestCode(tables[t])))

@@ -77,7 +77,7 @@ func (s *sample) code(m *codec.Matrix) (err error) {
 	}
 	c := s.coded
 	words := len(c.Stream) + len(c.Low) + len(c.ChunkOffset) + len(c.Outliers) + len(c.OutlierStart)
-	s.rate = float64(32*words+16*len(c.MainWords)+8*len(c.LaneTail)+8*len(c.GroupTable)) / float64(s.weights)
+	s.rate = float64(32*words+16*len(c.MainWords)+8*len(c.LaneTail)+8*len(c.ChunkTable)) / float64(s.weights)
 	return nil
 }
 

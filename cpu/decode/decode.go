@@ -97,9 +97,9 @@ func New(c *format.Coded, tables *Tables, isa ISA) (*Matrix, error) {
 		}
 		m.Base = int(lo)
 	}
-	for _, t := range c.GroupTable {
+	for _, t := range c.ChunkTable {
 		if int(t) >= len(tables.pool) {
-			return nil, fmt.Errorf("group refers to code table %d of %d", t, len(tables.pool))
+			return nil, fmt.Errorf("a chunk refers to code table %d of %d", t, len(tables.pool))
 		}
 		if m.lut[t] == nil {
 			m.lut[t] = m.lookup(tables, int(t), low)
@@ -158,7 +158,7 @@ func (m *Matrix) chunk(g, k int) chunk {
 	i := g*c.Tiles() + k
 	ch := chunk{
 		words: c.Stream[c.ChunkOffset[i]:], length: int(c.ChunkOffset[i+1] - c.ChunkOffset[i]), mainWords: int(c.MainWords[i]), tail: c.LaneTail[huffman.Lanes*i:][:huffman.Lanes],
-		lut: m.lut[c.GroupTable[g]], lowBits: c.Coding.LowBits, steps: c.TileSteps(k), rows: c.GroupRows(g), scratch: m.lanes,
+		lut: m.lut[c.ChunkTable[i]], lowBits: c.Coding.LowBits, steps: c.TileSteps(k), rows: c.GroupRows(g), scratch: m.lanes,
 	}
 	if ch.lowBits > 0 {
 		ch.low = c.Low[c.LowOffset(g, k):]

@@ -43,8 +43,8 @@ func grouped(t testing.TB, rng *rand.Rand, perGroup, rows, cols, levels, lowBits
 	tab, err := huffman.Build(hist, levels, maxLen)
 	require.NoError(t, err)
 	for g := range c.Groups() {
-		c.GroupTable = append(c.GroupTable, 0)
 		for k := range c.Tiles() {
+			c.ChunkTable = append(c.ChunkTable, 0)
 			c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
 			words, main, tail, err := tab.EncodeChunk(c.Stream, m[g*c.Coding.RowsPerGroup*stride+k*c.StepsPerTile()*format.StepCols:], stride, c.TileSteps(k), c.GroupRows(g))
 			require.NoError(t, err)

@@ -174,7 +174,7 @@ func TestCloseToEntropy(t *testing.T) {
 		}
 		c, tables, err := EncodeMatrix(m)
 		require.NoError(t, err)
-		bytes := 4*(len(c.Stream)+len(c.Low)+len(c.ChunkOffset)+len(c.Outliers)+len(c.OutlierStart)) + 2*len(c.MainWords) + len(c.LaneTail) + len(c.GroupTable)
+		bytes := 4*(len(c.Stream)+len(c.Low)+len(c.ChunkOffset)+len(c.Outliers)+len(c.OutlierStart)) + 2*len(c.MainWords) + len(c.LaneTail) + len(c.ChunkTable)
 		for _, t := range tables {
 			bytes += t.Levels * t.Levels / 2
 		}

@@ -20,9 +20,9 @@ type Decoder struct {
 // NewDecoder prepares the tables that c uses.
 func NewDecoder(c *format.Coded, tables []*huffman.Table) (*Decoder, error) {
 	d := &Decoder{c: c, tables: tables, lookup: make([][]uint32, len(tables))}
-	for g, t := range c.GroupTable {
+	for i, t := range c.ChunkTable {
 		if int(t) >= len(tables) || tables[t].Levels != c.Coding.Levels {
-			return nil, fmt.Errorf("codec: group %d uses table %d, which does not exist or is not one of %d levels", g, t, c.Coding.Levels)
+			return nil, fmt.Errorf("codec: chunk %d uses table %d, which does not exist or is not one of %d levels", i, t, c.Coding.Levels)
 		}
 		if d.lookup[t] == nil {
 			d.lookup[t] = tables[t].Lookup()
@@ -36,9 +36,9 @@ func (d *Decoder) levels(g int) ([]uint8, error) {
 	c := d.c
 	rows, stride := c.GroupRows(g), c.Steps()*format.StepCols
 	levels := make([]uint8, rows*stride)
-	t := c.GroupTable[g]
 	for k := range c.Tiles() {
 		chunk := g*c.Tiles() + k
+		t := c.ChunkTable[chunk]
 		words := c.Stream[c.ChunkOffset[chunk]:c.ChunkOffset[chunk+1]]
 		err := huffman.DecodeChunk(d.lookup[t], d.tables[t].MaxLen, words, int(c.MainWords[chunk]), c.LaneTail[huffman.Lanes*chunk:][:huffman.Lanes],
 			c.TileSteps(k), rows, levels[k*c.StepsPerTile()*format.StepCols:], stride)
@@ -55,8 +55,10 @@ func (d *Decoder) CodeBits(g int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	t, bits := d.tables[d.c.GroupTable[g]], int64(0)
+	c, bits := d.c, int64(0)
+	stride, tile := c.Steps()*format.StepCols, c.StepsPerTile()*format.StepCols
 	for i := 0; i < len(levels); i += 2 {
+		t := d.tables[c.ChunkTable[g*c.Tiles()+i%stride/tile]]
 		bits += int64(t.Lens[int(levels[i])*t.Levels+int(levels[i+1])])
 	}
 	return bits, nil

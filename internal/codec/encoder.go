@@ -37,7 +37,7 @@ func NewEncoder(pool *Pool, rows, cols int, coding format.Coding, scale format.S
 	if len(pool.coders) > 256 || pool.choose(coding.Levels, nil, 0) < 0 {
 		return nil, fmt.Errorf("codec: no table of %d levels among %d", coding.Levels, len(pool.coders))
 	}
-	c.GroupTable = make([]uint8, c.Groups())
+	c.ChunkTable = make([]uint8, c.Chunks())
 	c.MainWords = make([]uint16, c.Chunks())
 	c.LaneTail = make([]uint8, huffman.Lanes*c.Chunks())
 	if coding.LowBits > 0 {
@@ -58,19 +58,19 @@ func (e *Encoder) Group(g int, codes []int32) error {
 	}
 	levels := make([]uint8, rows*stride)
 	splitLevels(levels, codes, &c.Coding, c.Cols, stride)
-	hist := make([]uint32, symbols(c.Coding.Levels))
-	for r := range rows {
-		countPairs(hist, levels[r*stride:][:c.Cols], c.Coding.Levels)
+	out, first, col := &e.groups[g], g*c.Tiles(), 0
+	coders := make([]*coder, c.Tiles())
+	for k := range coders {
+		coders[k] = e.chooseTable(first+k, levels, stride, rows)
 	}
-	table := e.pool.choose(c.Coding.Levels, hist, costOf(&c.Coding))
-	coder := e.pool.coders[table]
-	c.GroupTable[g] = uint8(table)
-	out := &e.groups[g]
+	tile := c.StepsPerTile() * format.StepCols
 	for r := range rows {
-		out.outliers = coder.substitute(out.outliers, levels[r*stride:(r+1)*stride], codes[r*c.Cols:(r+1)*c.Cols], r, c.Coding.LowBits)
+		for k, coder := range coders {
+			from, to := r*stride+k*tile, r*stride+min((k+1)*tile, stride)
+			out.outliers = coder.substitute(out.outliers, levels[from:to], codes[r*c.Cols+k*tile:min(r*c.Cols+(k+1)*tile, (r+1)*c.Cols)], r, k*tile, c.Coding.LowBits)
+		}
 	}
-	first, col := g*c.Tiles(), 0
-	for k := range c.Tiles() {
+	for k, coder := range coders {
 		words, mainWords, tail, err := coder.table.EncodeChunk(out.stream, levels[col:], stride, c.TileSteps(k), rows)
 		if err != nil {
 			return err
@@ -89,8 +89,22 @@ func (e *Encoder) Group(g int, codes []int32) error {
 	return nil
 }
 
-// substitute replaces pairs of a row of levels that have no code and appends the outliers that restore the true levels.
-func (c *coder) substitute(outliers []uint32, levels []uint8, codes []int32, row, lowBits int) []uint32 {
+// chooseTable sets the table of a chunk of a group with the given levels: the one that is shortest for it.
+func (e *Encoder) chooseTable(chunk int, levels []uint8, stride, rows int) *coder {
+	c := e.c
+	first := chunk % c.Tiles() * c.StepsPerTile() * format.StepCols
+	end := min(first+c.StepsPerTile()*format.StepCols, c.Cols)
+	hist := make([]uint32, symbols(c.Coding.Levels))
+	for r := range rows {
+		countPairs(hist, levels[r*stride+first:r*stride+end], c.Coding.Levels)
+	}
+	table := e.pool.choose(c.Coding.Levels, hist, costOf(&c.Coding))
+	c.ChunkTable[chunk] = uint8(table)
+	return e.pool.coders[table]
+}
+
+// substitute replaces pairs of a part of a row of levels, from column `first` on, that have no code and appends the outliers that restore the true levels.
+func (c *coder) substitute(outliers []uint32, levels []uint8, codes []int32, row, first, lowBits int) []uint32 {
 	a := c.table.Levels
 	for i := 0; i < len(levels); i += 2 {
 		x, y := levels[i], levels[i+1]
@@ -100,7 +114,7 @@ func (c *coder) substitute(outliers []uint32, levels []uint8, codes []int32, row
 		}
 		levels[i], levels[i+1] = uint8(pair>>8), uint8(pair)
 		for j := i; j < min(i+2, len(codes)); j++ {
-			outliers = appendOutlier(outliers, row, j, int(codes[j]>>lowBits)-int(levels[j]))
+			outliers = appendOutlier(outliers, row, first+j, int(codes[j]>>lowBits)-int(levels[j]))
 		}
 	}
 	return outliers

@@ -91,8 +91,7 @@ func (j *job) overhead(tables []*huffman.Table) int64 {
 		if p.order != nil {
 			n += orderBits * int64(c.Rows) / 8
 		}
-		n += int64(c.Groups()) // group_table
-		n += int64(c.Chunks()) * (2 + huffman.Lanes*(tailBits+lanePadding)/8 + chunkPadding)
+		n += int64(c.Chunks()) * (3 + huffman.Lanes*(tailBits+lanePadding)/8 + chunkPadding)
 		n += 4 * int64(c.MaxGuardWords()) / 2 // what usually remains of it
 		if c.Coding.LowBits > 0 {
 			n += 4 * int64(c.LowOffset(c.Groups(), 0))

@@ -138,21 +138,24 @@ func (v *visit) compare(w []float32, ref int, row func(int) int, first, n int, c
 
 // codesOf counts the codes of one group, whose strings have so many bits.
 func (c *census) codesOf(m *format.Coded, g int, codes []int32, bits int64) {
-	levels := make([]uint32, levelBins)
+	tiles, width := m.Tiles(), m.StepsPerTile()*format.StepCols
+	levels := make([][levelBins]uint32, tiles)
 	shift, base := m.Coding.LowBits, int32(m.Coding.Levels/2)
-	for _, k := range codes {
-		levels[clampBin(k>>shift-base, levelBins)]++
+	for i, k := range codes {
+		levels[i%m.Cols/width][clampBin(k>>shift-base, levelBins)]++
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.bits += bits
-	h := c.levels[m.GroupTable[g]]
-	if h == nil {
-		h = make([]uint64, levelBins)
-		c.levels[m.GroupTable[g]] = h
-	}
-	for i, n := range levels {
-		h[i] += uint64(n)
+	for k, table := range m.ChunkTable[g*tiles : (g+1)*tiles] {
+		h := c.levels[table]
+		if h == nil {
+			h = make([]uint64, levelBins)
+			c.levels[table] = h
+		}
+		for i, n := range levels[k] {
+			h[i] += uint64(n)
+		}
 	}
 	zero := codec.Base(&m.Coding)
 	for _, k := range codes {

@@ -44,8 +44,8 @@ func repeat(c *format.Coded, rows, firstTable int) *format.Coded {
 	for g := range out.Groups() {
 		from := g % whole
 		first, last := from*tiles, (from+1)*tiles
-		out.GroupTable = append(out.GroupTable, c.GroupTable[from]+uint8(firstTable))
 		for k := first; k < last; k++ {
+			out.ChunkTable = append(out.ChunkTable, c.ChunkTable[k]+uint8(firstTable))
 			words := int(c.ChunkOffset[k+1]-c.ChunkOffset[k]) * out.GroupRows(g) / c.Coding.RowsPerGroup // the last group may be lower
 			out.ChunkOffset = append(out.ChunkOffset, out.ChunkOffset[len(out.ChunkOffset)-1]+uint32(words))
 		}
