@@ -78,22 +78,20 @@ template <int S> struct byte_decoder {
 
 template <class Decoder, class T> __device__ __forceinline__ void decode_chunks(const matrix* w, int32_t first_group, int32_t n_groups, T* plane) {
     SHARED_DYNAMIC(uint32_t, table_sh);
-    int32_t tiles = w->tiles, warp = threadIdx.x / WARP, loaded = -1;
+    int32_t tiles = w->tiles, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, loaded = -1;
     const int32_t warps = 8;
     Decoder decoder(w, table_sh, w->float_kind ? 0 : (w->values ? 0 : w->zero) - (int32_t)w->data_zero);
-    // Each block takes a contiguous range of chunks, eight at a time as far as they share a table.
+    // Chunks are numbered tile by tile. Each block takes a contiguous range, eight at a time as far as they share a table.
     int64_t n = (int64_t)n_groups * tiles;
-    int32_t chunk = first_group * tiles + (int32_t)(n * blockIdx.x / gridDim.x);
-    int32_t end = first_group * tiles + (int32_t)(n * (blockIdx.x + 1) / gridDim.x);
-    while (chunk < end) {
-        int32_t group = chunk / tiles, last = (min(chunk + warps, end) - 1) / tiles;
-        int32_t same = same_table(w, group, last - group + 1), stop = min(min(chunk + warps, end), (group + same) * tiles);
-        int32_t index = w->chunk_table[group];
-        if (index != loaded) decoder.load_table(w, index, table_sh);
-        loaded = index;
-        int32_t mine = chunk + warp, g = mine / tiles;
-        if (mine < stop) decoder.chunk(w, g, mine % tiles, plane + (int64_t)(g - first_group) * w->rows_per_group * w->stride);
-        chunk = stop;
+    int32_t i = (int32_t)(n * blockIdx.x / gridDim.x), end = (int32_t)(n * (blockIdx.x + 1) / gridDim.x);
+    while (i < end) {
+        int32_t next = i + lane;
+        table_run run = same_table(next < min(i + warps, end) ? w->chunk_table[(first_group + next % n_groups) * tiles + next / n_groups] : -1);
+        if (run.table != loaded) decoder.load_table(w, run.table, table_sh);
+        loaded = run.table;
+        int32_t mine = i + warp, g = mine % n_groups;
+        if (warp < run.n) decoder.chunk(w, first_group + g, mine / n_groups, plane + (int64_t)g * w->rows_per_group * w->stride);
+        i += run.n;
     }
 }
 

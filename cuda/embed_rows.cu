@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(32) embed_rows_coded(const matrix* 
         return;
     }
     int32_t group = stored / w->rows_per_group, row = stored % w->rows_per_group;
-    const code_table* t = w->tables + w->chunk_table[group];
+    const code_table* t = w->tables + w->chunk_table[group * w->tiles + tile];
     outlier_range outliers = row_outliers(w, group, row);
     pair_decoder d;
     d.open(w, group, tile, t->entries, (1u << t->max_len) - 1);

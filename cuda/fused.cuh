@@ -3,56 +3,40 @@
 #include "gemv_task.cuh"
 #include "huffman.cuh"
 
-// Adds a tile's sums to those of the warp's tiles before it. Collective over the warp.
-__device__ __forceinline__ void add_tile(float* totals, const float* sums, int32_t rows, bool first) {
-    __syncwarp();
-    for (int32_t r = threadIdx.x % WARP; r < rows; r += WARP) totals[r] = first ? sums[r] : totals[r] + sums[r];
-    __syncwarp();
-}
-
-// A block takes a contiguous range of groups. With W warps and T tiles, warps T·i … T·i + T − 1 multiply the tiles of the
-// i-th group of a pass; if W < T, a pass is one group and a warp takes every W-th tile. Sums over tiles are formed in a
-// fixed order, so results do not depend on the grid.
+// A block takes a contiguous range of groups, as many in a pass as it has warps, and a warp takes a group of the pass. Its tiles follow one after
+// the other: sums over them are formed in a fixed order, so results do not depend on the grid. In each tile, warps work at the same time as far as
+// the groups next to each other share a table.
 //
 // Front supplies
 //   load_table(w, index, table_sh)                        collective over the block
-//   product(w, group, tile, sums)                         puts Σ over the tile to sums[row of the group]; collective over the warp
+//   product(w, group, tile, sums)                         puts Σ over the tile to sums[row of the group], or adds it if tile > 0; collective over the warp
 //   finish(w, group, row of the group, sum)               turns a row's sum into the result
 template <class Front> __device__ __forceinline__ void fused_product(Front& front, const gemv_part& part, uint32_t* table_sh, float* sums_sh) {
     int32_t block;
     const gemv_task* task = part.find(&block);
     const matrix* w = task->w;
-    int32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, tiles = w->tiles, height = w->rows_per_group;
-    float* totals_sh = sums_sh + warps * height; // where a warp takes several tiles
-    int32_t team = min(tiles, warps), slots = warps / team, slot = warp / team; // a team of warps per group
+    int32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, tiles = w->tiles, height = w->rows_per_group;
+    float* sums = sums_sh + warp * height; // the warp's own
     int32_t g = (int32_t)((int64_t)w->groups * block / task->blocks), end = (int32_t)((int64_t)w->groups * (block + 1) / task->blocks), loaded = -1;
     while (g < end) {
-        int32_t n = same_table(w, g, min(slots, end - g)), index = w->chunk_table[g];
-        if (index != loaded) front.load_table(w, index, table_sh);
-        loaded = index;
-        int32_t group = g + slot, rows = group < w->groups ? group_rows(w, group) : 0;
-        if (slot < n) {
-            float* sums = sums_sh + warp * height;
-            for (int32_t tile = warp % team; tile < tiles; tile += team) {
-                front.product(w, group, tile, sums);
-                if (team < tiles) add_tile(totals_sh + warp * height, sums, rows, tile < team);
+        int32_t n = min(warps, end - g);
+        for (int32_t tile = 0; tile < tiles; tile++) {
+            for (int32_t first = 0; first < n;) {
+                table_run run = same_table(lane < n - first ? w->chunk_table[(g + first + lane) * tiles + tile] : -1);
+                if (run.table != loaded) front.load_table(w, run.table, table_sh);
+                loaded = run.table;
+                int32_t stop = first + run.n;
+                if (tiles == 1) n = stop; // the other groups wait for no tile: they make a full pass with those behind them
+                if (warp >= first && warp < stop) front.product(w, g + warp, tile, sums);
+                first = stop;
             }
         }
-        if (team > 1)
-            __syncthreads();
-        else
-            __syncwarp();
-        if (slot < n) {
-            for (int32_t r = threadIdx.x - slot * team * WARP; r < rows; r += team * WARP) {
-                float sum = 0;
-                for (int32_t i = 0; i < team; i++) sum += (team < tiles ? totals_sh : sums_sh)[(slot * team + i) * height + r];
-                part.write(w, group * height + r, front.finish(w, group, r, sum));
-            }
+        __syncwarp();
+        if (warp < n) {
+            int32_t rows = group_rows(w, g + warp);
+            for (int32_t r = lane; r < rows; r += WARP) part.write(w, (g + warp) * height + r, front.finish(w, g + warp, r, sums[r]));
         }
-        if (team > 1)
-            __syncthreads();
-        else
-            __syncwarp();
+        __syncwarp();
         g += n;
     }
 }

@@ -95,7 +95,7 @@ template <int G, int S, int BLOCK> struct half_front {
             if (BLOCK) sum *= unit;
             if (has_min) sum = fmaf(minima(w, at, tile, n_steps), min_unit, sum);
             sum = warp_sum(sum);
-            if (lane == 0) sums[r] = sum;
+            if (lane == 0) sums[r] = tile ? sums[r] + sum : sum;
         }
     }
 

@@ -28,7 +28,7 @@ struct float_front {
                     if (c + i < cols) sum = fmaf(level_weight(w, group * w->rows_per_group + r, c + i, p.level[i], p.low[i], outliers), x[c + i], sum);
             }
             sum = warp_sum(sum);
-            if (lane == 0) sums[r] = sum;
+            if (lane == 0) sums[r] = tile ? sums[r] + sum : sum;
         }
     }
 
@@ -38,10 +38,10 @@ struct float_front {
 };
 
 // All kernels of this file, besides what gemv_task.cuh says:
-//   tasks   coded matrices of the same number of tiles; each block takes a contiguous range of groups. With W = tiles·max(1, ⌊8/tiles⌋) warps
-//           at work if tiles ≤ 8, else 8, more than ⌈groups / max(1, ⌊W/tiles⌋)⌉ blocks are too many; a few per multiprocessor are best
+//   tasks   coded matrices; each block takes a contiguous range of groups. More than ⌈groups / 8⌉ blocks leave warps without work; a few per
+//           multiprocessor are best
 //   xp      not read by _f32, may be 0 there
-//   dynamic shared memory  (4 << max_len) + 4·W·rows_per_group bytes, or + 8·W·rows_per_group if tiles > 8; the most of all tasks
+//   dynamic shared memory  (4 << max_len) + 32·rows_per_group bytes, the most of all tasks
 
 // Any coding and scale; accumulates in float32.
 extern "C" __global__ void __launch_bounds__(256, 2) gemv_fused_f32(const gemv_task* tasks, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t first_token, const prepare_task* after) {

@@ -12,11 +12,17 @@ __device__ __forceinline__ uint32_t load_table(const matrix* w, int32_t index, u
     return mask;
 }
 
-// How many of the groups g … g + n − 1 use the same table as group g.
-__device__ __forceinline__ int32_t same_table(const matrix* w, int32_t g, int32_t n) {
-    int32_t k = 1;
-    while (k < n && w->chunk_table[g + k] == w->chunk_table[g]) k++;
-    return k;
+// Chunks next to each other in some order that use the same table.
+struct table_run {
+    int32_t table, n;
+};
+
+// The first run of less than 32 chunks, of which lane i names the i-th one's table; behind the last one, lanes name −1. Collective over the warp.
+__device__ __forceinline__ table_run same_table(int32_t table) {
+    table_run r;
+    r.table = __shfl_sync(ALL_LANES, table, 0);
+    r.n = __ffs((int32_t)__ballot_sync(ALL_LANES, table != r.table)) - 1;
+    return r;
 }
 
 __device__ __forceinline__ int32_t group_rows(const matrix* w, int32_t group) { return min(w->rows_per_group, w->rows - group * w->rows_per_group); }

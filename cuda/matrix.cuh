@@ -21,7 +21,7 @@ struct matrix {
     // Coded form: as in format.Coded.
     const uint32_t* row_order;    // [rows] stored position → row; 0 = natural order
     const uint32_t* row_position; // [rows] row → stored position (inverse of row_order); 0 = natural order
-    const uint8_t* chunk_table;   // [groups] index into tables
+    const uint8_t* chunk_table;   // [groups·tiles] index into tables; this and what follows: chunk = group·tiles + tile
     const uint32_t* chunk_offset; // [groups·tiles + 1]
     const uint16_t* main_words;   // [groups·tiles]
     const uint8_t* lane_tail;     // [groups·tiles][32]

@@ -45,11 +45,11 @@ type builder struct {
 	t      *testing.T
 	rng    *rand.Rand
 	tables []*huffman.Table
-	kinds  int // tables of a matrix, which its groups take in turn
+	kinds  int // tables of a matrix, which its chunks take in turn
 }
 
 func newBuilder(t *testing.T, seed uint64) *builder {
-	return &builder{t: t, rng: rand.New(rand.NewPCG(seed, 2)), kinds: 2}
+	return &builder{t: t, rng: rand.New(rand.NewPCG(seed, 2)), kinds: 3}
 }
 
 // bell returns a level around the middle of the alphabet, sometimes far from it.
@@ -62,7 +62,7 @@ func (b *builder) bell(s spec) int {
 	return max(0, min(levels-1, x))
 }
 
-// build makes a random matrix. Its groups take b.kinds tables in turn.
+// build makes a random matrix. Its chunks take b.kinds tables in turn.
 func (b *builder) build(s spec) *randomMatrix {
 	c := &format.Coded{Rows: s.rows, Cols: s.cols, Scale: s.scale, Coding: format.Coding{
 		RowsPerGroup: s.rowsPerGroup, Levels: s.levels, LowBits: s.lowBits, Zero: s.zero, Float: s.float}}
@@ -97,32 +97,21 @@ func (b *builder) build(s spec) *randomMatrix {
 	return m
 }
 
+// kind tells which of a matrix's tables codes a chunk: in every tile others, and the same for one to four groups next to each other.
+func (b *builder) kind(group, tile int) int { return (group/2 + group/5 + tile) % b.kinds }
+
 func (b *builder) encode(c *format.Coded, levels []uint8, stride, maxLen int) {
 	if maxLen == 0 {
 		maxLen = huffman.MaxCodeLen
 	}
-	first := len(b.tables)
-	tiles := c.Tiles()
-	for kind := range min(b.kinds, c.Groups()) {
-		hist := make([]uint64, c.Coding.Levels*c.Coding.Levels)
-		for g := kind; g < c.Groups(); g += b.kinds {
-			for r := range c.GroupRows(g) {
-				row := levels[(g*c.Coding.RowsPerGroup+r)*stride:][:stride]
-				for i := 0; i < stride; i += 2 {
-					hist[int(row[i])*c.Coding.Levels+int(row[i+1])]++
-				}
-			}
-		}
-		t, err := huffman.Build(hist, c.Coding.Levels, maxLen)
-		require.NoError(b.t, err)
-		b.tables = append(b.tables, t)
-	}
+	kinds := b.buildTables(c, levels, stride, maxLen)
 	for g := range c.Groups() {
-		c.ChunkTable = append(c.ChunkTable, uint8(first+g%b.kinds))
-		for k := range tiles {
+		for k := range c.Tiles() {
+			table := kinds[b.kind(g, k)]
+			c.ChunkTable = append(c.ChunkTable, uint8(table))
 			c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
 			at := g*c.Coding.RowsPerGroup*stride + k*c.StepsPerTile()*format.StepCols
-			words, m, tail, err := b.tables[first+g%b.kinds].EncodeChunk(c.Stream, levels[at:], stride, c.TileSteps(k), c.GroupRows(g))
+			words, m, tail, err := b.tables[table].EncodeChunk(c.Stream, levels[at:], stride, c.TileSteps(k), c.GroupRows(g))
 			require.NoError(b.t, err)
 			for len(words)%8 != 0 {
 				words = append(words, 0)
@@ -134,6 +123,36 @@ func (b *builder) encode(c *format.Coded, levels []uint8, stride, maxLen int) {
 	}
 	c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
 	c.Stream = append(c.Stream, make([]uint32, c.GuardWords())...)
+}
+
+// buildTables makes a table for the chunks of each kind that there are, and returns which.
+func (b *builder) buildTables(c *format.Coded, levels []uint8, stride, maxLen int) map[int]int {
+	hists := make([][]uint64, b.kinds)
+	for g := range c.Groups() {
+		for k := range c.Tiles() {
+			kind := b.kind(g, k)
+			if hists[kind] == nil {
+				hists[kind] = make([]uint64, c.Coding.Levels*c.Coding.Levels)
+			}
+			for r := range c.GroupRows(g) {
+				row := levels[(g*c.Coding.RowsPerGroup+r)*stride+k*c.StepsPerTile()*format.StepCols:][:c.TileSteps(k)*format.StepCols]
+				for i := 0; i < len(row); i += 2 {
+					hists[kind][int(row[i])*c.Coding.Levels+int(row[i+1])]++
+				}
+			}
+		}
+	}
+	tables := map[int]int{}
+	for kind, hist := range hists {
+		if hist == nil {
+			continue
+		}
+		t, err := huffman.Build(hist, c.Coding.Levels, maxLen)
+		require.NoError(b.t, err)
+		tables[kind] = len(b.tables)
+		b.tables = append(b.tables, t)
+	}
+	return tables
 }
 
 // packLow writes part `low` (docs/format.md, 6.4).

@@ -44,12 +44,8 @@ func (l *launcher) chooseProduct(w *weight, sms int) product {
 	l.chooseGemm(&p, &w.desc)
 	if w.form == formCoded {
 		p.gemv, p.prepared = w.fusedGemv()
-		warps, perBlock := fusedWarps(w.Coded.Tiles())
-		p.gemvGrid = min(ceilDiv(w.Coded.Groups(), perBlock), blocksPerSM*sms)
-		p.gemvShared = tableShared(w.desc.MaxLen) + 4*warps*w.Coded.Coding.RowsPerGroup
-		if w.Coded.Tiles() > warps {
-			p.gemvShared += 4 * warps * w.Coded.Coding.RowsPerGroup
-		}
+		p.gemvGrid = min(ceilDiv(w.Coded.Groups(), gemvWarps), blocksPerSM*sms)
+		p.gemvShared = tableShared(w.desc.MaxLen) + 4*gemvWarps*w.Coded.Coding.RowsPerGroup
 		return p
 	}
 	if w.form == formPacked {
@@ -91,16 +87,6 @@ func mixedGemv(a, b kernelID) (mixed kernelID, ok bool) {
 		}
 	}
 	return 0, false
-}
-
-// fusedWarps returns the warps of a block of the fused kernels, and the groups that a block works on at a time: each group's
-// tiles go to as many warps, or all tiles to one block where there are more of them than warps.
-func fusedWarps(tiles int) (warps, groups int) {
-	if tiles > gemvWarps {
-		return gemvWarps, 1
-	}
-	groups = gemvWarps / tiles
-	return tiles * groups, groups
 }
 
 // tableShared returns the bytes of shared memory for a code table.

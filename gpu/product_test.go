@@ -38,6 +38,7 @@ var specs = map[string]spec{
 	"row, low bits, permuted": {rows: 33, cols: 192, rowsPerGroup: 4, levels: 17, lowBits: 2, zero: -34, scale: rowScale, rowOrder: true},
 	"row, 2 tiles":            {rows: 31, cols: 2112, rowsPerGroup: 16, levels: 9, zero: -4, scale: rowScale},
 	"row, 3 tiles, low":       {rows: 33, cols: 4160, rowsPerGroup: 7, levels: 16, lowBits: 1, zero: -16, scale: rowScale},
+	"row, 2 tiles, 20 groups": {rows: 39, cols: 2112, rowsPerGroup: 2, levels: 9, zero: -4, scale: rowScale},
 	"row, 9 tiles":            {rows: 5, cols: 18400, rowsPerGroup: 2, levels: 5, zero: -2, scale: rowScale},
 	"row, outliers":           {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, zero: -4, scale: rowScale, outliers: 6},
 	"row, outliers, low":      {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, lowBits: 2, zero: -18, scale: rowScale, outliers: 6, rowOrder: true},
@@ -231,6 +232,34 @@ func checkProducts(t *testing.T, s spec, exact bool, tokens ...int) {
 				}
 			}
 		}
+	}
+}
+
+// Blocks work on several groups at a time, tile by tile, and on those that share a table in a tile together: sums are the same for every number of blocks.
+func TestProductsDoNotDependOnGrid(t *testing.T) {
+	for _, name := range []string{"row, 2 tiles, 20 groups", "row, 3 tiles, low", "Q6_K", "row, far outliers", "values"} {
+		s := specs[name]
+		s.cols, s.rowsPerGroup = max(s.cols, 2304), 2
+		t.Run(name, func(t *testing.T) {
+			b := newBuilder(t, 14)
+			m := b.build(s)
+			r := newRig(t)
+			w := r.loadOne(b.open(m), "w", formCoded, useProduct)
+			w.product = r.chooseProduct(w, 2)
+			x, bias := normals(b.rng, w.Cols), normals(b.rng, w.Rows)
+			want := referenceProduct(m.values, x, bias)
+			var first []float32
+			for _, w.product.gemvGrid = range []int{1, 2, 3, m.coded.Groups()} {
+				p := r.multiplier(w, x, up(r, bias), 1)
+				r.ok(r.launcher.dev.Do(func() error { return p.runActions(span{0, 1}) }))
+				got := down[float32](r, p.buffers[model.BufProj], w.Rows)
+				requireClose(t, want, got, 1e-6, "%d blocks", w.product.gemvGrid)
+				if first == nil {
+					first = got
+				}
+				assert.Equal(t, first, got, "%d blocks", w.product.gemvGrid)
+			}
+		})
 	}
 }
 

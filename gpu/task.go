@@ -3,6 +3,7 @@ package gpu
 import (
 	"strings"
 
+	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 	"github.com/ellm-gpu/ellm-gpu/internal/predict"
 )
@@ -35,8 +36,9 @@ func (w *weight) task(kernel string, grid driver.Dim, args []uint64) predict.Tas
 	case strings.HasPrefix(kernel, "unpack_codes_") && len(args) > 2: // arguments: matrix, first quad, quads
 		w.toPlane(&t, formPacked, min(int(args[2])*quadRows, w.Rows), 1)
 	case strings.HasPrefix(kernel, "decode_chunks_") && len(args) > 2: // arguments: matrix, first group, groups
-		w.toPlane(&t, formCoded, min(int(args[2])*w.Coded.Coding.RowsPerGroup, w.Rows), w.Coded.Tiles())
-		t.Other += float64(grid.X) * float64(int(1)<<w.desc.MaxLen) * tableEntryCost
+		first, n := int(int32(args[1])), int(int32(args[2]))
+		w.toPlane(&t, formCoded, min(n*w.Coded.Coding.RowsPerGroup, w.Rows), w.Coded.Tiles())
+		t.Other += w.tableCost(decodeLoads(w.Coded, first, n, grid.X))
 	}
 	return t
 }
@@ -51,13 +53,50 @@ func (w *weight) aroundProduct(t *predict.Task) {
 		t.Other = w.packed.expected * outlierCost
 	case formCoded:
 		t.Runs = lanes * rows * float64(w.Coded.Tiles())
-		t.Other = float64(w.product.gemvGrid) * float64(int(1)<<w.desc.MaxLen) * tableEntryCost
+		t.Other = w.tableCost(fusedLoads(w.Coded, w.product.gemvGrid))
 		if n := len(w.Coded.Outliers); n > 0 {
 			t.Other += findCost*rows + outlierCost*float64(n)
 		}
 	default:
 		t.Runs = lanes * rows
 	}
+}
+
+// tableCost returns what bringing code tables to shared memory costs, in instructions of a lane.
+func (w *weight) tableCost(loads int) float64 {
+	return float64(loads) * float64(int(1)<<w.desc.MaxLen) * tableEntryCost
+}
+
+// fusedLoads counts the tables that the blocks of a fused product load, in the order of cuda/fused.cuh.
+func fusedLoads(c *format.Coded, blocks int) int {
+	loads, groups, tiles := 0, c.Groups(), c.Tiles()
+	for b := range blocks {
+		loaded, end := -1, groups*(b+1)/blocks
+		for g := groups * b / blocks; g < end; g += gemvWarps {
+			for k := range tiles {
+				for i := g; i < min(g+gemvWarps, end); i++ {
+					if t := int(c.ChunkTable[i*tiles+k]); t != loaded {
+						loads, loaded = loads+1, t
+					}
+				}
+			}
+		}
+	}
+	return loads
+}
+
+// decodeLoads counts the tables that the blocks of decode_chunks_* load for n groups: each block takes a range of chunks, numbered tile by tile.
+func decodeLoads(c *format.Coded, first, n, blocks int) int {
+	loads, chunks := 0, n*c.Tiles()
+	for b := range blocks {
+		loaded := -1
+		for i := chunks * b / blocks; i < chunks*(b+1)/blocks; i++ {
+			if t := int(c.ChunkTable[(first+i%n)*c.Tiles()+i/n]); t != loaded {
+				loads, loaded = loads+1, t
+			}
+		}
+	}
+	return loads
 }
 
 // toPlane fills in the work of bringing some rows of w from a form to a plane, in `tiles` pieces of a row.
