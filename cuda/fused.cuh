@@ -3,32 +3,40 @@
 #include "gemv_task.cuh"
 #include "huffman.cuh"
 
-// A block takes a contiguous range of groups, as many in a pass as it has warps, and a warp takes a group of the pass. Its tiles follow one after
-// the other: sums over them are formed in a fixed order, so results do not depend on the grid. In each tile, warps work at the same time as far as
-// the groups next to each other share a table.
+// A block takes a contiguous range of groups, as many in a pass as it has warps. The n chunks of a tile go to warps 0 … n − 1, those of the next tile,
+// if there are few groups, to warps n … 2n − 1, and so on; then follow the tiles behind these. Warps whose chunks are neighbours in this order work at
+// the same time as far as they share a table. Sums over tiles are formed in the order of the tiles, so results do not depend on the grid.
 //
 // Front supplies
 //   load_table(w, index, table_sh)                        collective over the block
-//   product(w, group, tile, sums)                         puts Σ over the tile to sums[row of the group], or adds it if tile > 0; collective over the warp
+//   product(w, group, tile, sums, add)                    puts Σ over the tile to sums[row of the group], or adds it; collective over the warp
 //   finish(w, group, row of the group, sum)               turns a row's sum into the result
 template <class Front> __device__ __forceinline__ void fused_product(Front& front, const gemv_part& part, uint32_t* table_sh, float* sums_sh) {
     int32_t block;
     const gemv_task* task = part.find(&block);
     const matrix* w = task->w;
     int32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, tiles = w->tiles, height = w->rows_per_group;
-    float* sums = sums_sh + warp * height; // the warp's own
+    float* sums = sums_sh + warp * height; // the warp's own; of warps 0 … n − 1 the sums over all tiles so far
     int32_t g = (int32_t)((int64_t)w->groups * block / task->blocks), end = (int32_t)((int64_t)w->groups * (block + 1) / task->blocks), loaded = -1;
     while (g < end) {
-        int32_t n = min(warps, end - g);
-        for (int32_t tile = 0; tile < tiles; tile++) {
-            for (int32_t first = 0; first < n;) {
-                table_run run = same_table(lane < n - first ? w->chunk_table[(g + first + lane) * tiles + tile] : -1);
+        int32_t n = min(warps, end - g), abreast = min(warps / n, tiles);
+        for (int32_t tile = 0; tile < tiles; tile += abreast) {
+            int32_t chunks = n * min(abreast, tiles - tile);
+            for (int32_t first = 0; first < chunks;) {
+                int32_t i = first + lane;
+                table_run run = same_table(i < chunks ? w->chunk_table[(g + i % n) * tiles + tile + i / n] : -1);
                 if (run.table != loaded) front.load_table(w, run.table, table_sh);
                 loaded = run.table;
                 int32_t stop = first + run.n;
-                if (tiles == 1) n = stop; // the other groups wait for no tile: they make a full pass with those behind them
-                if (warp >= first && warp < stop) front.product(w, g + warp, tile, sums);
+                if (tiles == 1) n = chunks = stop; // the other groups make a full pass with those behind them
+                if (warp >= first && warp < stop) front.product(w, g + warp % n, tile + warp / n, sums, tile > 0 && warp < n);
                 first = stop;
+            }
+            if (abreast > 1) {
+                __syncthreads();
+                for (int32_t r = lane; warp < n && r < group_rows(w, g + warp); r += WARP)
+                    for (int32_t i = n; i < chunks; i += n) sums[r] += sums[i * height + r];
+                __syncthreads();
             }
         }
         __syncwarp();

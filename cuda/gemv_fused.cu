@@ -12,7 +12,7 @@ struct float_front {
         mask = ::load_table(w, index, table_sh);
     }
 
-    __device__ __forceinline__ void product(const matrix* w, int32_t group, int32_t tile, float* sums) {
+    __device__ __forceinline__ void product(const matrix* w, int32_t group, int32_t tile, float* sums, bool add) {
         int32_t rows = group_rows(w, group), steps = tile_steps(w, tile), cols = w->cols, lane = threadIdx.x % WARP;
         pair_decoder d;
         d.open(w, group, tile, table, mask);
@@ -28,7 +28,7 @@ struct float_front {
                     if (c + i < cols) sum = fmaf(level_weight(w, group * w->rows_per_group + r, c + i, p.level[i], p.low[i], outliers), x[c + i], sum);
             }
             sum = warp_sum(sum);
-            if (lane == 0) sums[r] = tile ? sums[r] + sum : sum;
+            if (lane == 0) sums[r] = add ? sums[r] + sum : sum;
         }
     }
 
@@ -38,8 +38,8 @@ struct float_front {
 };
 
 // All kernels of this file, besides what gemv_task.cuh says:
-//   tasks   coded matrices; each block takes a contiguous range of groups. More than ⌈groups / 8⌉ blocks leave warps without work; a few per
-//           multiprocessor are best
+//   tasks   coded matrices; each block takes a contiguous range of groups. ⌈groups / 8⌉ blocks give every warp a group,
+//           ⌈groups·min(tiles, 8) / 8⌉ a chunk; a few per multiprocessor are best
 //   xp      not read by _f32, may be 0 there
 //   dynamic shared memory  (4 << max_len) + 32·rows_per_group bytes, the most of all tasks
 

@@ -44,7 +44,7 @@ func (l *launcher) chooseProduct(w *weight, sms int) product {
 	l.chooseGemm(&p, &w.desc)
 	if w.form == formCoded {
 		p.gemv, p.prepared = w.fusedGemv()
-		p.gemvGrid = min(ceilDiv(w.Coded.Groups(), gemvWarps), blocksPerSM*sms)
+		p.gemvGrid = fusedGrid(w.Coded, sms)
 		p.gemvShared = tableShared(w.desc.MaxLen) + 4*gemvWarps*w.Coded.Coding.RowsPerGroup
 		return p
 	}
@@ -87,6 +87,16 @@ func mixedGemv(a, b kernelID) (mixed kernelID, ok bool) {
 		}
 	}
 	return 0, false
+}
+
+// fusedGrid returns the blocks of a fused product: a warp for every group, or where that leaves multiprocessors without work, for every chunk.
+func fusedGrid(c *format.Coded, sms int) int {
+	const enough = 2 // blocks for a multiprocessor
+	n := ceilDiv(c.Groups(), gemvWarps)
+	if n < enough*sms {
+		n = ceilDiv(c.Groups()*min(c.Tiles(), gemvWarps), gemvWarps)
+	}
+	return min(n, blocksPerSM*sms)
 }
 
 // tableShared returns the bytes of shared memory for a code table.

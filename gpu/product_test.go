@@ -237,7 +237,7 @@ func checkProducts(t *testing.T, s spec, exact bool, tokens ...int) {
 
 // Blocks work on several groups at a time, tile by tile, and on those that share a table in a tile together: sums are the same for every number of blocks.
 func TestProductsDoNotDependOnGrid(t *testing.T) {
-	for _, name := range []string{"row, 2 tiles, 20 groups", "row, 3 tiles, low", "Q6_K", "row, far outliers", "values"} {
+	for _, name := range []string{"row, 2 tiles, 20 groups", "row, 3 tiles, low", "row, 9 tiles", "Q6_K", "row, far outliers", "values"} {
 		s := specs[name]
 		s.cols, s.rowsPerGroup = max(s.cols, 2304), 2
 		t.Run(name, func(t *testing.T) {
@@ -249,7 +249,7 @@ func TestProductsDoNotDependOnGrid(t *testing.T) {
 			x, bias := normals(b.rng, w.Cols), normals(b.rng, w.Rows)
 			want := referenceProduct(m.values, x, bias)
 			var first []float32
-			for _, w.product.gemvGrid = range []int{1, 2, 3, m.coded.Groups()} {
+			for _, w.product.gemvGrid = range []int{1, 2, 3, 5, 7, m.coded.Groups()} {
 				p := r.multiplier(w, x, up(r, bias), 1)
 				r.ok(r.launcher.dev.Do(func() error { return p.runActions(span{0, 1}) }))
 				got := down[float32](r, p.buffers[model.BufProj], w.Rows)

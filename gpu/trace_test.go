@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/predict"
 )
@@ -108,4 +109,16 @@ func TestHybridOnTheEmulator(t *testing.T) {
 	assert.Positive(t, forms[formCoded])
 	assert.Equal(t, want, greedy(t, b, prompt(9), 8))
 	require.NoError(t, b.Close())
+}
+
+// Tables are loaded where a block comes to a chunk with another one than before: pass by pass, in it tile by tile, or all chunks tile by tile.
+func TestTableLoads(t *testing.T) {
+	c := &format.Coded{Rows: 10, Cols: 33 * format.StepCols, Coding: format.Coding{RowsPerGroup: 1}}
+	require.Equal(t, 2, c.Tiles())
+	c.ChunkTable = []uint8{0, 1, 0, 1, 1, 1, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2} // eight groups of a pass, two of the next
+	for blocks, want := range map[int]int{1: 5, 2: 5, 10: 19} {
+		assert.Equal(t, want, fusedLoads(c, blocks), "%d blocks", blocks)
+	}
+	assert.Equal(t, 3, decodeLoads(c, 0, 10, 1))
+	assert.Equal(t, 4, decodeLoads(c, 1, 3, 2))
 }
