@@ -3,46 +3,53 @@
 #include "gemv_task.cuh"
 #include "huffman.cuh"
 
+// Collective over the warp.
+__device__ __forceinline__ void clear_sums(float* sums, int32_t n) {
+    for (int32_t i = threadIdx.x % WARP; i < n; i += WARP) sums[i] = 0;
+    __syncwarp();
+}
+
 // A block takes a contiguous range of groups, as many in a pass as it has warps. The n chunks of a tile go to warps 0 … n − 1, those of the next tile,
 // if there are few groups, to warps n … 2n − 1, and so on; then follow the tiles behind these. Warps whose chunks are neighbours in this order work at
 // the same time as far as they share a table. Sums over tiles are formed in the order of the tiles, so results do not depend on the grid.
 //
 // Front supplies
 //   load_table(w, index, table_sh)                        collective over the block
-//   product(w, group, tile, sums, add)                    puts Σ over the tile to sums[row of the group], or adds it; collective over the warp
+//   product(w, group, tile, sums)                         adds Σ over the tile to sums[row of the group]; collective over the warp
 //   finish(w, group, row of the group, sum)               turns a row's sum into the result
 template <class Front> __device__ __forceinline__ void fused_product(Front& front, const gemv_part& part, uint32_t* table_sh, float* sums_sh) {
     int32_t block;
     const gemv_task* task = part.find(&block);
     const matrix* w = task->w;
-    int32_t warps = blockDim.x / WARP, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, tiles = w->tiles, height = w->rows_per_group;
-    float* sums = sums_sh + warp * height; // the warp's own; of warps 0 … n − 1 the sums over all tiles so far
+    const int32_t warps = 8;
+    int32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    float* sums = sums_sh + warp * w->rows_per_group; // the warp's own; of warps 0 … n − 1 the sums over all tiles so far
     int32_t g = (int32_t)((int64_t)w->groups * block / task->blocks), end = (int32_t)((int64_t)w->groups * (block + 1) / task->blocks), loaded = -1;
     while (g < end) {
-        int32_t n = min(warps, end - g), abreast = min(warps / n, tiles);
-        for (int32_t tile = 0; tile < tiles; tile += abreast) {
-            int32_t chunks = n * min(abreast, tiles - tile);
-            for (int32_t first = 0; first < chunks;) {
-                int32_t i = first + lane;
-                table_run run = same_table(i < chunks ? w->chunk_table[(g + i % n) * tiles + tile + i / n] : -1);
-                if (run.table != loaded) front.load_table(w, run.table, table_sh);
-                loaded = run.table;
-                int32_t stop = first + run.n;
-                if (tiles == 1) n = chunks = stop; // the other groups make a full pass with those behind them
-                if (warp >= first && warp < stop) front.product(w, g + warp % n, tile + warp / n, sums, tile > 0 && warp < n);
-                first = stop;
+        int32_t n = min(warps, end - g);
+        for (int32_t chunk = 0; chunk < n * w->tiles;) { // of the pass, tile by tile
+            int32_t most = n * (warps / n), first = chunk - chunk % most, stop = min(first + most, n * w->tiles), i = chunk + lane;
+            table_run run = same_table(i < stop ? w->chunk_table[(g + i % n) * w->tiles + i / n] : -1);
+            if (run.table != loaded) front.load_table(w, run.table, table_sh);
+            loaded = run.table;
+            if (w->tiles == 1) n = run.n; // the other groups make a full pass with those behind them
+            int32_t mine = first + warp, next = chunk + run.n;
+            if (mine >= chunk && mine < next) {
+                if (first == 0 || warp >= n) clear_sums(sums, w->rows_per_group);
+                front.product(w, g + warp % n, mine / n, sums);
             }
-            if (abreast > 1) {
+            chunk = next;
+            if (chunk == stop && stop - first > n) { // sums of several tiles
                 __syncthreads();
                 for (int32_t r = lane; warp < n && r < group_rows(w, g + warp); r += WARP)
-                    for (int32_t i = n; i < chunks; i += n) sums[r] += sums[i * height + r];
+                    for (int32_t other = n; other < stop - first; other += n) sums[r] += sums[other * w->rows_per_group + r];
                 __syncthreads();
             }
         }
         __syncwarp();
         if (warp < n) {
             int32_t rows = group_rows(w, g + warp);
-            for (int32_t r = lane; r < rows; r += WARP) part.write(w, (g + warp) * height + r, front.finish(w, g + warp, r, sums[r]));
+            for (int32_t r = lane; r < rows; r += WARP) part.write(w, (g + warp) * w->rows_per_group + r, front.finish(w, g + warp, r, sums[r]));
         }
         __syncwarp();
         g += n;
