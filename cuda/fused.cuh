@@ -3,19 +3,13 @@
 #include "gemv_task.cuh"
 #include "huffman.cuh"
 
-// Collective over the warp.
-__device__ __forceinline__ void clear_sums(float* sums, int32_t n) {
-    for (int32_t i = threadIdx.x % WARP; i < n; i += WARP) sums[i] = 0;
-    __syncwarp();
-}
-
 // A block takes a contiguous range of groups, as many in a pass as it has warps. The n chunks of a tile go to warps 0 … n − 1, those of the next tile,
 // if there are few groups, to warps n … 2n − 1, and so on; then follow the tiles behind these. Warps whose chunks are neighbours in this order work at
 // the same time as far as they share a table. Sums over tiles are formed in the order of the tiles, so results do not depend on the grid.
 //
 // Front supplies
 //   load_table(w, index, table_sh)                        collective over the block
-//   product(w, group, tile, sums)                         adds Σ over the tile to sums[row of the group]; collective over the warp
+//   product(w, group, tile, sums, add)                    puts Σ over the tile to sums[row of the group], or adds it; collective over the warp
 //   finish(w, group, row of the group, sum)               turns a row's sum into the result
 template <class Front> __device__ __forceinline__ void fused_product(Front& front, const gemv_part& part, uint32_t* table_sh, float* sums_sh) {
     int32_t block;
@@ -34,10 +28,7 @@ template <class Front> __device__ __forceinline__ void fused_product(Front& fron
             loaded = run.table;
             if (w->tiles == 1) n = run.n; // the other groups make a full pass with those behind them
             int32_t mine = first + warp, next = chunk + run.n;
-            if (mine >= chunk && mine < next) {
-                if (first == 0 || warp >= n) clear_sums(sums, w->rows_per_group);
-                front.product(w, g + warp % n, mine / n, sums);
-            }
+            if (mine >= chunk && mine < next) front.product(w, g + warp % n, mine / n, sums, first > 0 && warp < n);
             chunk = next;
             if (chunk == stop && stop - first > n) { // sums of several tiles
                 __syncthreads();

@@ -72,7 +72,7 @@ template <int G, int S, int BLOCK> struct half_front {
         return sum;
     }
 
-    __device__ __forceinline__ void product(const matrix* w, int32_t group, int32_t tile, float* sums) {
+    __device__ __forceinline__ void product(const matrix* w, int32_t group, int32_t tile, float* sums, bool add) {
         int32_t rows = group_rows(w, group), n_steps = tile_steps(w, tile), lane = threadIdx.x % WARP, first_step = tile * w->steps_per_tile;
         const uint4* x_tile = prepared_stepped(part.xp(), w->steps) + tile * ((w->steps_per_tile + 3) / 4) * WARP + lane;
         int32_t row_words = n_steps * w->max_len / 32 + 2; // a row takes at most
@@ -95,7 +95,7 @@ template <int G, int S, int BLOCK> struct half_front {
             if (BLOCK) sum *= unit;
             if (has_min) sum = fmaf(minima(w, at, tile, n_steps), min_unit, sum);
             sum = warp_sum(sum);
-            if (lane == 0) sums[r] += sum;
+            if (lane == 0) sums[r] = add ? sums[r] + sum : sum;
         }
     }
 

@@ -12,7 +12,7 @@ struct float_front {
         mask = ::load_table(w, index, table_sh);
     }
 
-    __device__ __forceinline__ void product(const matrix* w, int32_t group, int32_t tile, float* sums) {
+    __device__ __forceinline__ void product(const matrix* w, int32_t group, int32_t tile, float* sums, bool add) {
         int32_t rows = group_rows(w, group), steps = tile_steps(w, tile), cols = w->cols, lane = threadIdx.x % WARP;
         pair_decoder d;
         d.open(w, group, tile, table, mask);
@@ -28,7 +28,7 @@ struct float_front {
                     if (c + i < cols) sum = fmaf(level_weight(w, group * w->rows_per_group + r, c + i, p.level[i], p.low[i], outliers), x[c + i], sum);
             }
             sum = warp_sum(sum);
-            if (lane == 0) sums[r] += sum;
+            if (lane == 0) sums[r] = add ? sums[r] + sum : sum;
         }
     }
 
