@@ -26,7 +26,7 @@ func (p *program) compressCommand() *cli.Command {
 			&cli.StringFlag{Name: "scheme", Usage: "entrollm-u8, entrollm-u4 (the quantizers of arXiv 2505.02380), or bf16 (weights as 16-bit floats)"},
 			&cli.BoolFlag{Name: "lossless", Usage: "keep the weights of an already quantized or 16-bit file exactly"},
 			&cli.StringFlag{Name: "imatrix", Usage: "importance matrix written by llama-imatrix"},
-			&cli.Float64Flag{Name: "exponent", Usage: fmt.Sprintf("with --imatrix or --calibrate: a column's step goes with E[x²] to the minus this (%g)", convert.DefaultExponent)},
+			&cli.Float64Flag{Name: "exponent", Usage: "with --imatrix or --calibrate: a column's step goes with E[x²] to the minus this (0.33, or 0.4 where similar columns are sorted)"},
 			&cli.StringFlag{Name: "calibrate", Usage: "text file to calibrate with: the model is run over it, and errors are placed where they hurt least"},
 			&cli.IntFlag{Name: "calibrate-tokens", Usage: fmt.Sprintf("with --calibrate: how many tokens of the text are used (%d)", convert.DefaultTokens)},
 			&cli.IntFlag{Name: "calibrate-self", Usage: "calibrate with this many `TOKENS` that the model writes itself (4096 are a good amount), without other text or in addition to it"},
@@ -40,6 +40,7 @@ func (p *program) compressCommand() *cli.Command {
 			&cli.BoolFlag{Name: "no-columns", Usage: "without --imatrix and --calibrate: do not look at the activations that random tokens cause"},
 			&cli.BoolFlag{Name: "no-centroid", Usage: "reconstruct weights at the middle of cells"},
 			&cli.BoolFlag{Name: "no-row-classes", Usage: "one code table for each matrix"},
+			&cli.BoolFlag{Name: "no-column-classes", Usage: "do not sort the columns of wide matrices so that similar ones share code tables"},
 			&cli.Float64Flag{Name: "row-exponent", Value: convert.DefaultRowExponent, Usage: "a row's step goes with its mean magnitude to this power"},
 			&cli.StringFlag{Name: "offsets", Usage: "JSON file of bits above the average by type of matrix (as bench/probe writes it), or none"},
 			jsonFlag(),
@@ -182,7 +183,7 @@ func compressOptions(c *cli.Context) (convert.Options, error) {
 // tuning reads the flags that change single ingredients.
 func tuning(c *cli.Context) (convert.Tuning, error) {
 	x := c.Float64("row-exponent")
-	t := convert.Tuning{NoColumns: c.Bool("no-columns"), NoCentroid: c.Bool("no-centroid"), NoRowClasses: c.Bool("no-row-classes"), RowExponent: &x}
+	t := convert.Tuning{NoColumns: c.Bool("no-columns"), NoCentroid: c.Bool("no-centroid"), NoRowClasses: c.Bool("no-row-classes"), NoColumnClasses: c.Bool("no-column-classes"), RowExponent: &x}
 	switch file := c.String("offsets"); file {
 	case "":
 	case "none":

@@ -15,7 +15,7 @@ func (p *program) inspectCommand() *cli.Command {
 		Usage:     "show what is in a model: per tensor bits per weight, entropy, and what the coding adds to it",
 		ArgsUsage: "MODEL.ellm",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "source", Usage: "the file or directory that the model was compressed from: adds the signal-to-noise ratio (SQNR) of every tensor"},
+			&cli.StringFlag{Name: "source", Usage: "the file or directory that the model was compressed from: adds the signal-to-noise ratio (SQNR) of every tensor, where columns were not rescaled"},
 			jsonFlag(),
 		},
 		Action: p.inspect,

@@ -24,13 +24,14 @@ type Trainer struct {
 	coding format.Coding
 	single bool
 	mu     sync.Mutex
-	rows   map[int]*class // by the row's entropy class
-	groups map[int]*class // by the entropy class of the group passed to Add
-	class  []uint8        // entropy class of every row
-	n      int            // rows added
+	tile   int             // columns of a tile
+	rows   map[int][]class // by the row's entropy class, per tile
+	groups map[int][]class // by the entropy class of the group passed to Add, per tile
+	class  []uint8         // entropy class of every row
+	n      int             // rows added
 }
 
-// class collects the statistics of rows that will share a table.
+// class collects the statistics of one tile of rows that will share a table.
 type class struct {
 	pairs  []uint64 // counts of symbols(levels)
 	levels []uint64 // counts of levels+1
@@ -38,7 +39,8 @@ type class struct {
 
 // NewTrainer starts a matrix of cols columns. With single set all rows are one class, so that one table results.
 func NewTrainer(cols int, coding format.Coding, single bool) *Trainer {
-	return &Trainer{cols: cols, coding: coding, single: single, rows: map[int]*class{}, groups: map[int]*class{}}
+	shape := format.Coded{Rows: 1, Cols: cols}
+	return &Trainer{cols: cols, coding: coding, single: single, tile: shape.StepsPerTile() * format.StepCols, rows: map[int][]class{}, groups: map[int][]class{}}
 }
 
 // Add counts consecutive rows of codes, from row `first` on: in natural row order they would form one group.
@@ -50,10 +52,9 @@ func (t *Trainer) Add(first int, codes []int32) error {
 	stride := t.cols + t.cols%2
 	levels := make([]uint8, n*stride)
 	splitLevels(levels, codes, &t.coding, t.cols, stride)
-	a := t.coding.Levels
-	group := &counts{pairs: make([]uint32, symbols(a)), levels: make([]uint32, a+1)}
-	byClass := map[int]*counts{}
-	rowLevels := make([]uint32, a+1)
+	group := t.newCounts()
+	byClass := map[int][]counts{}
+	rowLevels := make([]uint32, t.coding.Levels+1)
 	rowClass := make([]uint8, n)
 	for r := range n {
 		row := levels[r*stride : (r+1)*stride]
@@ -63,18 +64,19 @@ func (t *Trainer) Add(first int, codes []int32) error {
 		}
 		k := t.classOf(rowLevels)
 		rowClass[r] = uint8(k)
-		c := byClass[k]
-		if c == nil {
-			c = &counts{pairs: make([]uint32, symbols(a)), levels: make([]uint32, a+1)}
-			byClass[k] = c
+		if byClass[k] == nil {
+			byClass[k] = t.newCounts()
 		}
-		countPairs(c.pairs, row, a)
-		for i, n := range rowLevels {
-			c.levels[i] += n
-		}
+		t.count(byClass[k], row)
 	}
-	for _, c := range byClass {
-		group.add(c)
+	all := make([]uint32, t.coding.Levels+1)
+	for _, tiles := range byClass {
+		for i := range tiles {
+			group[i].add(&tiles[i])
+			for l, n := range tiles[i].levels {
+				all[l] += n
+			}
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -86,11 +88,32 @@ func (t *Trainer) Add(first int, codes []int32) error {
 	for k, c := range byClass {
 		addTo(t.rows, k, c)
 	}
-	addTo(t.groups, t.classOf(group.levels), group)
+	addTo(t.groups, t.classOf(all), group)
 	return nil
 }
 
+// counts are a class's while they are collected.
 type counts struct{ pairs, levels []uint32 }
+
+// newCounts returns zeros for every tile.
+func (t *Trainer) newCounts() []counts {
+	tiles := make([]counts, (t.cols+t.tile-1)/t.tile)
+	for i := range tiles {
+		tiles[i] = counts{pairs: make([]uint32, symbols(t.coding.Levels)), levels: make([]uint32, t.coding.Levels+1)}
+	}
+	return tiles
+}
+
+// count adds a row, padded to an even number of columns.
+func (t *Trainer) count(tiles []counts, row []uint8) {
+	for i := range tiles {
+		from, c := i*t.tile, &tiles[i]
+		countPairs(c.pairs, row[from:min(from+t.tile, len(row))], t.coding.Levels)
+		for _, l := range row[from:min(from+t.tile, t.cols)] {
+			c.levels[l]++
+		}
+	}
+}
 
 func (c *counts) add(o *counts) {
 	for i, n := range o.pairs {
@@ -101,17 +124,21 @@ func (c *counts) add(o *counts) {
 	}
 }
 
-func addTo(m map[int]*class, k int, c *counts) {
-	to := m[k]
-	if to == nil {
-		to = &class{pairs: make([]uint64, len(c.pairs)), levels: make([]uint64, len(c.levels))}
-		m[k] = to
+func addTo(m map[int][]class, k int, tiles []counts) {
+	if m[k] == nil {
+		m[k] = make([]class, len(tiles))
 	}
-	for i, n := range c.pairs {
-		to.pairs[i] += uint64(n)
-	}
-	for i, n := range c.levels {
-		to.levels[i] += uint64(n)
+	for i, c := range tiles {
+		to := &m[k][i]
+		if to.pairs == nil {
+			*to = class{pairs: make([]uint64, len(c.pairs)), levels: make([]uint64, len(c.levels))}
+		}
+		for j, n := range c.pairs {
+			to.pairs[j] += uint64(n)
+		}
+		for j, n := range c.levels {
+			to.levels[j] += uint64(n)
+		}
 	}
 }
 
@@ -119,6 +146,10 @@ func (t *Trainer) classOf(levels []uint32) int {
 	if t.single {
 		return 0
 	}
+	return entropyClass(levels)
+}
+
+func entropyClass[T uint32 | uint64](levels []T) int {
 	return int(math.Round(classesPerBit * Entropy(levels)))
 }
 
@@ -138,14 +169,16 @@ func Entropy[T uint32 | uint64](hist []T) float64 {
 }
 
 // classBits returns the entropy of the levels of all classes, in bits.
-func classBits(m map[int]*class) float64 {
+func classBits(m map[int][]class) float64 {
 	total := 0.0
 	for _, k := range SortedKeys(m) {
-		n := uint64(0)
-		for _, v := range m[k].levels {
-			n += v
+		for _, c := range m[k] {
+			n := uint64(0)
+			for _, v := range c.levels {
+				n += v
+			}
+			total += float64(n) * Entropy(c.levels)
 		}
-		total += float64(n) * Entropy(m[k].levels)
 	}
 	return total
 }
@@ -188,15 +221,24 @@ func (t *Trainer) AddTo(b *Bins) {
 	if t.sorts() {
 		m = t.rows
 	}
-	for k, c := range m {
-		key := binKey{levels: t.coding.Levels, kind: kindOf(&t.coding), cost: costOf(&t.coding), class: k}
-		if h := b.hist[key]; h != nil {
-			for i, n := range c.pairs {
-				h[i] += n
+	for k, tiles := range m {
+		for _, c := range tiles {
+			if len(tiles) > 1 && !t.single { // tiles differ where columns are sorted
+				k = entropyClass(c.levels)
 			}
-		} else {
-			b.hist[key] = slices.Clone(c.pairs)
+			b.add(binKey{levels: t.coding.Levels, kind: kindOf(&t.coding), cost: costOf(&t.coding), class: k}, c.pairs)
 		}
+	}
+}
+
+func (b *Bins) add(key binKey, pairs []uint64) {
+	h := b.hist[key]
+	if h == nil {
+		b.hist[key] = slices.Clone(pairs)
+		return
+	}
+	for i, n := range pairs {
+		h[i] += n
 	}
 }
 

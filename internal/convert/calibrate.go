@@ -21,7 +21,7 @@ type Calibration struct {
 	Text          string    // file of text, if there is no Imatrix. What the model is later judged by must not be in it
 	Tokens        int       // how many tokens of Text are used; 0: DefaultTokens
 	Own           [][]int32 // beside Text or instead of it: texts as the model itself writes them, each read from an empty cache
-	Exponent      float64   // a column's step goes with the inverse mean square of its input to this power; 0: DefaultExponent
+	Exponent      float64   // a column's step goes with the inverse mean square of its input to this power; 0: what the matrix allows, see columns.go
 	Damping       float64   // share by which mean squares are increased before error feedback; 0: DefaultDamping
 	NoSensitivity bool      // with texts: fixed rules for the steps of types of matrices and of rows, whatever derivatives say
 	NoFeedback    bool      // with texts: choose column steps only
@@ -38,9 +38,8 @@ func (c *Calibration) hasText() bool { return c.Text != "" || len(c.Own) > 0 }
 
 // Defaults of Calibration.
 const (
-	DefaultTokens   = 1 << 14
-	DefaultExponent = 0.4
-	DefaultDamping  = 0.3
+	DefaultTokens  = 1 << 14
+	DefaultDamping = 0.3
 )
 
 const (
@@ -58,9 +57,6 @@ func (c *Calibration) check(s Scheme) error {
 	if c.Tokens == 0 {
 		c.Tokens = DefaultTokens
 	}
-	if c.Exponent == 0 {
-		c.Exponent = DefaultExponent
-	}
 	if c.Damping == 0 {
 		c.Damping = DefaultDamping
 	}
@@ -75,7 +71,7 @@ func (c *Calibration) check(s Scheme) error {
 		return errors.New("calibrate with an importance matrix, with text or with an earlier calibration, not with two of them")
 	case c.Tokens < calibrationContext || c.Tokens > maxTextBytes:
 		return fmt.Errorf("%d tokens for calibration, expected %d to %d", c.Tokens, calibrationContext, maxTextBytes)
-	case !(c.Exponent > 0 && c.Exponent <= 1):
+	case !(c.Exponent >= 0 && c.Exponent <= 1):
 		return fmt.Errorf("an exponent of %g, expected more than 0, up to 1", c.Exponent)
 	case !(c.Damping > 0 && c.Damping <= 100):
 		return fmt.Errorf("a damping of %g, expected more than 0, up to 100", c.Damping)
@@ -83,13 +79,21 @@ func (c *Calibration) check(s Scheme) error {
 	return nil
 }
 
+// exponent returns what the file's metadata says of Exponent.
+func (c *Calibration) exponent() any {
+	if c.Exponent == 0 {
+		return []float64{columnExponent, sortedExponent}
+	}
+	return c.Exponent
+}
+
 // settings returns what the file's metadata says.
 func (c *Calibration) settings() map[string]any {
 	switch {
 	case c.Imatrix != "":
-		return map[string]any{"imatrix": filepath.Base(c.Imatrix), "exponent": c.Exponent}
+		return map[string]any{"imatrix": filepath.Base(c.Imatrix), "exponent": c.exponent()}
 	case c.hasText() || c.Saved != "":
-		return map[string]any{"text": c.name, "tokens": c.used, "exponent": c.Exponent, "damping": c.Damping, "feedback": !c.NoFeedback, "sensitivity": !c.NoSensitivity}
+		return map[string]any{"text": c.name, "tokens": c.used, "exponent": c.exponent(), "damping": c.Damping, "feedback": !c.NoFeedback, "sensitivity": !c.NoSensitivity}
 	}
 	return nil
 }
@@ -139,7 +143,7 @@ func (j *job) calibrate(dir string) error {
 		return err
 	}
 	j.columns = map[string]float64{}
-	j.fold = &folding{cols: map[string][]float32{}, rows: map[string][]float32{}}
+	j.fold = newFolding()
 	j.seen = &imatrix.File{Matrices: map[string]*imatrix.Matrix{}, ChunkSize: calibrationContext}
 	progress := func(done, total int64) { j.progress("calibrate", done, total) }
 	if c := &j.opt.Calibration; c.Saved != "" {
@@ -294,14 +298,14 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 
 // foldColumns rescales an input's columns by what is left of their mean squares, and returns the factors, or nil.
 func (j *job) foldColumns(in *model.Input, left []float64) []float32 {
-	if len(in.Scaled) == 0 {
+	if !rescalable(in) {
 		return nil
 	}
 	logs := make([]float64, in.Width/in.Repeat)
 	for i, x := range left {
 		logs[in.Row(i)] += math.Log(x) / float64(in.Repeat)
 	}
-	j.fold.add(in, columnFactors(logs, j.opt.Calibration.Exponent))
+	j.fold.add(in, columnFactors(logs, j.exponent(in)))
 	return j.fold.cols[in.Weights[0]]
 }
 

@@ -51,12 +51,13 @@ type Options struct {
 
 // Tuning switches ingredients of SchemeBPW off or changes them, to see what they are worth. The zero value is the best that is known.
 type Tuning struct {
-	NoColumns    bool          // equal steps for all columns, if there is no Calibration
-	NoCentroid   bool          // reconstruct at the middle of cells
-	NoRowClasses bool          // one code table for each matrix, rows in natural order
-	RowExponent  *float64      // a row's step goes with its mean magnitude to this power; nil: DefaultRowExponent
-	Offsets      quant.Offsets // nil: quant.DefaultOffsets
-	Kappa        float64       // the step in units of each matrix's rms and offset, whatever file size results; 0: by file size
+	NoColumns       bool          // equal steps and code tables for all columns, if there is no Calibration
+	NoCentroid      bool          // reconstruct at the middle of cells
+	NoRowClasses    bool          // one code table for each matrix, rows in natural order
+	NoColumnClasses bool          // columns in natural order
+	RowExponent     *float64      // a row's step goes with its mean magnitude to this power; nil: DefaultRowExponent
+	Offsets         quant.Offsets // nil: quant.DefaultOffsets
+	Kappa           float64       // the step in units of each matrix's rms and offset, whatever file size results; 0: by file size
 }
 
 // check completes t.
@@ -140,6 +141,9 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 	settings := map[string]any{}
 	if s := j.opt.Calibration.settings(); s != nil {
 		settings["calibration"] = s
+	}
+	if j.fold != nil {
+		settings[settingRescaled] = true
 	}
 	tables, err := j.write(outPath, settings)
 	defer func() {
@@ -337,10 +341,17 @@ type plan struct {
 	coding    format.Coding
 	scale     format.Scale
 	levelBits float64  // of the levels per weight, about; sizes the row groups
-	order     []uint32 // stored position → row, or nil
+	rows      []uint32 // row of the file's matrix → the source's; nil: the same
+	cols      []uint32 // likewise columns
+	order     []uint32 // stored position → row of the file's matrix, or nil
 	scales    codec.Scales
 	noise     []float64 // squared error of every row, if it is quantized
 	signal    []float64 // squared weights of every row
+}
+
+// shape returns the geometry of the coded matrix.
+func (p *plan) shape() *format.Coded {
+	return &format.Coded{Rows: p.info.Rows, Cols: p.info.Cols, Coding: p.coding}
 }
 
 func (p *plan) weights() int64 { return int64(p.info.Rows) * int64(p.info.Cols) }

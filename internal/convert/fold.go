@@ -8,12 +8,21 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
-// folding rescales columns of matrices so that one uniform grid suits them all, and undoes it for free: what produces a matrix's input
-// (a norm, or the rows of another matrix) carries the factors. The model computes the same function.
+// folding rescales columns of matrices so that one uniform grid suits them all, and undoes it: what produces a matrix's input
+// (a norm, or the rows of another matrix) carries the factors, or the file has scales of the columns. The model computes the same function.
 type folding struct {
 	cols map[string][]float32 // matrix → factor d of each column; the matrix that is quantized is W·diag(1/d)
 	rows map[string][]float32 // matrix or vector → factor of each row or element
+	kept map[string][]float32 // those of cols that become column scales
 }
+
+func newFolding() *folding {
+	return &folding{cols: map[string][]float32{}, rows: map[string][]float32{}, kept: map[string][]float32{}}
+}
+
+// rescalable tells whether an input's columns can be rescaled: something carries the factors, or there is only one matrix. (Column scales of several
+// would need an input of their own each.)
+func rescalable(in *model.Input) bool { return len(in.Scaled) > 0 || len(in.Weights) == 1 }
 
 // Limits of a column's factor. A column that the text never excites must not become worthless.
 const (
@@ -22,16 +31,14 @@ const (
 	meanFloor = 1e-4 // of a mean square, relative to the columns' mean
 )
 
-// newFolding chooses factors d = E[x²]^(−exponent) for every input whose activations are known and whose factors something can carry.
-// meanSq returns the mean squares of a matrix's input, or nil; exponent that of the input, 0 for equal factors.
-func newFolding(prog *model.Program, meanSq func(weight string) []float32, exponent func(weight string) float64) *folding {
-	f := &folding{cols: map[string][]float32{}, rows: map[string][]float32{}}
+// foldMeans chooses factors d = E[x²]^(−exponent) for every input whose activations are known and whose columns can be rescaled.
+// meanSq returns the mean squares of a matrix's input, or nil.
+func foldMeans(prog *model.Program, meanSq func(weight string) []float32, exponent func(in *model.Input) float64) *folding {
+	f := newFolding()
 	for _, in := range prog.Inputs() {
-		h, x := logMeans(&in, meanSq), exponent(in.Weights[0])
-		if h == nil || len(in.Scaled) == 0 || x == 0 {
-			continue
+		if h := logMeans(&in, meanSq); h != nil && rescalable(&in) {
+			f.add(&in, columnFactors(h, exponent(&in)))
 		}
-		f.add(&in, columnFactors(h, x))
 	}
 	return f
 }
@@ -48,6 +55,17 @@ func (f *folding) add(in *model.Input, perRow []float32) {
 	for _, s := range in.Scaled {
 		f.rows[s] = perRow
 	}
+	if len(in.Scaled) == 0 {
+		f.kept[in.Weights[0]] = cols
+	}
+}
+
+// columnScales returns the scales that a matrix's columns have in the file, or nil.
+func (f *folding) columnScales(name string) []float32 {
+	if f == nil {
+		return nil
+	}
+	return f.kept[name]
 }
 
 // row returns the factor of a row of a matrix.
@@ -181,12 +199,12 @@ func (j *job) foldImatrix() error {
 	if used == 0 {
 		return fmt.Errorf("%s: knows none of the model's matrices (made with another model?)", path)
 	}
-	j.fold = newFolding(prog, func(w string) []float32 {
+	j.fold = foldMeans(prog, func(w string) []float32 {
 		if m := file.Matrices[w]; m != nil {
 			return m.MeanSq
 		}
 		return nil
-	}, func(string) float64 { return j.opt.Calibration.Exponent })
+	}, j.exponent)
 	j.src = newFoldedSource(j.src, j.fold)
 	return nil
 }

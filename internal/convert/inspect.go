@@ -2,12 +2,16 @@ package convert
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"sync"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
 )
+
+// settingRescaled is set in format.Meta.Quantizer of a file whose columns have other scales, or another order, than the source's.
+const settingRescaled = "rescaled"
 
 // Sizes splits the bits of coded weights by purpose. All numbers are bytes.
 type Sizes struct {
@@ -100,8 +104,12 @@ const (
 
 func clampBin(x int32, bins int) int { return min(max(int(x)+bins/2, 0), bins-1) }
 
-// Inspect decodes everything in r and measures it. With a reference, the source that r was made from, weights are compared with its.
+// Inspect decodes everything in r and measures it. With a reference, the source that r was made from, weights are compared with its, if they can be.
 func Inspect(ctx context.Context, r *format.Reader, reference Source, progress Progress) (*InspectReport, error) {
+	if reference != nil && r.Meta().Quantizer[settingRescaled] == true {
+		return nil, fmt.Errorf("%s: its columns were rescaled and sorted when it was made, so its single weights are not those of %s (compress prints the signal-to-noise ratio; eval kld --reference compares what both predict)",
+			r.Path(), reference.Path())
+	}
 	rep := &InspectReport{Path: r.Path(), Scheme: r.Meta().Scheme, Source: r.Meta().Source, Quantizer: r.Meta().Quantizer, Tables: len(r.Tables()), FileBytes: r.FileSize()}
 	v, err := newVisit(ctx, r, progress)
 	if err != nil {

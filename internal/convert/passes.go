@@ -24,6 +24,7 @@ const (
 type scratch struct {
 	floats []float32
 	ints   []int32
+	row    []int32
 	bits   []uint16
 	blocks Blocks
 }
@@ -148,25 +149,39 @@ func (p *plan) choose(sample []int32, candidates []format.Coding) float64 {
 	return bits
 }
 
+// sourceRow returns the source's row that is stored at position i.
+func (p *plan) sourceRow(i int) int {
+	if p.order != nil {
+		i = int(p.order[i])
+	}
+	if p.rows != nil {
+		i = int(p.rows[i])
+	}
+	return i
+}
+
 // codes reads the codes of the stored positions [p0, p1) into s.ints.
 func (p *plan) codes(p0, p1 int, s *scratch, final bool) ([]int32, error) {
 	cols := p.info.Cols
 	out := grow(&s.ints, (p1-p0)*cols)
-	row := func(i int) int {
-		if p.order == nil {
-			return i
-		}
-		return int(p.order[i])
-	}
 	for i := p0; i < p1; {
-		n := 1
-		for i+n < p1 && row(i+n) == row(i)+n {
+		r, n := p.sourceRow(i), 1
+		for i+n < p1 && p.sourceRow(i+n) == r+n {
 			n++
 		}
-		if err := p.m.rows(row(i), row(i)+n, out[(i-p0)*cols:(i-p0+n)*cols], s, final); err != nil {
+		if err := p.m.rows(r, r+n, out[(i-p0)*cols:(i-p0+n)*cols], s, final); err != nil {
 			return nil, err
 		}
 		i += n
+	}
+	if p.cols != nil {
+		row := grow(&s.row, cols)
+		for i := 0; i < len(out); i += cols {
+			copy(row, out[i:i+cols])
+			for c, from := range p.cols {
+				out[i+c] = row[from]
+			}
+		}
 	}
 	if base := codec.Base(&p.coding); base != 0 && !p.m.ready() {
 		for i := range out {
@@ -257,6 +272,7 @@ func (j *job) encodeMatrix(p *plan, pool *codec.Pool, count func(int64)) error {
 	if c, err = e.Finish(); err != nil {
 		return err
 	}
+	p.scales.RowScale, p.scales.ColScale = pick(p.scales.RowScale, p.rows), pick(p.scales.ColScale, p.cols)
 	if err := p.scales.Store(c); err != nil {
 		return err
 	}
@@ -284,7 +300,7 @@ func (j *job) writeRaw(p *plan) error {
 		return err
 	}
 	out.Data = make([]byte, 0, 4*n)
-	for i, x := range w {
+	for i, x := range pick(w, p.cols) { // of vectors only
 		if x-x != 0 {
 			return quant.FiniteError(i / p.info.Cols)
 		}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
@@ -85,7 +84,7 @@ func (j *job) overhead(tables []*huffman.Table) int64 {
 		if p.m == nil {
 			continue
 		}
-		c := &format.Coded{Rows: p.info.Rows, Cols: p.info.Cols, Coding: p.coding}
+		c := p.shape()
 		const parts = 8
 		n += parts*partGap + sectionGap + indexBytes + 2*int64(c.Rows) // row_scale
 		if p.order != nil {

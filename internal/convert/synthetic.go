@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
 // How a model is run without any text.
@@ -17,13 +18,14 @@ const (
 	zipfOffset = 100
 )
 
-// syntheticExponent returns what newFolding needs. What random tokens tell about real activations is least for the inputs of ffn_down: logarithms
-// of E[x²] correlate by 0.2 for Qwen2.5-Coder-1.5B and 0.6 for SmolLM2-135M there, by 0.7 to 0.9 where the input comes from a norm.
-func syntheticExponent(weight string) float64 {
-	if matrixType(weight) == "ffn_down" {
+// syntheticExponent returns what foldMeans needs. What random tokens tell about real activations is least for the inputs of ffn_down: logarithms
+// of E[x²] correlate by 0.2 for Qwen2.5-Coder-1.5B and 0.6 for SmolLM2-135M there, by 0.7 to 0.9 where the input comes from a norm. What is only
+// estimated gets smaller exponents than what was seen (columns.go).
+func syntheticExponent(in *model.Input) float64 {
+	if matrixType(in.Weights[0]) == "ffn_down" {
 		return 0.15
 	}
-	return 0.3
+	return 0.22
 }
 
 // synthesize rescales the source's columns by the activations that random tokens cause. Which elements of an activation are large
@@ -41,7 +43,7 @@ func (j *job) synthesize() error {
 	if err != nil {
 		return fmt.Errorf("running the model over random tokens: %w", err)
 	}
-	j.fold = newFolding(prog, func(w string) []float32 { return meanSq[w] }, syntheticExponent)
+	j.fold = foldMeans(prog, func(w string) []float32 { return meanSq[w] }, syntheticExponent)
 	j.src = newFoldedSource(j.src, j.fold)
 	return nil
 }

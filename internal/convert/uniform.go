@@ -70,6 +70,7 @@ func (j *job) tied() bool {
 func (m *uniformMatrix) allocate() {
 	m.p.noise = make([]float64, m.p.info.Rows)
 	m.p.scales.RowScale = make([]uint16, m.p.info.Rows)
+	m.p.scales.ColScale = m.fold.columnScales(m.p.info.Name)
 }
 
 func (m *uniformMatrix) rows(r0, r1 int, dst []int32, s *scratch, final bool) error {
@@ -197,6 +198,9 @@ func (j *job) fit(settings map[string]any) (tables []*huffman.Table, err error) 
 	}
 	if j.kappa == 0 {
 		j.weigh(ms)
+		if err := j.sortColumns(); err != nil {
+			return nil, err
+		}
 	}
 	if j.opt.Tuning.Kappa != 0 {
 		return j.fixed(ms, settings)

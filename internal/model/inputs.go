@@ -8,6 +8,9 @@ type Input struct {
 	// Scaled are the tensors whose rows (of vectors: elements) carry the factors: a norm's weight, or a matrix and its bias. Empty if
 	// there is nothing that would.
 	Scaled []string
+	// Ordered are tensors whose rows (of vectors: elements) could be put in another order, and the matrices' columns likewise, without a change of
+	// the model's function: the two matrices, and their biases, whose products a SwiGLU joins. Empty if there are none.
+	Ordered []string
 	// Period and Repeat say which row element i belongs to (see Row). Heads that share their values give Repeat > 1.
 	Period, Repeat int
 }
@@ -108,6 +111,9 @@ func (f *flow) input(w, width int) Input {
 	default:
 		return in
 	}
+	if n.Op == OpSwiGLU {
+		in.Ordered = f.ordered(w)
+	}
 	if source < 0 {
 		return in
 	}
@@ -120,4 +126,23 @@ func (f *flow) input(w, width int) Input {
 		in.Scaled = append(in.Scaled, s.Bias)
 	}
 	return in
+}
+
+// ordered returns Input.Ordered of the vector that the SwiGLU at node w writes.
+func (f *flow) ordered(w int) (tensors []string) {
+	for _, buffer := range []Buffer{f.p.Nodes[w].A, f.p.Nodes[w].B} {
+		source := f.from[w][buffer]
+		if source < 0 {
+			return nil
+		}
+		s := &f.p.Nodes[source]
+		if s.Op != OpMatMul || len(f.readers[source]) > 1 || f.uses[s.Weight] > 1 {
+			return nil
+		}
+		tensors = append(tensors, s.Weight)
+		if s.Bias != "" {
+			tensors = append(tensors, s.Bias)
+		}
+	}
+	return tensors
 }

@@ -25,6 +25,8 @@ func TestInputs(t *testing.T) {
 	require.Equal(t, []string{"blk.1.ffn_norm.weight"}, in[6].Scaled)
 	require.Equal(t, []string{"blk.1.ffn_down.weight"}, in[7].Weights)
 	require.Equal(t, []string{"blk.1.ffn_up.weight"}, in[7].Scaled)
+	require.Equal(t, []string{"blk.1.ffn_gate.weight", "blk.1.ffn_up.weight"}, in[7].Ordered)
+	require.Empty(t, in[6].Ordered)
 	require.Equal(t, 40, in[7].Width)
 	require.Equal(t, []string{"output.weight"}, in[8].Weights)
 	require.Equal(t, []string{"output_norm.weight"}, in[8].Scaled)
