@@ -22,7 +22,7 @@ type Calibration struct {
 	Tokens        int       // how many tokens of Text are used; 0: DefaultTokens
 	Own           [][]int32 // beside Text or instead of it: texts as the model itself writes them, each read from an empty cache
 	Exponent      float64   // a column's step goes with the inverse mean square of its input to this power; 0: what the matrix allows, see columns.go
-	Damping       float64   // share by which mean squares are increased before error feedback; 0: DefaultDamping
+	Damping       float64   // share by which mean squares are increased before error feedback, if there are many tokens; 0: DefaultDamping
 	NoSensitivity bool      // with texts: fixed rules for the steps of types of matrices and of rows, whatever derivatives say
 	NoFeedback    bool      // with texts: choose column steps only
 	Save          string    // with texts: file for the importance matrix, in the form that Imatrix names
@@ -46,7 +46,10 @@ const (
 	calibrationContext = 512     // tokens that are read from an empty cache
 	maxTextBytes       = 1 << 26 // of the text that are looked at
 	minGain            = 0.1     // bits per weight for which error feedback is used
-	minSamples         = 2       // tokens per column for which it is
+	minSamples         = 1       // tokens per column for which it is
+	// The fewer tokens a column has, the less is certain of how it depends on others: with as many as columns, mean squares are increased by 1 + sparseness
+	// times Calibration.Damping.
+	sparseness = 4
 )
 
 // check completes c.
@@ -258,7 +261,7 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 	if mean == 0 {
 		return nil
 	}
-	damp := 1 + j.opt.Calibration.Damping
+	damp := 1 + j.opt.Calibration.Damping*(1+sparseness*float64(n)/float64(tokens))
 	for i := range diag {
 		diag[i] = max(diag[i], meanFloor*mean) * damp
 		s[calibrate.Diagonal(s, n, i)] = float32(diag[i])

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -35,17 +36,39 @@ func (j *job) synthesize() error {
 	if err != nil {
 		return err
 	}
-	text, err := j.syntheticText()
+	meanSq, err := j.guess(prog)
 	if err != nil {
 		return err
-	}
-	meanSq, err := calibrate.MeanSquares(j.ctx, prog, j.sourceWeights(), [][]int32{text}, func(done, total int64) { j.progress("activations", done, total) })
-	if err != nil {
-		return fmt.Errorf("running the model over random tokens: %w", err)
 	}
 	j.fold = foldMeans(prog, func(w string) []float32 { return meanSq[w] }, syntheticExponent)
 	j.src = newFoldedSource(j.src, j.fold)
 	return nil
+}
+
+// guess returns E[x²] of the columns of all matrices over random tokens.
+func (j *job) guess(prog *model.Program) (map[string][]float32, error) {
+	text, err := j.syntheticText()
+	if err != nil {
+		return nil, err
+	}
+	meanSq, err := calibrate.MeanSquares(j.ctx, prog, j.sourceWeights(), [][]int32{text}, func(done, total int64) { j.progress("activations", done, total) })
+	if err != nil {
+		return nil, fmt.Errorf("running the model over random tokens: %w", err)
+	}
+	return meanSq, nil
+}
+
+// GuessMeanSquares returns the mean squares that Compress chooses the steps of columns by if it has nothing to calibrate with: matrix → columns.
+func GuessMeanSquares(ctx context.Context, src Source) (map[string][]float32, error) {
+	j, err := newJob(ctx, src, Options{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	prog, err := j.program()
+	if err != nil {
+		return nil, err
+	}
+	return j.guess(prog)
 }
 
 // syntheticText returns random tokens, always the same.
