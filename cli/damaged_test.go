@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
@@ -60,7 +62,7 @@ func TestDamagedContainersAreRefused(t *testing.T) {
 		"empty":          {nil, "empty"},
 		"wrong magic":    {append([]byte("GGUF"), good[4:]...), "not an .ellm file"},
 		"text":           {[]byte("hello, world\n"), "not an .ellm file"},
-		"future version": {patched(good, func(h []byte) { le.PutUint32(h[8:], 3) }), "container version 3"},
+		"future version": {patched(good, func(h []byte) { le.PutUint32(h[8:], format.Version+1) }), fmt.Sprint("container version ", format.Version+1)},
 		"old version":    {patched(good, func(h []byte) { le.PutUint32(h[8:], 1) }), "compress the model again from its source"},
 		"no sections":    {patched(good, func(h []byte) { le.PutUint32(h[12:], 0) }), "0 sections"},
 		"many sections":  {patched(good, func(h []byte) { le.PutUint32(h[12:], 1<<31) }), "sections"},
