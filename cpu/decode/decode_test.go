@@ -40,13 +40,22 @@ func grouped(t testing.TB, rng *rand.Rand, perGroup, rows, cols, levels, lowBits
 			hist[int(m[i-1])*levels+int(m[i])]++
 		}
 	}
-	tab, err := huffman.Build(hist, levels, maxLen)
-	require.NoError(t, err)
+	var tables []*huffman.Table
+	for range 2 { // neighbouring chunks have different tables
+		tab, err := huffman.Build(hist, levels, maxLen)
+		require.NoError(t, err)
+		tables = append(tables, tab)
+		for i := range hist {
+			if hist[i] > 0 {
+				hist[i] += hist[len(hist)-1-i]
+			}
+		}
+	}
 	for g := range c.Groups() {
 		for k := range c.Tiles() {
-			c.ChunkTable = append(c.ChunkTable, 0)
+			c.ChunkTable = append(c.ChunkTable, uint8((g+k)%2))
 			c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
-			words, main, tail, err := tab.EncodeChunk(c.Stream, m[g*c.Coding.RowsPerGroup*stride+k*c.StepsPerTile()*format.StepCols:], stride, c.TileSteps(k), c.GroupRows(g))
+			words, main, tail, err := tables[(g+k)%2].EncodeChunk(c.Stream, m[g*c.Coding.RowsPerGroup*stride+k*c.StepsPerTile()*format.StepCols:], stride, c.TileSteps(k), c.GroupRows(g))
 			require.NoError(t, err)
 			for len(words)%8 != 0 {
 				words = append(words, 0)
@@ -61,7 +70,7 @@ func grouped(t testing.TB, rng *rand.Rand, perGroup, rows, cols, levels, lowBits
 		want[i] = uint16(a) << lowBits
 	}
 	addLow(rng, c, want, stride)
-	return c, []*huffman.Table{tab}, want
+	return c, tables, want
 }
 
 // addLow fills the low-bit plane with random bits and adds them to the integers, bit by bit as docs/format.md 6.4 says.
