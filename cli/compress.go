@@ -32,7 +32,7 @@ func (p *program) compressCommand() *cli.Command {
 			&cli.IntFlag{Name: "calibrate-self", Usage: "calibrate with this many `TOKENS` that the model writes itself (4096 are a good amount), without other text or in addition to it"},
 			deviceFlag(),
 			&cli.BoolFlag{Name: "no-feedback", Usage: "with --calibrate: choose column steps, but no error feedback"},
-			&cli.Float64Flag{Name: "damping", Usage: fmt.Sprintf("with --calibrate: share by which mean squares are increased (%g)", convert.DefaultDamping)},
+			&cli.Float64Flag{Name: "damping", Usage: fmt.Sprintf("with --calibrate: share by which mean squares are increased (%g, with the model's own text alone %g)", convert.DefaultDamping, convert.OwnDamping)},
 			&cli.StringFlag{Name: "save-calibration", Usage: "with --calibrate: also write what was found to a file for --calibration (2 × columns² bytes for each input: 5 GB for a 1.5B model)"},
 			&cli.StringFlag{Name: "calibration", Usage: "instead of --calibrate: file that --save-calibration wrote"},
 			&cli.BoolFlag{Name: "no-sensitivity", Usage: "with --calibrate: do not measure how much errors of each matrix and row hurt"},

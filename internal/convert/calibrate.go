@@ -22,7 +22,7 @@ type Calibration struct {
 	Tokens        int       // how many tokens of Text are used; 0: DefaultTokens
 	Own           [][]int32 // beside Text or instead of it: texts as the model itself writes them, each read from an empty cache
 	Exponent      float64   // a column's step goes with the inverse mean square of its input to this power; 0: what the matrix allows, see columns.go
-	Damping       float64   // share by which mean squares are increased before error feedback, if there are many tokens; 0: DefaultDamping
+	Damping       float64   // share by which mean squares are increased before error feedback, if there are many tokens; 0: DefaultDamping, or OwnDamping
 	NoSensitivity bool      // with texts: fixed rules for the steps of types of matrices and of rows, whatever derivatives say
 	NoFeedback    bool      // with texts: choose column steps only
 	Save          string    // with texts: file for the importance matrix, in the form that Imatrix names
@@ -40,6 +40,7 @@ func (c *Calibration) hasText() bool { return c.Text != "" || len(c.Own) > 0 }
 const (
 	DefaultTokens  = 1 << 14
 	DefaultDamping = 0.3
+	OwnDamping     = 1.5 // with Own alone: a model dwells on few subjects, and how inputs depend on each other there is less true elsewhere
 )
 
 const (
@@ -60,9 +61,6 @@ func (c *Calibration) check(s Scheme) error {
 	if c.Tokens == 0 {
 		c.Tokens = DefaultTokens
 	}
-	if c.Damping == 0 {
-		c.Damping = DefaultDamping
-	}
 	switch {
 	case s != SchemeBPW:
 		return fmt.Errorf("calibration goes with scheme %s only, not with %s", SchemeBPW, s)
@@ -76,10 +74,21 @@ func (c *Calibration) check(s Scheme) error {
 		return fmt.Errorf("%d tokens for calibration, expected %d to %d", c.Tokens, calibrationContext, maxTextBytes)
 	case !(c.Exponent >= 0 && c.Exponent <= 1):
 		return fmt.Errorf("an exponent of %g, expected more than 0, up to 1", c.Exponent)
-	case !(c.Damping > 0 && c.Damping <= 100):
+	case !(c.Damping >= 0 && c.Damping <= 100):
 		return fmt.Errorf("a damping of %g, expected more than 0, up to 100", c.Damping)
 	}
 	return nil
+}
+
+// damping returns Damping or its default, once the name of the text is known.
+func (c *Calibration) damping() float64 {
+	switch {
+	case c.Damping != 0:
+		return c.Damping
+	case c.name == ownText:
+		return OwnDamping
+	}
+	return DefaultDamping
 }
 
 // exponent returns what the file's metadata says of Exponent.
@@ -96,7 +105,7 @@ func (c *Calibration) settings() map[string]any {
 	case c.Imatrix != "":
 		return map[string]any{"imatrix": filepath.Base(c.Imatrix), "exponent": c.exponent()}
 	case c.hasText() || c.Saved != "":
-		return map[string]any{"text": c.name, "tokens": c.used, "exponent": c.exponent(), "damping": c.Damping, "feedback": !c.NoFeedback, "sensitivity": !c.NoSensitivity}
+		return map[string]any{"text": c.name, "tokens": c.used, "exponent": c.exponent(), "damping": c.damping(), "feedback": !c.NoFeedback, "sensitivity": !c.NoSensitivity}
 	}
 	return nil
 }
@@ -261,7 +270,7 @@ func (j *job) moments(in *model.Input, s []float32, tokens int) error {
 	if mean == 0 {
 		return nil
 	}
-	damp := 1 + j.opt.Calibration.Damping*(1+sparseness*float64(n)/float64(tokens))
+	damp := 1 + j.opt.Calibration.damping()*(1+sparseness*float64(n)/float64(tokens))
 	for i := range diag {
 		diag[i] = max(diag[i], meanFloor*mean) * damp
 		s[calibrate.Diagonal(s, n, i)] = float32(diag[i])

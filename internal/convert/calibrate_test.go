@@ -181,16 +181,16 @@ func TestCompressOwnText(t *testing.T) {
 	require.NoError(t, os.WriteFile(text, []byte(testmodel.HeldOut()), 0o600))
 	j := testJob(t, "qwen2", Options{})
 	own := windows(t, j, calibrationContext, 4)
-	meanSquares := func(name string, c Calibration) *imatrix.File {
+	meanSquares := func(name string, damping float64, c Calibration) *imatrix.File {
 		c.NoFeedback, c.Save = true, filepath.Join(dir, name)
-		_, err := Compress(context.Background(), j.src, filepath.Join(dir, "m.ellm"), Options{BPW: 4, Calibration: c}, nil)
-		require.NoError(t, err)
+		r, _ := compress(t, j.src, Options{BPW: 4, Calibration: c})
+		require.Equal(t, damping, r.Meta().Quantizer["calibration"].(map[string]any)["damping"])
 		f, err := imatrix.Read(c.Save)
 		require.NoError(t, err)
 		return f
 	}
-	both := meanSquares("both", Calibration{Text: text, Tokens: 1024, Own: own[2:]})
-	alone := meanSquares("own", Calibration{Own: own})
+	both := meanSquares("both", DefaultDamping, Calibration{Text: text, Tokens: 1024, Own: own[2:]})
+	alone := meanSquares("own", OwnDamping, Calibration{Own: own})
 	require.Equal(t, []string{"text.txt and the model's own text"}, both.Datasets)
 	require.Equal(t, []string{"the model's own text"}, alone.Datasets)
 	for name, m := range alone.Matrices {
