@@ -244,9 +244,9 @@ func (w *weight) describe(tables []*huffman.Table) error {
 	d.Levels, d.LowBits, d.Zero = int32(c.Coding.Levels), int32(c.Coding.LowBits), c.Coding.Zero
 	d.Stride = d.Steps * format.StepCols
 	var seen [256]bool
-	for g, t := range c.ChunkTable {
+	for i, t := range c.ChunkTable {
 		if int(t) >= len(tables) {
-			return fmt.Errorf("tensor %s: chunk_table[%d] is %d, but the file has %d tables", w.Name, g, t, len(tables))
+			return fmt.Errorf("tensor %s: chunk_table[%d] is %d, but the file has %d tables", w.Name, i, t, len(tables))
 		}
 		if !seen[t] {
 			d.MaxLen = max(d.MaxLen, int32(longestCode(tables[t])))

@@ -50,9 +50,8 @@ const (
 	maxTile   = format.MaxTileSteps * stepCols
 )
 
-// cost rounds m with steps d = steps^(−exponent), column by column, and weighs errors by weight.
-func cost(m *matrix, weight, steps []float32, exponent float64, tiles int) result {
-	d := factors(steps, exponent)
+// cost rounds m with steps that go with d, column by column, and weighs errors by weight.
+func cost(m *matrix, weight, d []float32, tiles int) result {
 	hist := make([][levels]uint32, m.cols)
 	squares := make([]float64, m.cols)
 	noise := 0.0
@@ -60,14 +59,14 @@ func cost(m *matrix, weight, steps []float32, exponent float64, tiles int) resul
 	for row := range slices.Chunk(m.weights, m.cols) {
 		abs := 0.0
 		for c, w := range row {
-			scaled[c] = float32(float64(w) / d[c])
+			scaled[c] = w / d[c]
 			abs += math.Abs(float64(scaled[c])) / float64(m.cols)
 		}
 		scale, _ := quant.Row(codes, scaled, float32(meanStep*abs), true)
 		for c, q := range codes {
 			hist[c][min(max(q+levels/2, 0), levels-1)]++
 			squares[c] += float64(q) * float64(q)
-			e := (float64(scaled[c]) - float64(scale)*float64(q)) * d[c]
+			e := (float64(scaled[c]) - float64(scale)*float64(q)) * float64(d[c])
 			noise += e * e * float64(weight[c])
 		}
 	}
@@ -77,27 +76,11 @@ func cost(m *matrix, weight, steps []float32, exponent float64, tiles int) resul
 		order[c] = c
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return int(math.Copysign(1, squares[a]-squares[b])) })
-	tiles = max(tiles, (m.cols+maxTile-1)/maxTile)
-	width := (m.cols/stepCols + tiles - 1) / tiles * stepCols
-	error := math.Log2(noise/n) / 2
-	return result{entropy(hist, order, m.cols)/n + error, entropy(hist, order, max(width, stepCols))/n + error}
-}
-
-// factors returns steps^(−exponent) with a geometric mean of 1, as compress limits them.
-func factors(steps []float32, exponent float64) []float64 {
-	mean, logs := 0.0, make([]float64, len(steps))
-	for _, x := range steps {
-		mean += float64(x) / float64(len(steps))
-	}
-	center := 0.0
-	for i, x := range steps {
-		logs[i] = -exponent * math.Log(max(float64(x), meanFloor*mean))
-		center += logs[i] / float64(len(steps))
-	}
-	for i, x := range logs {
-		logs[i] = min(max(math.Exp(x-center), 1/maxFactor), maxFactor)
-	}
-	return logs
+	shape := format.Coded{Rows: 1, Cols: m.cols}
+	tiles = max(tiles, shape.Tiles())
+	width := (shape.Steps() + tiles - 1) / tiles * format.StepCols
+	worth := math.Log2(noise/n) / 2
+	return result{entropy(hist, order, m.cols)/n + worth, entropy(hist, order, width)/n + worth}
 }
 
 // entropy returns the bits of all levels if every `width` columns, in the given order, have a distribution of their own.

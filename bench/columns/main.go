@@ -9,9 +9,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -70,42 +72,47 @@ func run(out io.Writer, in, imatrixFile string, rows, tiles int) error {
 		if err != nil {
 			return fmt.Errorf("tensor %s: %w", t.Name, err)
 		}
+		bits, err := costs(x, m.MeanSq, guessed[t.Name], tiles)
+		if err != nil {
+			return fmt.Errorf("tensor %s: %w", t.Name, err)
+		}
 		parts := strings.Split(t.Name, ".")
 		for _, kind := range []string{parts[max(0, len(parts)-2)], "total"} {
 			if kinds[kind] == nil {
 				kinds[kind] = &gains{}
 			}
-			kinds[kind].weights += float64(t.Rows) * float64(t.Cols)
-		}
-		var bits [2][len(exponents)]result
-		codec.Parallel(2*len(exponents), func(k int) {
-			steps := m.MeanSq
-			if k%2 == 1 {
-				steps = guessed[t.Name]
-			}
-			bits[k%2][k/2] = cost(x, m.MeanSq, steps, exponents[k/2], tiles)
-		})
-		for _, kind := range []string{parts[max(0, len(parts)-2)], "total"} {
-			kinds[kind].add(&bits, float64(t.Rows)*float64(t.Cols))
+			kinds[kind].add(bits, float64(t.Rows)*float64(t.Cols))
 		}
 	}
 	if len(kinds) == 0 {
 		return fmt.Errorf("%s knows none of the matrices of %s", imatrixFile, in)
 	}
-	names := make([]string, 0, len(kinds))
-	for k := range kinds {
-		names = append(names, k)
-	}
-	slices.Sort(names)
-	fmt.Fprintln(out, "bits per weight saved, after equal steps and one table     seen            guessed")
-	fmt.Fprintln(out, "kind                  weights  exponent       one table  classes  one table  classes")
-	for _, k := range names {
-		kinds[k].print(out, k)
-	}
+	report(out, kinds)
 	return nil
 }
 
+// costs returns what a matrix takes with every exponent, by what is seen and by what is guessed.
+func costs(x *matrix, seen, guessed []float32, tiles int) (*[2][len(exponents)]result, error) {
+	var bits [2][len(exponents)]result
+	for s, meanSq := range [][]float32{seen, guessed} {
+		if convert.ColumnFactors(meanSq, 0) == nil {
+			return nil, errors.New("its input is always 0")
+		}
+		codec.Parallel(len(exponents), func(i int) { bits[s][i] = cost(x, seen, convert.ColumnFactors(meanSq, exponents[i]), tiles) })
+	}
+	return &bits, nil
+}
+
+func report(out io.Writer, kinds map[string]*gains) {
+	fmt.Fprintln(out, "bits per weight saved, after equal steps and one table     seen            guessed")
+	fmt.Fprintln(out, "kind                  weights  exponent       one table  classes  one table  classes")
+	for _, k := range slices.Sorted(maps.Keys(kinds)) {
+		kinds[k].print(out, k)
+	}
+}
+
 func (g *gains) add(bits *[2][len(exponents)]result, weights float64) {
+	g.weights += weights
 	for s := range bits {
 		for i := range bits[s] {
 			g.bits[s][i].single += weights * bits[s][i].single

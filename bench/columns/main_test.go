@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ellm-gpu/ellm-gpu/internal/convert"
 	"github.com/ellm-gpu/ellm-gpu/internal/imatrix"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
@@ -29,9 +30,10 @@ func TestCost(t *testing.T) {
 	for range 64 * cols {
 		m.weights = append(m.weights, float32(rng.NormFloat64()))
 	}
-	equal := cost(m, seen, seen, 0, 16)
+	by := func(exponent float64) result { return cost(m, seen, convert.ColumnFactors(seen, exponent), 16) }
+	equal := by(0)
 	require.InDelta(t, equal.single, equal.classes, 0.02) // what sorting by chance gives
-	half, third := cost(m, seen, seen, 0.5, 16), cost(m, seen, seen, 0.3, 16)
+	half, third := by(0.5), by(0.3)
 	assert.InDelta(t, (math.Log2(am)-gm)/2, equal.single-half.classes, 0.05)
 	assert.Greater(t, half.single, third.single)
 	assert.Less(t, half.classes, third.classes)

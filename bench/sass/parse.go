@@ -137,7 +137,7 @@ var marks = []struct {
 
 // weights counts the weights (times tokens) that the instructions of one pass handle in a lane.
 func weights(name string, code []instruction) int {
-	if strings.HasPrefix(name, "gemv_fused_") && (countOps(code, "HFMA2")+countOps(code, "FFMA") == 0 || countOps(code, "SHF") == 0) {
+	if strings.HasPrefix(name, "gemv_fused_") && (countOps(code, "HFMA2")+countOps(code, "FFMA") == 0 || countOps(code, "SHF") == 0 || stores(code)) {
 		return 0 // reads shared memory for something else than decoding
 	}
 	if m := packedName.FindStringSubmatch(name); m != nil {
@@ -155,6 +155,11 @@ func weights(name string, code []instruction) int {
 		}
 	}
 	return 0
+}
+
+// stores tells whether the code waits for other warps or writes to device memory: the ends of rows do, and what prepares the next input, but no decoding.
+func stores(code []instruction) bool {
+	return countOps(code, "BAR")+countOps(code, "ST")+countOps(code, "STG") > 0
 }
 
 // packedName matches the products with packed codes, and their bits.

@@ -86,15 +86,12 @@ func logMeans(in *model.Input, meanSq func(string) []float32) []float64 {
 			continue
 		}
 		n++
-		mean := 0.0
-		for _, x := range h {
-			mean += float64(x) / float64(len(h))
-		}
-		if mean == 0 {
+		logs := logarithms(h)
+		if logs == nil {
 			return nil
 		}
-		for i, x := range h {
-			out[in.Row(i)] += math.Log(max(float64(x), meanFloor*mean)) / float64(in.Repeat)
+		for i, x := range logs {
+			out[in.Row(i)] += x / float64(in.Repeat)
 		}
 	}
 	if n == 0 {
@@ -104,6 +101,31 @@ func logMeans(in *model.Input, meanSq func(string) []float32) []float64 {
 		out[i] /= float64(n)
 	}
 	return out
+}
+
+// logarithms returns ln E[x²], not too far below that of the mean; nil if all are 0.
+func logarithms(meanSq []float32) []float64 {
+	mean := 0.0
+	for _, x := range meanSq {
+		mean += float64(x) / float64(len(meanSq))
+	}
+	if mean == 0 {
+		return nil
+	}
+	out := make([]float64, len(meanSq))
+	for i, x := range meanSq {
+		out[i] = math.Log(max(float64(x), meanFloor*mean))
+	}
+	return out
+}
+
+// ColumnFactors returns the factors of the steps of columns whose inputs have these mean squares: E[x²]^(−exponent), scaled to a geometric mean of 1 and
+// clipped. Nil: all are 0.
+func ColumnFactors(meanSq []float32, exponent float64) []float32 {
+	if logs := logarithms(meanSq); logs != nil {
+		return columnFactors(logs, exponent)
+	}
+	return nil
 }
 
 // columnFactors returns exp(−exponent·h), scaled to a geometric mean of 1 and clipped.
