@@ -81,7 +81,8 @@ func TestEverySchemeRuns(t *testing.T) {
 			onlyFiles(t, filepath.Dir(model), "model.ellm")
 			mustRun(t, "verify", model)
 			assert.Contains(t, mustRun(t, "inspect", model).out, "blk.0.attn_q.weight")
-			o := mustRun(t, "run", model, "--device", "cpu", "--raw", "-p", "// Reset resets the", "-n", "8", "--temp", "0", "--ignore-eos", "--json")
+			o := mustRun(t, "run", model, "--device", "cpu", "--raw", "-p", "// Reset resets the", "-n", "8", "--temp", "0",
+				"--ignore-eos", "--json")
 			assert.Len(t, decodeJSON[resultJSON](t, o).Tokens, 8)
 		})
 	}
@@ -93,7 +94,8 @@ func TestRunMatchesTheReference(t *testing.T) {
 	model := compressed(t, "--lossless")
 	for _, plan := range []string{"resident", "fused"} {
 		for _, want := range golden.Llama.Prompts {
-			o := mustRun(t, "run", model, "--device", "cpu", "--plan", plan, "--raw", "-p", want.Text, "-n", "64", "--temp", "0", "--ignore-eos", "--json")
+			o := mustRun(t, "run", model, "--device", "cpu", "--plan", plan, "--raw", "-p", want.Text, "-n", "64", "--temp", "0",
+				"--ignore-eos", "--json")
 			r := decodeJSON[resultJSON](t, o)
 			assert.Equal(t, want.Greedy, r.Tokens, "%s: %q", plan, want.Text)
 			assert.Equal(t, want.Output, r.Text)
@@ -109,7 +111,8 @@ func TestRunAppliesTheChatTemplate(t *testing.T) {
 	require.NoError(t, err)
 	model := compressed(t, "--lossless")
 	for _, want := range golden.Llama.Chat {
-		r := decodeJSON[resultJSON](t, mustRun(t, "run", model, "--device", "cpu", "-p", want.Message, "-n", "64", "--temp", "0", "--json"))
+		r := decodeJSON[resultJSON](t, mustRun(t, "run", model, "--device", "cpu", "-p", want.Message, "-n", "64", "--temp", "0",
+			"--json"))
 		assert.Equal(t, want.Output, r.Text)
 		assert.Equal(t, len(want.Tokens), r.PromptTokens)
 		assert.EqualValues(t, "eos", r.StopReason)
@@ -119,7 +122,8 @@ func TestRunAppliesTheChatTemplate(t *testing.T) {
 func TestRunHumanOutput(t *testing.T) {
 	model := compressed(t, "--lossless")
 	o := mustRun(t, "run", model, "--device", "cpu", "--raw", "-p", "// Reset resets the", "-n", "4", "--temp", "0")
-	r := decodeJSON[resultJSON](t, mustRun(t, "run", model, "--device", "cpu", "--raw", "-p", "// Reset resets the", "-n", "4", "--temp", "0", "--json"))
+	r := decodeJSON[resultJSON](t, mustRun(t, "run", model, "--device", "cpu", "--raw", "-p", "// Reset resets the", "-n", "4",
+		"--temp", "0", "--json"))
 	assert.Equal(t, r.Text+"\n", o.out, "standard output carries the text alone")
 	assert.Contains(t, o.err, "device: cpu")
 	assert.Contains(t, o.err, "memory plan")
@@ -129,7 +133,8 @@ func TestRunHumanOutput(t *testing.T) {
 func TestRunReadsStandardInput(t *testing.T) {
 	model := compressed(t, "--lossless")
 	direct := mustRun(t, "run", model, "--device", "cpu", "--raw", "-p", "// Reset resets the", "-n", "4", "--temp", "0")
-	piped := ellmCtx(context.Background(), "// Reset resets the\n", "run", model, "--device", "cpu", "--raw", "-n", "4", "--temp", "0")
+	piped := ellmCtx(context.Background(), "// Reset resets the\n", "run", model, "--device", "cpu", "--raw", "-n", "4",
+		"--temp", "0")
 	assert.Equal(t, exitOK, piped.code)
 	assert.Equal(t, direct.out, piped.out)
 	assert.Equal(t, exitUsage, ellm("run", model, "--device", "cpu").code, "empty standard input is no prompt")
@@ -141,7 +146,8 @@ func TestRunReadsStandardInput(t *testing.T) {
 func TestRunOptions(t *testing.T) {
 	model := compressed(t, "--lossless")
 	run := func(options ...string) resultJSON {
-		return decodeJSON[resultJSON](t, mustRun(t, append([]string{"run", model, "--device", "cpu", "--raw", "-p", "// Reset resets the", "-n", "12", "--json"}, options...)...))
+		return decodeJSON[resultJSON](t, mustRun(t,
+			append([]string{"run", model, "--device", "cpu", "--raw", "-p", "// Reset resets the", "-n", "12", "--json"}, options...)...))
 	}
 	greedy := run("--temp", "0")
 	assert.Equal(t, run("--temp", "1", "--seed", "7").Tokens, run("--seed", "7", "--temp", "1").Tokens)
@@ -212,17 +218,18 @@ func TestCompressRefusals(t *testing.T) {
 		"size of a page":      {[]string{in, "-o", out, "--size", "4K"}, exitUsage, "bits per weight asked for"},
 		"size no number":      {[]string{in, "-o", out, "--size", "nan"}, exitUsage, "--size nan"},
 		"damping of nothing":  {[]string{in, "-o", out, "--damping", "1"}, exitUsage, "neither"},
-		"imatrix nowhere":     {[]string{in, "-o", out, "--calibrate", in, "--save-imatrix", filepath.Join(dir, "no", "x.gguf")}, exitFailure, "no directory"},
-		"saved over input":    {[]string{in, "-o", out, "--calibrate", in, "--save-calibration", in}, exitUsage, "same file"},
-		"two schemes":         {[]string{in, "-o", out, "--lossless", "--bpw", "4"}, exitUsage, "exclude each other"},
-		"unknown scheme":      {[]string{in, "-o", out, "--scheme", "zip"}, exitUsage, "entrollm-u4"},
-		"bits out of range":   {[]string{in, "-o", out, "--bpw", "40"}, exitUsage, "--bpw 40"},
-		"bits no number":      {[]string{in, "-o", out, "--bpw", "four"}, exitUsage, "four"},
-		"unknown option":      {[]string{in, "-o", out, "--fast"}, exitUsage, "fast"},
-		"missing file":        {[]string{filepath.Join(dir, "none.gguf"), "-o", out}, exitFailure, "no such file"},
-		"empty file":          {[]string{empty, "-o", out}, exitFailure, "empty"},
-		"no model":            {[]string{junk, "-o", out}, exitFailure, "expected"},
-		"directory":           {[]string{filepath.Dir(in), "-o", out}, exitFailure, "directory"},
+		"imatrix nowhere": {[]string{in, "-o", out, "--calibrate", in, "--save-imatrix", filepath.Join(dir, "no", "x.gguf")},
+			exitFailure, "no directory"},
+		"saved over input":  {[]string{in, "-o", out, "--calibrate", in, "--save-calibration", in}, exitUsage, "same file"},
+		"two schemes":       {[]string{in, "-o", out, "--lossless", "--bpw", "4"}, exitUsage, "exclude each other"},
+		"unknown scheme":    {[]string{in, "-o", out, "--scheme", "zip"}, exitUsage, "entrollm-u4"},
+		"bits out of range": {[]string{in, "-o", out, "--bpw", "40"}, exitUsage, "--bpw 40"},
+		"bits no number":    {[]string{in, "-o", out, "--bpw", "four"}, exitUsage, "four"},
+		"unknown option":    {[]string{in, "-o", out, "--fast"}, exitUsage, "fast"},
+		"missing file":      {[]string{filepath.Join(dir, "none.gguf"), "-o", out}, exitFailure, "no such file"},
+		"empty file":        {[]string{empty, "-o", out}, exitFailure, "empty"},
+		"no model":          {[]string{junk, "-o", out}, exitFailure, "expected"},
+		"directory":         {[]string{filepath.Dir(in), "-o", out}, exitFailure, "directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := ellm(append([]string{"compress"}, c.args...)...)
@@ -347,7 +354,8 @@ func TestPerplexityMatchesTheReference(t *testing.T) {
 	assert.InEpsilon(t, want.Value, r.Perplexity, 1e-3)
 	assert.Equal(t, want.Chunks*(256/2-1), r.Tokens)
 	assert.Positive(t, r.StdErr)
-	assert.Contains(t, mustRun(t, "eval", "ppl", model, "-f", text, "--ctx", "256", "--chunks", "1", "--device", "cpu").out, "1 chunks")
+	assert.Contains(t, mustRun(t, "eval", "ppl", model, "-f", text, "--ctx", "256", "--chunks", "1", "--device", "cpu").out,
+		"1 chunks")
 	assert.Contains(t, ellm("eval", "ppl", model, "-f", text, "--ctx", "16384", "--device", "cpu").err, "tokens")
 }
 
@@ -367,7 +375,8 @@ func TestFullDiskUnderTheResultIsAFailure(t *testing.T) {
 	}
 	defer full.Close()
 	var stderr bytes.Buffer
-	code := Main(context.Background(), "test", []string{"ellm-gpu", "devices"}, Streams{In: strings.NewReader(""), Out: full, Err: &stderr})
+	code := Main(context.Background(), "test", []string{"ellm-gpu", "devices"}, Streams{In: strings.NewReader(""), Out: full,
+		Err: &stderr})
 	assert.Equal(t, exitFailure, code)
 	assert.Contains(t, stderr.String(), "no space left")
 }

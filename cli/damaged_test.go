@@ -59,15 +59,16 @@ func TestDamagedContainersAreRefused(t *testing.T) {
 		content []byte
 		says    string
 	}{
-		"empty":          {nil, "empty"},
-		"wrong magic":    {append([]byte("GGUF"), good[4:]...), "not an .ellm file"},
-		"text":           {[]byte("hello, world\n"), "not an .ellm file"},
-		"future version": {patched(good, func(h []byte) { le.PutUint32(h[8:], format.Version+1) }), fmt.Sprint("container version ", format.Version+1)},
-		"old version":    {patched(good, func(h []byte) { le.PutUint32(h[8:], 1) }), "compress the model again from its source"},
-		"no sections":    {patched(good, func(h []byte) { le.PutUint32(h[12:], 0) }), "0 sections"},
-		"many sections":  {patched(good, func(h []byte) { le.PutUint32(h[12:], 1<<31) }), "sections"},
-		"table beyond":   {patched(good, func(h []byte) { le.PutUint64(h[16:], 1<<62) }), "sections"},
-		"longer":         {append(append([]byte(nil), good...), 0), "bytes, expected"},
+		"empty":       {nil, "empty"},
+		"wrong magic": {append([]byte("GGUF"), good[4:]...), "not an .ellm file"},
+		"text":        {[]byte("hello, world\n"), "not an .ellm file"},
+		"future version": {patched(good, func(h []byte) { le.PutUint32(h[8:], format.Version+1) }),
+			fmt.Sprint("container version ", format.Version+1)},
+		"old version":   {patched(good, func(h []byte) { le.PutUint32(h[8:], 1) }), "compress the model again from its source"},
+		"no sections":   {patched(good, func(h []byte) { le.PutUint32(h[12:], 0) }), "0 sections"},
+		"many sections": {patched(good, func(h []byte) { le.PutUint32(h[12:], 1<<31) }), "sections"},
+		"table beyond":  {patched(good, func(h []byte) { le.PutUint64(h[16:], 1<<62) }), "sections"},
+		"longer":        {append(append([]byte(nil), good...), 0), "bytes, expected"},
 	} {
 		t.Run(name, func(t *testing.T) { refused(t, write(t, c.content), c.says) })
 	}

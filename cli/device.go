@@ -28,22 +28,25 @@ func (p *program) openBackend(device string) (engine.Backend, error) {
 	case deviceCPU:
 		return cpu.New(), nil
 	case deviceAuto:
-		dev, err := cuda.Open(0)
+		dev, err := cuda.Open(0, cuda.Options{Notice: p.notice})
 		if err != nil {
 			p.notef("no GPU is used: %s", reason(err))
 			return cpu.New(), nil
 		}
 		return gpu.New(dev), nil
 	}
-	dev, err := openDevice(device)
+	dev, err := p.openDevice(device)
 	if err != nil {
 		return nil, err
 	}
 	return gpu.New(dev), nil
 }
 
+// notice prints what a device says about itself.
+func (p *program) notice(s string) { p.notef("%s", s) }
+
 // openDevice opens the emulator or a GPU by number.
-func openDevice(device string) (driver.Device, error) {
+func (p *program) openDevice(device string) (driver.Device, error) {
 	if device == deviceEmu {
 		dev, err := emu.Open(emu.Options{})
 		if err != nil {
@@ -55,9 +58,10 @@ func openDevice(device string) (driver.Device, error) {
 	if err != nil || n < 0 {
 		return nil, usagef("--device %s: expected auto, cpu, emu or the number of a GPU", device)
 	}
-	dev, err := cuda.Open(n)
+	dev, err := cuda.Open(n, cuda.Options{Notice: p.notice})
 	if err != nil {
-		return nil, fmt.Errorf("--device %d: %s (--device cpu computes without a GPU; \"ellm-gpu devices\" lists what there is)", n, reason(err))
+		return nil, fmt.Errorf("--device %d: %s (--device cpu computes without a GPU; \"ellm-gpu devices\" lists what there is)",
+			n, reason(err))
 	}
 	return dev, nil
 }

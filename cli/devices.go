@@ -7,9 +7,11 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ellm-gpu/ellm-gpu/cpu"
+	"github.com/ellm-gpu/ellm-gpu/gpu"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver/cuda"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver/emu"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 )
 
 func (p *program) devicesCommand() *cli.Command {
@@ -33,6 +35,8 @@ type deviceJSON struct {
 	CC        string `json:"compute_capability,omitempty"`
 	SMs       int    `json:"sms,omitempty"`
 	ClockMHz  int    `json:"clock_mhz,omitempty"`
+
+	Measured []engine.ProductTime `json:"measured,omitempty"` // at earlier starts: what --plan auto goes by
 }
 
 func (p *program) devices(c *cli.Context) error {
@@ -58,6 +62,9 @@ func (p *program) devices(c *cli.Context) error {
 		default:
 			fmt.Fprintf(p.Out, "%-5s %s\n", d.Device, d.Name)
 		}
+		if len(d.Measured) > 0 {
+			fmt.Fprintf(p.Out, "      %s\n", timesLine(d.Measured))
+		}
 	}
 	return nil
 }
@@ -69,7 +76,7 @@ func gpus() []deviceJSON {
 	}
 	list := make([]deviceJSON, n)
 	for i := range list {
-		list[i] = describe(strconv.Itoa(i), func() (driver.Device, error) { return cuda.Open(i) })
+		list[i] = describe(strconv.Itoa(i), func() (driver.Device, error) { return cuda.Open(i, cuda.Options{}) })
 	}
 	return list
 }
@@ -100,6 +107,7 @@ func describe(name string, open func() (driver.Device, error)) deviceJSON {
 	}
 	d.Available, d.Name = true, info.String()
 	d.MemTotal, d.MemFree, d.SMs, d.ClockMHz = info.MemTotal, info.MemFree, info.SMs, info.ClockMHz
+	d.Measured = gpu.KeptTimes(info, cacheDir())
 	if info.CCMajor > 0 {
 		d.CC = fmt.Sprintf("%d.%d", info.CCMajor, info.CCMinor)
 	}

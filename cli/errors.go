@@ -46,6 +46,8 @@ func explain(err error) string {
 		return "interrupted"
 	case errors.Is(err, syscall.ENOSPC):
 		return err.Error() + " (free some space, or write to another disk with -o)"
+	case errors.Is(err, syscall.EBADF):
+		return err.Error() + " (is standard output closed?)"
 	case errors.Is(err, fs.ErrPermission):
 		return err.Error() + " (check the owner and mode of the file and of its directory)"
 	case errors.Is(err, syscall.ENOMEM):

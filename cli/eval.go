@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -34,7 +35,9 @@ func (p *program) perplexityCommand() *cli.Command {
 			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "the text; - = standard input"},
 			chunkCtxFlag(),
 			&cli.IntFlag{Name: "chunks", Usage: "score this many chunks only; 0 = all"},
-			&cli.StringFlag{Name: "definition", Value: string(eval.LlamaCPP), Usage: "`WHICH` tokens are scored: llama.cpp (separate chunks, the second half of each), or sliding (a window moved by --stride, every token)"},
+			&cli.StringFlag{Name: "definition", Value: string(eval.LlamaCPP),
+				Usage: "`WHICH` tokens are scored: llama.cpp (separate chunks, the second half of each), or sliding (a window moved by " +
+					"--stride, every token)"},
 			&cli.IntFlag{Name: "stride", Usage: "`TOKENS` from one sliding window to the next; 0 = half of --ctx"},
 			saveLogitsFlag("save the model's predictions to `FILE`, for eval kld --logits or llama-perplexity --kl-divergence"),
 			stateFlag(), jsonFlag(),
@@ -55,7 +58,7 @@ type perplexityJSON struct {
 }
 
 func (p *program) perplexity(c *cli.Context) error {
-	path, err := operand(c, "model")
+	path, err := p.modelOperand(c)
 	if err != nil {
 		return err
 	}
@@ -74,9 +77,11 @@ func (p *program) perplexity(c *cli.Context) error {
 		return err
 	}
 	defer m.close()
-	o := eval.PerplexityOptions{Definition: eval.Definition(c.String("definition")), NCtx: opt.NCtx, Stride: stride, Chunks: c.Int("chunks"), Words: len(strings.Fields(text))}
+	o := eval.PerplexityOptions{Definition: eval.Definition(c.String("definition")), NCtx: opt.NCtx, Stride: stride,
+		Chunks: c.Int("chunks"), Words: len(strings.Fields(text))}
 	tokens := m.Tokenizer().Encode(text, true, false)
-	if o.State, err = p.openState(c, perplexityState{evalState: stateOf("ppl", m), Definition: o.Definition, NCtx: o.NCtx, Stride: stride, Text: digest(tokens)}); err != nil {
+	if o.State, err = p.openState(c, perplexityState{evalState: stateOf("ppl", m), Definition: o.Definition, NCtx: o.NCtx,
+		Stride: stride, Text: digest(tokens)}); err != nil {
 		return err
 	}
 	defer o.State.Close()
@@ -88,17 +93,21 @@ func (p *program) perplexity(c *cli.Context) error {
 	var r eval.PerplexityResult
 	err = saveLogits(c.String("save-logits"), func(w *eval.LogitsWriter) (err error) {
 		o.Save = w
-		r, err = eval.Perplexity(ctx, m.Session, tokens, o)
+		r, err = eval.Perplexity(ctx, m.Engine, tokens, o)
 		return err
 	})
 	bar.finish()
 	if err != nil {
 		return err
 	}
+	if err := finite("perplexity", r.Perplexity); err != nil {
+		return err
+	}
 	if c.Bool("json") {
 		return p.printJSON(perplexityJSON{r, o.Definition, opt.NCtx, stride, m.Device(), m.Memory().Plan, time.Since(start).Seconds()})
 	}
-	fmt.Fprintf(p.Out, "perplexity %.4f ± %.5f (%d chunks of %d tokens, %d tokens scored, %.0f s)\n", r.Perplexity, r.StdErr, r.Chunks, opt.NCtx, r.Tokens, time.Since(start).Seconds())
+	fmt.Fprintf(p.Out, "perplexity %.4f ± %.5f (%d chunks of %d tokens, %d tokens scored, %.0f s)\n", r.Perplexity, r.StdErr,
+		r.Chunks, opt.NCtx, r.Tokens, time.Since(start).Seconds())
 	if r.WordPerplexity != 0 {
 		fmt.Fprintf(p.Out, "perplexity per word %.4f\n", r.WordPerplexity)
 	}
@@ -119,9 +128,6 @@ func perplexityOptions(c *cli.Context) (opt engine.LoadOptions, stride int, err 
 	if c.String("file") == "" {
 		return opt, 0, usagef("eval ppl: the text is missing (-f FILE)")
 	}
-	if c.Int("chunks") < 0 {
-		return opt, 0, usagef("--chunks %d: expected 0 or more", c.Int("chunks"))
-	}
 	if opt, err = loadOptions(c); err != nil {
 		return opt, 0, err
 	}
@@ -139,4 +145,12 @@ func perplexityOptions(c *cli.Context) (opt engine.LoadOptions, stride int, err 
 		stride = max(1, opt.NCtx/2)
 	}
 	return opt, stride, nil
+}
+
+// finite refuses a result that is no number: some token of the text has probability 0, or logits are NaN.
+func finite(what string, v float64) error {
+	if math.IsInf(v, 0) || math.IsNaN(v) {
+		return fmt.Errorf("%s is %v: the model gives a token of the text no probability (is it damaged? ellm-gpu verify)", what, v)
+	}
+	return nil
 }

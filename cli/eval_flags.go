@@ -15,7 +15,8 @@ func chunkCtxFlag() cli.Flag {
 }
 
 func stateFlag() cli.Flag {
-	return &cli.StringFlag{Name: "state", Usage: "keep finished parts in `FILE`: the same command goes on from there after an interruption"}
+	return &cli.StringFlag{Name: "state", Usage: "keep finished parts in `FILE`: the same command goes on from there after an " +
+		"interruption"}
 }
 
 func saveLogitsFlag(usage string) cli.Flag {

@@ -20,8 +20,10 @@ func (p *program) kldCommand() *cli.Command {
 		ArgsUsage: "MODEL.ellm",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "reference", Aliases: []string{"r"}, Usage: "the reference `MODEL.ellm`"},
-			&cli.StringFlag{Name: "logits", Usage: "the reference's saved predictions: a `FILE` made with --save-logits or llama-perplexity --kl-divergence-base"},
-			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "the text; - = standard input; may be left out with --logits, which holds its tokens"},
+			&cli.StringFlag{Name: "logits", Usage: "the reference's saved predictions: a `FILE` made with --save-logits or " +
+				"llama-perplexity --kl-divergence-base"},
+			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "the text; - = standard input; may be left out with --logits, " +
+				"which holds its tokens"},
 			chunkCtxFlag(),
 			&cli.IntFlag{Name: "chunks", Usage: "compare this many chunks only; 0 = all"},
 			saveLogitsFlag("save the predictions of --reference to `FILE`, for the next comparison's --logits"),
@@ -60,7 +62,7 @@ type kldRun struct {
 }
 
 func (p *program) kld(c *cli.Context) error {
-	path, err := operand(c, "model")
+	path, err := p.modelOperand(c)
 	if err != nil {
 		return err
 	}
@@ -97,8 +99,6 @@ func checkKLD(c *cli.Context) error {
 		return usagef("eval kld: one of --reference MODEL.ellm and --logits FILE is needed")
 	case c.String("reference") != "" && c.String("file") == "":
 		return usagef("eval kld: the text is missing (-f FILE)")
-	case c.Int("chunks") < 0:
-		return usagef("--chunks %d: expected 0 or more", c.Int("chunks"))
 	case c.String("save-logits") != "" && (c.String("reference") == "" || c.String("state") != ""):
 		return usagef("--save-logits works with --reference and without --state only")
 	}
@@ -167,7 +167,8 @@ func (k *kldRun) readText() error {
 	tokens := k.m.Tokenizer().Encode(text, true, false)
 	if k.saved != nil {
 		if n := len(k.saved.Tokens); len(tokens) < n || !slices.Equal(tokens[:n], k.saved.Tokens) {
-			return fmt.Errorf("%s does not give the tokens of %s: it is another text, or the reference has another tokenizer (leave -f out to take the saved tokens)", path, k.c.String("logits"))
+			return fmt.Errorf("%s does not give the tokens of %s: it is another text, or the reference has another tokenizer (leave -f "+
+				"out to take the saved tokens)", path, k.c.String("logits"))
 		}
 		return nil // the saved tokens are those that have predictions
 	}
@@ -194,9 +195,9 @@ func (k *kldRun) measure(ctx context.Context) (r eval.KLDResult, err error) {
 		if k.saved != nil {
 			ref = eval.NewFileReference(k.saved)
 		} else {
-			ref = eval.NewModelReference(k.refM.Session, w)
+			ref = eval.NewModelReference(k.refM.Engine, w)
 		}
-		r, err = eval.KLD(ctx, k.m.Session, ref, k.tokens, opt)
+		r, err = eval.KLD(ctx, k.m.Engine, ref, k.tokens, opt)
 		return err
 	})
 	return r, err
@@ -210,7 +211,8 @@ func printKLD(w io.Writer, r eval.KLDResult) {
 		for _, v := range []struct {
 			name  string
 			value float64
-		}{{"maximum", d.Max}, {"99.9 %", d.P999}, {"99 %", d.P99}, {"95 %", d.P95}, {"90 %", d.P90}, {"median", d.Median}, {"10 %", d.P10}, {"1 %", d.P1}, {"minimum", d.Min}} {
+		}{{"maximum", d.Max}, {"99.9 %", d.P999}, {"99 %", d.P99}, {"95 %", d.P95}, {"90 %", d.P90}, {"median", d.Median},
+			{"10 %", d.P10}, {"1 %", d.P1}, {"minimum", d.Min}} {
 			fmt.Fprintf(w, "%-28s %10.6f%s\n", name+" "+v.name, factor*v.value, unit)
 		}
 	}

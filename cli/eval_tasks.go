@@ -23,7 +23,8 @@ func (p *program) hellaSwagCommand() *cli.Command {
 		ArgsUsage: "MODEL.ellm -f TASKS.jsonl",
 		Flags:     taskFlags(5),
 		Action: func(c *cli.Context) error {
-			return runTaskEval(p, c, taskEval[eval.HellaSwagTask, eval.HellaSwagResult]{read: eval.ReadHellaSwag, run: eval.HellaSwag, print: printHellaSwag})
+			return runTaskEval(p, c, taskEval[eval.HellaSwagTask, eval.HellaSwagResult]{read: eval.ReadHellaSwag, run: eval.HellaSwag,
+				print: printHellaSwag})
 		},
 	}
 }
@@ -34,7 +35,8 @@ func (p *program) gsm8kCommand() *cli.Command {
 		Usage:     "accuracy in solving word problems by reasoning (GSM8K)",
 		ArgsUsage: "MODEL.ellm -f TASKS.jsonl",
 		Flags: append(taskFlags(8),
-			&cli.IntFlag{Name: "max-tokens", Aliases: []string{"n"}, Value: eval.DefaultAnswerTokens, Usage: "most `TOKENS` of one answer"}),
+			&cli.IntFlag{Name: "max-tokens", Aliases: []string{"n"}, Value: eval.DefaultAnswerTokens,
+				Usage: "most `TOKENS` of one answer"}),
 		Action: func(c *cli.Context) error {
 			return runTaskEval(p, c, taskEval[eval.GSM8KTask, eval.GSM8KResult]{read: eval.ReadGSM8K, run: eval.GSM8K, print: printGSM8K})
 		},
@@ -44,7 +46,8 @@ func (p *program) gsm8kCommand() *cli.Command {
 func taskFlags(shots int) []cli.Flag {
 	return append([]cli.Flag{
 		&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "the tasks, one JSON value per line"},
-		&cli.StringFlag{Name: "train", Usage: "take the solved examples from the first lines of this `FILE`; default: of the tasks, which then are not scored"},
+		&cli.StringFlag{Name: "train", Usage: "take the solved examples from the first lines of this `FILE`; default: of the tasks, " +
+			"which then are not scored"},
 		&cli.IntFlag{Name: "shots", Value: shots, Usage: "solved examples before each task"},
 		&cli.IntFlag{Name: "tasks", Usage: "score this many tasks only; 0 = all"},
 		stateFlag(), ctxFlag(), jsonFlag(),
@@ -54,7 +57,7 @@ func taskFlags(shots int) []cli.Flag {
 // taskEval is an evaluation of tasks T with result R.
 type taskEval[T, R any] struct {
 	read  func(r io.Reader, name string) ([]T, error)
-	run   func(ctx context.Context, s *engine.Session, shots, tasks []T, opt eval.TaskOptions) (R, error)
+	run   func(ctx context.Context, s *engine.Engine, shots, tasks []T, opt eval.TaskOptions) (R, error)
 	print func(w io.Writer, r R)
 }
 
@@ -76,7 +79,7 @@ type taskState struct {
 }
 
 func runTaskEval[T, R any](p *program, c *cli.Context, e taskEval[T, R]) error {
-	path, err := operand(c, "model")
+	path, err := p.modelOperand(c)
 	if err != nil {
 		return err
 	}
@@ -110,7 +113,7 @@ func runTaskEval[T, R any](p *program, c *cli.Context, e taskEval[T, R]) error {
 	o.Progress = func(done, total int, accuracy float64) {
 		bar.updateNote(int64(done), int64(total), fmt.Sprintf("%.2f %%", 100*accuracy))
 	}
-	r, err := e.run(ctx, m.Session, shots, tasks, o)
+	r, err := e.run(ctx, m.Engine, shots, tasks, o)
 	bar.finish()
 	if err != nil {
 		return err
@@ -122,27 +125,16 @@ func runTaskEval[T, R any](p *program, c *cli.Context, e taskEval[T, R]) error {
 	return nil
 }
 
-const (
-	maxShots        = 1000
-	maxAnswerTokens = 1 << 16
-)
-
 func checkTaskFlags(c *cli.Context) error {
-	switch n := c.Int("max-tokens"); {
-	case c.String("file") == "":
+	if c.String("file") == "" {
 		return usagef("eval %s: the tasks are missing (-f TASKS.jsonl)", c.Command.Name)
-	case c.Int("shots") < 0 || c.Int("shots") > maxShots:
-		return usagef("--shots %d: expected 0 to %d", c.Int("shots"), maxShots)
-	case c.Int("tasks") < 0:
-		return usagef("--tasks %d: expected 0 or more", c.Int("tasks"))
-	case c.IsSet("max-tokens") && (n < 1 || n > maxAnswerTokens):
-		return usagef("--max-tokens %d: expected 1 to %d", n, maxAnswerTokens)
 	}
 	return nil
 }
 
 // readTasks reads the solved examples and the tasks to score.
-func readTasks[T any](c *cli.Context, read func(io.Reader, string) ([]T, error), settings *taskState) (shots, tasks []T, err error) {
+func readTasks[T any](c *cli.Context, read func(io.Reader, string) ([]T, error), settings *taskState) (shots, tasks []T,
+	err error) {
 	tasks, settings.Tasks, err = readTaskFile(c.String("file"), read)
 	if err != nil {
 		return nil, nil, err
@@ -157,7 +149,8 @@ func readTasks[T any](c *cli.Context, read func(io.Reader, string) ([]T, error),
 		}
 	} else {
 		if len(tasks) <= n {
-			return nil, nil, fmt.Errorf("%s: %d tasks, of which --shots takes %d: none is left (use --train FILE or fewer --shots)", c.String("file"), len(tasks), n)
+			return nil, nil, fmt.Errorf("%s: %d tasks, of which --shots takes %d: none is left (use --train FILE or fewer --shots)",
+				c.String("file"), len(tasks), n)
 		}
 		tasks = tasks[n:]
 	}

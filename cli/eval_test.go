@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +48,8 @@ func TestKLD(t *testing.T) {
 
 	// The same file comes from eval ppl.
 	alone := filepath.Join(dir, "alone")
-	ppl := decodeJSON[perplexityJSON](t, mustRun(t, "eval", "ppl", ref, "-f", text, "--ctx", "32", "--chunks", "2", "--device", "cpu", "--save-logits", alone, "--json"))
+	ppl := decodeJSON[perplexityJSON](t, mustRun(t, "eval", "ppl", ref, "-f", text, "--ctx", "32", "--chunks", "2", "--device",
+		"cpu", "--save-logits", alone, "--json"))
 	assert.InEpsilon(t, direct.ReferencePerplexity.Value, ppl.Perplexity, 1e-6)
 	a, err := os.ReadFile(saved)
 	require.NoError(t, err)
@@ -82,7 +85,8 @@ func TestKLDMistakes(t *testing.T) {
 		"missing":        {exitFailure, "no such file", []string{"--logits", filepath.Join(dir, "none")}},
 		"not a state":    {exitFailure, "state file", []string{"--logits", llamaCPPLogits, "--state", text}},
 		"another text":   {exitFailure, "does not give the tokens", []string{"--logits", llamaCPPLogits, "-f", "eval_test.go"}},
-		"short text":     {exitFailure, "tokens", []string{"--reference", model, "-f", text, "--ctx", "16384", "--save-logits", filepath.Join(dir, "x")}},
+		"short text": {exitFailure, "tokens", []string{"--reference", model, "-f", text, "--ctx", "16384", "--save-logits",
+			filepath.Join(dir, "x")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := ellm(append([]string{"eval", "kld", model, "--device", "cpu"}, c.args...)...)
@@ -100,7 +104,8 @@ func TestKLDMistakes(t *testing.T) {
 func TestSlidingPerplexity(t *testing.T) {
 	model, text := compressed(t, "--lossless"), heldOutFile(t)
 	state := filepath.Join(t.TempDir(), "state")
-	args := []string{"eval", "ppl", model, "-f", text, "--ctx", "256", "--definition", "sliding", "--stride", "256", "--device", "cpu", "--json", "--state", state}
+	args := []string{"eval", "ppl", model, "-f", text, "--ctx", "256", "--definition", "sliding", "--stride", "256", "--device",
+		"cpu", "--json", "--state", state}
 	r := decodeJSON[perplexityJSON](t, mustRun(t, args...))
 	assert.Equal(t, eval.Sliding, r.Definition)
 	assert.Equal(t, 256, r.Stride)
@@ -125,8 +130,10 @@ func taskFiles(t *testing.T) (hellaSwag, gsm8k string) {
 	dir := t.TempDir()
 	var h, g strings.Builder
 	for i := range 4 {
-		h.WriteString(fmt.Sprintf(`{"ctx": "// Reset resets the %d", "endings": ["buffer.", "x", "to be", "writer w"], "label": "%d"}`, i, i) + "\n")
-		g.WriteString(fmt.Sprintf(`{"question": "What is %d + 1?", "answer": "It is <<%d+1=%d>>%d.\n#### %d"}`, i, i, i+1, i+1, i+1) + "\n")
+		h.WriteString(fmt.Sprintf(
+			`{"ctx": "// Reset resets the %d", "endings": ["buffer.", "x", "to be", "writer w"], "label": "%d"}`, i, i) + "\n")
+		g.WriteString(fmt.Sprintf(
+			`{"question": "What is %d + 1?", "answer": "It is <<%d+1=%d>>%d.\n#### %d"}`, i, i, i+1, i+1, i+1) + "\n")
 	}
 	hellaSwag, gsm8k = filepath.Join(dir, "h.jsonl"), filepath.Join(dir, "g.jsonl")
 	require.NoError(t, os.WriteFile(hellaSwag, []byte(h.String()), 0o644))
@@ -144,7 +151,8 @@ func TestTasks(t *testing.T) {
 	h := decodeJSON[taskJSON[eval.HellaSwagResult]](t, run("hellaswag", "-f", hellaSwag, "--shots", "1", "--json")).Result
 	assert.Equal(t, 3, h.Tasks)
 	assert.Equal(t, 1, h.Shots)
-	assert.Contains(t, run("hellaswag", "-f", hellaSwag, "--shots", "4", "--train", hellaSwag, "--tasks", "2").out, "2 tasks, 4 shots")
+	assert.Contains(t, run("hellaswag", "-f", hellaSwag, "--shots", "4", "--train", hellaSwag, "--tasks", "2").out,
+		"2 tasks, 4 shots")
 	g := decodeJSON[taskJSON[eval.GSM8KResult]](t, run("gsm8k", "-f", gsm8k, "--shots", "2", "-n", "8", "--json")).Result
 	assert.Equal(t, 2, g.Tasks)
 	assert.Contains(t, run("gsm8k", "-f", gsm8k, "--shots", "2", "-n", "8").out, "2 tasks, 2 shots")
@@ -178,4 +186,13 @@ func TestTasks(t *testing.T) {
 			assert.Contains(t, o.err, c.says)
 		})
 	}
+}
+
+func TestInfiniteResultsAreFailures(t *testing.T) {
+	assert.NoError(t, finite("perplexity", 12.5))
+	for _, v := range []float64{math.Inf(1), math.NaN()} {
+		assert.ErrorContains(t, finite("perplexity", v), "no probability")
+	}
+	p := &program{Streams: Streams{Out: &bytes.Buffer{}}}
+	assert.ErrorContains(t, p.printJSON(map[string]float64{"x": math.Inf(1)}), "JSON cannot hold")
 }

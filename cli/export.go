@@ -20,7 +20,7 @@ func (p *program) exportCommand() *cli.Command {
 }
 
 func (p *program) export(c *cli.Context) error {
-	path, err := operand(c, "model")
+	path, err := p.modelOperand(c)
 	if err != nil {
 		return err
 	}
@@ -28,6 +28,7 @@ func (p *program) export(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	p.noteStale(out)
 	f, err := openModel(path)
 	if err != nil {
 		return err

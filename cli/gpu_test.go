@@ -7,7 +7,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// The emulator runs the GPU's kernels behind the same commands: the same text as on the CPU, a profile, and a smaller cache that changes little.
+// The emulator runs the GPU's kernels behind the same commands: the same text as on the CPU, a profile, and a smaller cache that
+// changes little.
 func TestRunOnTheEmulator(t *testing.T) {
 	if _, err := os.Stat(os.Getenv("ELLM_EMU")); err != nil {
 		if os.Getenv("ELLM_REQUIRE_EMU") != "" {
@@ -17,7 +18,8 @@ func TestRunOnTheEmulator(t *testing.T) {
 	}
 	model := compressed(t, "--lossless")
 	run := func(options ...string) outcome {
-		return mustRun(t, append([]string{"run", model, "--raw", "-p", "// Reset resets the", "-n", "4", "--ctx", "64", "--temp", "0"}, options...)...)
+		return mustRun(t, append([]string{"run", model, "--raw", "-p", "// Reset resets the", "-n", "4", "--ctx", "64", "--temp",
+			"0"}, options...)...)
 	}
 	want := run("--device", "cpu")
 	f16 := run("--device", "emu", "--profile")

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 )
 
@@ -15,14 +16,21 @@ func (p *program) readFile(path string) (string, error) {
 	if path == "-" {
 		return readText(p.In, "standard input")
 	}
-	if err := checkInput(path); err != nil {
-		return "", err
+	// A named pipe without a writer must not hang; one with a writer (a shell's process substitution) is read as it comes.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", checkInput(path)
 	}
-	f, err := os.Open(path)
+	defer f.Close()
+	st, err := f.Stat()
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	if st.Mode()&os.ModeNamedPipe == 0 {
+		if err := checkInput(path); err != nil {
+			return "", err
+		}
+	}
 	return readText(f, path)
 }
 

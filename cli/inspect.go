@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/convert"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
 func (p *program) inspectCommand() *cli.Command {
@@ -15,7 +16,8 @@ func (p *program) inspectCommand() *cli.Command {
 		Usage:     "show what is in a model: per tensor bits per weight, entropy, and what the coding adds to it",
 		ArgsUsage: "MODEL.ellm",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "source", Usage: "the file or directory that the model was compressed from: adds the signal-to-noise ratio (SQNR) of every tensor, where columns were not rescaled"},
+			&cli.StringFlag{Name: "source", Usage: "the file or directory that the model was compressed from: adds the signal-to-noise " +
+				"ratio (SQNR) of every tensor, where columns were not rescaled"},
 			jsonFlag(),
 		},
 		Action: p.inspect,
@@ -23,7 +25,7 @@ func (p *program) inspectCommand() *cli.Command {
 }
 
 func (p *program) inspect(c *cli.Context) error {
-	path, err := operand(c, "model")
+	path, err := p.modelOperand(c)
 	if err != nil {
 		return err
 	}
@@ -32,17 +34,17 @@ func (p *program) inspect(c *cli.Context) error {
 		return err
 	}
 	defer f.Close()
-	var source convert.Source
+	var reference source.Model
 	if s := c.String("source"); s != "" {
-		if source, err = convert.OpenSource(s); err != nil {
+		if reference, err = source.Open(s); err != nil {
 			return err
 		}
-		defer source.Close()
+		defer reference.Close()
 	}
 	ctx, stop := interruptible(c.Context)
 	defer stop()
 	bar := p.newProgress("inspecting")
-	r, err := convert.Inspect(ctx, f, source, bar.stage)
+	r, err := convert.Inspect(ctx, f, reference, bar.stage)
 	bar.finish()
 	if err != nil {
 		return err
@@ -50,7 +52,7 @@ func (p *program) inspect(c *cli.Context) error {
 	if c.Bool("json") {
 		return p.printJSON(r)
 	}
-	p.printInspect(r, source != nil)
+	p.printInspect(r, reference != nil)
 	return nil
 }
 
@@ -76,15 +78,18 @@ func (p *program) printInspect(r *convert.InspectReport, withSource bool) {
 	row("total", fmt.Sprint(r.Weights), "", fixed(t.BitsPerWeight, 3), fixed(t.Entropy, 3), fixed(t.OverEntropy, 2), decibel(t.SQNR))
 	b := &t.Bytes
 	fmt.Fprintf(p.Out, "\n%s: scheme %s, made from %s\n", r.Path, r.Scheme, r.Source)
-	fmt.Fprintf(p.Out, "codes %s · low bits %s · padding %s · outliers %s · lane index %s · row order %s · scales %s · uncoded tensors %s · %d code tables %s · rest %s\n",
-		bytesText(b.Codes), bytesText(b.LowBits), bytesText(b.Padding), bytesText(b.Outliers), bytesText(b.Index), bytesText(b.RowOrder), bytesText(b.Scales), bytesText(b.Raw),
+	fmt.Fprintf(p.Out, "codes %s · low bits %s · padding %s · outliers %s · lane index %s · row order %s · scales %s · uncoded "+
+		"tensors %s · %d code tables %s · rest %s\n",
+		bytesText(b.Codes), bytesText(b.LowBits), bytesText(b.Padding), bytesText(b.Outliers), bytesText(b.Index),
+		bytesText(b.RowOrder), bytesText(b.Scales), bytesText(b.Raw),
 		r.Tables, bytesText(r.TableSize), bytesText(r.OtherBytes))
 	if r.Coded > 0 {
 		fmt.Fprintf(p.Out, "entropy %s + longer codes %s + padding %s + the rest above %s = file %s, %.2f %% over the entropy\n",
 			bytesText(r.EntropyBytes), bytesText(b.Codes+b.LowBits-r.EntropyBytes), bytesText(b.Padding),
 			bytesText(r.FileBytes-b.Codes-b.LowBits-b.Padding), bytesText(r.FileBytes), r.FileOverEntropy)
 	}
-	fmt.Fprintf(p.Out, "file %s: %.3f bits per weight; one Huffman code of single integers for the whole model would take %.3f without scales\n",
+	fmt.Fprintf(p.Out, "file %s: %.3f bits per weight; one Huffman code of single integers for the whole model would take %.3f "+
+		"without scales\n",
 		bytesText(r.FileBytes), r.BitsPerWeight, r.SingleSymbol)
 }
 

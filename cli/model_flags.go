@@ -3,6 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -15,19 +18,26 @@ import (
 func deviceFlags() []cli.Flag {
 	return []cli.Flag{
 		deviceFlag(),
-		&cli.StringFlag{Name: "plan", Value: string(engine.PlanAuto), Usage: "where weights live: auto, resident (decoded once), fused (decoded in every product), hybrid"},
+		&cli.StringFlag{Name: "plan", Value: string(engine.PlanAuto),
+			Usage: "where weights live: auto, resident (decoded once), fused (decoded in every product), hybrid"},
 		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "CPU threads; 0 = all cores"},
-		&cli.StringFlag{Name: "kv-type", Value: engine.KVF16, Usage: "type of the KV cache's values: f16, or q8_0 (about half the memory)"},
-		&cli.StringFlag{Name: "memory", Aliases: []string{"memory-budget"}, Usage: "memory that the model may take, for example 2GiB; default: what is free"},
+		&cli.StringFlag{Name: "kv-type", Value: engine.KVF16,
+			Usage: "type of the KV cache's values: f16, or q8_0 (about half the memory)"},
+		&cli.IntFlag{Name: "activations", Value: 16,
+			Usage: "`BITS` of activations in products on the CPU: 16, or 8 (faster with AVX2, 1 to 2 % more divergence)"},
+		&cli.StringFlag{Name: "memory", Aliases: []string{"memory-budget"},
+			Usage: "memory that the model may take, for example 2GiB; default: what is free"},
 	}
 }
 
 func deviceFlag() cli.Flag {
-	return &cli.StringFlag{Name: "device", Aliases: []string{"d"}, Value: "auto", Usage: "`DEVICE` that computes: auto, cpu, emu (the GPU's kernels on the CPU), or the number of a GPU"}
+	return &cli.StringFlag{Name: "device", Aliases: []string{"d"}, Value: "auto",
+		Usage: "`DEVICE` that computes: auto, cpu, emu (the GPU's kernels on the CPU), or the number of a GPU"}
 }
 
 func ctxFlag() cli.Flag {
-	return &cli.IntFlag{Name: "ctx", Aliases: []string{"c", "ctx-size"}, Usage: "`TOKENS` of prompt and answer together; 0 = the model's, at most 4096"}
+	return &cli.IntFlag{Name: "ctx", Aliases: []string{"c", "ctx-size"},
+		Usage: "`TOKENS` of prompt and answer together; 0 = the model's, at most 4096"}
 }
 
 func profileFlag() cli.Flag {
@@ -40,7 +50,11 @@ func jsonFlag() cli.Flag {
 
 // loadOptions reads deviceFlags and ctxFlag.
 func loadOptions(c *cli.Context) (engine.LoadOptions, error) {
-	opt := engine.LoadOptions{Plan: engine.Plan(c.String("plan")), NCtx: c.Int("ctx"), Threads: c.Int("threads"), KVType: c.String("kv-type"), Profile: c.Bool("profile")}
+	opt := engine.LoadOptions{Plan: engine.Plan(c.String("plan")), NCtx: c.Int("ctx"), Threads: c.Int("threads"),
+		KVType: c.String("kv-type"), Profile: c.Bool("profile"), CacheDir: cacheDir()}
+	// Times of the emulator say nothing of a GPU.
+	trial := os.Getenv("ELLM_TRIAL")
+	opt.Measure = trial != "0" && (c.String("device") != deviceEmu || trial == "1")
 	switch opt.Plan {
 	case engine.PlanAuto, engine.PlanResident, engine.PlanFused, engine.PlanHybrid:
 	default:
@@ -49,11 +63,8 @@ func loadOptions(c *cli.Context) (engine.LoadOptions, error) {
 	if opt.KVType != engine.KVF16 && opt.KVType != engine.KVQ8 {
 		return opt, usagef("--kv-type %s: expected %s or %s", opt.KVType, engine.KVF16, engine.KVQ8)
 	}
-	if opt.NCtx < 0 || opt.NCtx > maxCtx {
-		return opt, usagef("--ctx %d: expected 0 to %d", opt.NCtx, maxCtx)
-	}
-	if opt.Threads < 0 || opt.Threads > maxThreads {
-		return opt, usagef("--threads %d: expected 0 to %d", opt.Threads, maxThreads)
+	if opt.Activations = c.Int("activations"); opt.Activations != 8 && opt.Activations != 16 {
+		return opt, usagef("--activations %d: expected 8 or 16", opt.Activations)
 	}
 	if s := c.String("memory"); s != "" {
 		n, err := parseBytes(s)
@@ -65,6 +76,15 @@ func loadOptions(c *cli.Context) (engine.LoadOptions, error) {
 	return opt, nil
 }
 
+// cacheDir is where results are kept that can be measured again; "" where there is no such place.
+func cacheDir() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "ellm-gpu")
+}
+
 const (
 	maxCtx     = 1 << 20
 	maxThreads = 1024
@@ -72,12 +92,24 @@ const (
 
 // loaded is a session with what it stands on.
 type loaded struct {
-	*engine.Session
+	*engine.Engine
+	file    *format.Reader
+	backend engine.Backend
+	device  string      // as asked for
+	draft   *draftModel // nil = none
+}
+
+// draftModel is what a draft model stands on.
+type draftModel struct {
 	file    *format.Reader
 	backend engine.Backend
 }
 
 func (l *loaded) close() {
+	if l.draft != nil {
+		l.draft.backend.Close()
+		l.draft.file.Close()
+	}
 	l.backend.Close()
 	l.file.Close()
 }
@@ -95,19 +127,31 @@ func (p *program) load(ctx context.Context, path, device string, opt engine.Load
 	}
 	bar := p.newProgress("loading")
 	opt.Progress = bar.update
-	opt.Announce = func(m engine.MemoryPlan) { p.notef("%s", planLine(m)) }
-	s, err := engine.NewSession(ctx, f, b, opt)
+	opt.Announce = func(m engine.MemoryPlan) {
+		p.notef("%s", planLine(m))
+		limitHeap(m)
+	}
+	s, err := engine.New(ctx, f, b, opt)
 	bar.finish()
-	l := &loaded{Session: s, file: f, backend: b}
+	l := &loaded{Engine: s, file: f, backend: b, device: device}
 	if err != nil {
 		l.close()
 		return nil, err
 	}
 	p.notef("device: %s", b.Describe())
 	if trained := s.Config().NCtx; trained > 0 && s.NCtx() > trained {
-		p.notef("warning: --ctx %d is more than the %d tokens the model was trained for: answers degrade beyond that", s.NCtx(), trained)
+		p.notef("warning: --ctx %d is more than the %d tokens the model was trained for: answers degrade beyond that", s.NCtx(),
+			trained)
 	}
 	return l, nil
+}
+
+// limitHeap lets the garbage collector work harder before the program takes more than the plan's budget, which it does not do as
+// long as there is room. GOMEMLIMIT in the environment, and budgets of other memory than this process's, are left alone.
+func limitHeap(m engine.MemoryPlan) {
+	if m.Budget > 0 && m.Device == deviceCPU && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(max(m.Budget, m.Total()+64<<20))
+	}
 }
 
 // openModel opens a container; errors say what the file is instead.
@@ -119,14 +163,38 @@ func openModel(path string) (*format.Reader, error) {
 }
 
 func planLine(m engine.MemoryPlan) string {
-	line := fmt.Sprintf("memory plan %s on %s: weights %s + cache %s + scratch %s = %s", m.Plan, m.Device, bytesText(m.Weights), bytesText(m.KV), bytesText(m.Scratch), bytesText(m.Total()))
+	cache := bytesText(m.KV)
+	if m.Pages > 0 {
+		cache += fmt.Sprintf(" (%d tokens)", m.Pages*engine.PageTokens)
+	}
+	line := fmt.Sprintf("memory plan %s on %s: weights %s + cache %s + scratch %s = %s", m.Plan, m.Device, bytesText(m.Weights),
+		cache, bytesText(m.Scratch), bytesText(m.Total()))
 	if m.Budget > 0 {
 		line += " of " + bytesText(m.Budget)
+	}
+	if m.Limit != "" {
+		line += ", the " + m.Limit
 	}
 	if m.Reason != "" {
 		line += " (" + m.Reason + ")"
 	}
+	if len(m.Measured) > 0 {
+		line += "; " + timesLine(m.Measured)
+	}
 	return line
+}
+
+// timesLine tells what products took on a device, and what was predicted.
+func timesLine(times []engine.ProductTime) string {
+	var parts []string
+	for _, t := range times {
+		s := fmt.Sprintf("%s %.1f µs, predicted %.1f", t.Kernel, t.MeasuredUS, t.PredictedUS)
+		if t.Kept {
+			s += ", at an earlier start"
+		}
+		parts = append(parts, s)
+	}
+	return "measured: " + strings.Join(parts, "; ")
 }
 
 // bytesText writes n with a binary unit.
@@ -152,7 +220,7 @@ func parseBytes(s string) (int64, error) {
 	unit = strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(unit), "B"), "I")
 	shift := map[string]int{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 	n, ok := shift[unit]
-	if !ok || v*float64(int64(1)<<n) > 1<<60 {
+	if size := v * float64(int64(1)<<n); !ok || !(size >= 1 && size <= 1<<60) {
 		return 0, fmt.Errorf("expected a size such as 500M or 2GiB")
 	}
 	return int64(v * float64(int64(1)<<n)), nil

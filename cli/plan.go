@@ -22,12 +22,16 @@ func (p *program) planCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "plan",
 		Usage: "show the memory a model takes on a device under each plan, without loading it, and for GPUs the predicted speed",
-		Description: "Besides the devices of this machine, --device takes the described ones: nano, orin-nano, rtx4060, rtx4090, h200.\n" +
+		Description: "Besides the devices of this machine, --device takes the described ones: nano, orin-nano, rtx4060, " +
+			"rtx4090, h200.\n" +
 			"Their speeds are predicted from the compiled kernels' instructions and the device's rates, not measured.",
 		ArgsUsage: "MODEL.ellm --device nano|…|cpu|emu|0",
 		Flags: append([]cli.Flag{ctxFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "tensors", Usage: "list every tensor instead of adding up those of the same role"},
-			&cli.StringFlag{Name: "shape", Usage: "instead of MODEL.ellm: random weights in the shapes of `NAME`: " + strings.Join(shapes.Names(), ", ")},
+			&cli.StringFlag{Name: "shape", Usage: "instead of MODEL.ellm: random weights in the shapes of `NAME`: " +
+				strings.Join(shapes.Names(), ", ")},
+			&cli.IntFlag{Name: "parallel", Aliases: []string{"np"}, Value: 1,
+				Usage: "sequences that are decoded together, each with a context of --ctx"},
 			&cli.Float64Flag{Name: "bpw", Value: convert.DefaultBPW, Usage: "bits per weight of --shape, everything included"},
 		}, deviceFlags()...),
 		Action: p.plan,
@@ -54,12 +58,13 @@ func (p *program) plan(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	f, prog, err := plannedModel(c)
+	f, prog, err := p.plannedModel(c)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	opt.NCtx = engine.ContextLength(&prog.Config, opt.NCtx)
+	opt.Sequences = c.Int("parallel")
 	pl, err := p.planner(c.String("device"))
 	if err != nil {
 		return err
@@ -76,7 +81,7 @@ func (p *program) plan(c *cli.Context) error {
 }
 
 // plannedModel opens the model that the command line names, or makes the stand-in that it describes.
-func plannedModel(c *cli.Context) (*format.Reader, *model.Program, error) {
+func (p *program) plannedModel(c *cli.Context) (*format.Reader, *model.Program, error) {
 	if name := c.String("shape"); name != "" {
 		if c.Args().Present() {
 			return nil, nil, usagef("--shape %s takes the place of a model file", name)
@@ -86,7 +91,7 @@ func plannedModel(c *cli.Context) (*format.Reader, *model.Program, error) {
 	if c.IsSet("bpw") {
 		return nil, nil, usagef("--bpw goes with --shape: a file has the bits that it has")
 	}
-	path, err := operand(c, "model")
+	path, err := p.modelOperand(c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -112,7 +117,8 @@ type planner struct {
 // planner returns the planner of a device, which need not be there if it is described.
 func (p *program) planner(device string) (*planner, error) {
 	if d, err := predict.Find(device); err == nil {
-		return gpuPlanner(driver.Info{Backend: "described", Name: d.Title, CCMajor: d.CCMajor, CCMinor: d.CCMinor, SMs: d.SMs, ClockMHz: int(d.ClockMHz),
+		return gpuPlanner(driver.Info{Backend: "described", Name: d.Title, CCMajor: d.CCMajor, CCMinor: d.CCMinor, SMs: d.SMs,
+			ClockMHz: int(d.ClockMHz),
 			MemTotal: d.MemTotal, MemFree: d.MemUsable, SharedPerBlock: d.SharedPerBlock}, d), nil
 	}
 	if device == deviceAuto {
@@ -130,7 +136,7 @@ func (p *program) planner(device string) (*planner, error) {
 				return m, nil, err
 			}}, nil
 	}
-	dev, err := openDevice(device)
+	dev, err := p.openDevice(device)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +190,8 @@ func (pl *planner) rows(f *format.Reader, prog *model.Program, opt engine.LoadOp
 		if m.Plan != kind { // hybrid without room for anything decoded is fused
 			continue
 		}
-		row := planJSON{MemoryPlan: m, Total: m.Total(), NCtx: opt.NCtx, Fits: err == nil, Chosen: m.Plan == chosen.Plan, Predicted: predicted}
+		row := planJSON{MemoryPlan: m, Total: m.Total(), NCtx: opt.NCtx, Fits: err == nil, Chosen: m.Plan == chosen.Plan,
+			Predicted: predicted}
 		if m.Budget > 0 {
 			row.Free = m.Budget - m.Total()
 		}
@@ -244,14 +251,17 @@ func (p *program) printPlan(r *planJSON, predicted bool) {
 	} else if predicted {
 		rates = strings.Repeat(" ", 38)
 	}
-	fmt.Fprintf(p.Out, "%-10s %12s %12s %12s %12s %12s%s  %s\n", r.Plan, bytesText(r.Weights), bytesText(r.KV), bytesText(r.Scratch), bytesText(r.Total), free, rates, note)
+	fmt.Fprintf(p.Out, "%-10s %12s %12s %12s %12s %12s%s  %s\n", r.Plan, bytesText(r.Weights), bytesText(r.KV),
+		bytesText(r.Scratch), bytesText(r.Total), free, rates, note)
 }
 
 // printPrediction prints where weights go and where the time of a token is expected to go, by role or by tensor.
 func (p *program) printPrediction(r *planJSON, tensors bool) {
 	pr := r.Predicted
-	fmt.Fprintf(p.Out, "\nplan %s, predicted (not measured) for %s: a token behind %d others, %d kernel launches\n", r.Plan, pr.Described, pr.Past, pr.Launches)
-	fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10s %7s  %s\n", "tensors or kernel", "form", "count", "bytes", "ms/token", "Gw/s", "kernel, what limits it")
+	fmt.Fprintf(p.Out, "\nplan %s, predicted (not measured) for %s: a token after %d others, %d kernel launches\n", r.Plan,
+		pr.Described, pr.Past, pr.Launches)
+	fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10s %7s  %s\n", "tensors or kernel", "form", "count", "bytes", "ms/token", "Gw/s",
+		"kernel, what limits it")
 	list := pr.Kinds
 	if tensors {
 		list = pr.Tensors
@@ -273,4 +283,14 @@ func (p *program) printPrediction(r *planJSON, tensors bool) {
 	}
 	fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10.3f\n", "all kernels", "", "", "", total)
 	fmt.Fprintf(p.Out, "%-28s %-8s %5s %12s %10.3f\n", "host", "", "", "", pr.HostMS)
+	p.printPrefill(pr)
+}
+
+// printPrefill prints what the kernels of a prompt are expected to take.
+func (p *program) printPrefill(pr *gpu.Prediction) {
+	fmt.Fprintf(p.Out, "\nprefill of %d tokens, predicted (not measured)\n%-28s %8s %10s  %s\n", pr.PrefillTokens,
+		"kernel", "launches", "ms", "what limits it")
+	for _, k := range pr.Prefill {
+		fmt.Fprintf(p.Out, "%-28s %8d %10.3f  %s\n", k.Kernel, k.Launches, k.MS, k.Bound)
+	}
 }

@@ -46,7 +46,8 @@ func TestPlanForDescribedDevices(t *testing.T) {
 // What the Nano is predicted to reach with models that are too large to make here, by their shapes.
 func TestPlanForShapes(t *testing.T) {
 	plan := func(name, bits string, which engine.Plan) planJSON {
-		for _, r := range decodeJSON[[]planJSON](t, mustRun(t, "plan", "--shape", name, "--bpw", bits, "--device", "nano", "--ctx", "1024", "--json")) {
+		for _, r := range decodeJSON[[]planJSON](t, mustRun(t, "plan", "--shape", name, "--bpw", bits, "--device", "nano", "--ctx",
+			"1024", "--json")) {
 			if r.Plan == which {
 				return r
 			}
@@ -77,7 +78,8 @@ func TestPlanWithinABudget(t *testing.T) {
 	model := compressed(t, "--bpw", "4")
 	plan := func(args ...string) map[engine.Plan]planJSON {
 		rows := map[engine.Plan]planJSON{}
-		for _, r := range decodeJSON[[]planJSON](t, mustRun(t, append([]string{"plan", model, "--device", "nano", "--ctx", "64", "--json"}, args...)...)) {
+		for _, r := range decodeJSON[[]planJSON](t,
+			mustRun(t, append([]string{"plan", model, "--device", "nano", "--ctx", "64", "--json"}, args...)...)) {
 			rows[r.Plan] = r
 		}
 		return rows

@@ -29,7 +29,8 @@ func profileTable(entries []engine.ProfileEntry) string {
 		fmt.Fprintf(&b, " %12s", "predicted")
 	}
 	row := func(e engine.ProfileEntry) {
-		fmt.Fprintf(&b, "\n%-24s %9d %12s %6.1f%% %12s", e.Name, e.Calls, e.Time.Round(time.Microsecond), 100*e.Time.Seconds()/max(total.Seconds(), 1e-9), bytesText(int64(e.Bytes)))
+		fmt.Fprintf(&b, "\n%-24s %9d %12s %6.1f%% %12s", e.Name, e.Calls, e.Time.Round(time.Microsecond),
+			100*e.Time.Seconds()/max(total.Seconds(), 1e-9), bytesText(int64(e.Bytes)))
 		if e.Bytes > 0 && e.Time > 0 {
 			fmt.Fprintf(&b, " %9.2f", e.Bytes/e.Time.Seconds()/1e9)
 		} else {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/outfile"
 )
 
 // benchReport is what bench --report writes: enough to compare measurements of different machines.
@@ -23,17 +24,14 @@ type benchReport struct {
 
 // writeReport stores the results of bench at path.
 func (p *program) writeReport(path string, m *loaded, results []benchResult) error {
-	r := benchReport{Build: p.version, System: runtime.GOOS + "/" + runtime.GOARCH, Board: firstLine("/proc/device-tree/model"), JetPack: firstLine("/etc/nv_tegra_release"),
+	r := benchReport{Build: p.version, System: runtime.GOOS + "/" + runtime.GOARCH, Board: firstLine("/proc/device-tree/model"),
+		JetPack:  firstLine("/etc/nv_tegra_release"),
 		Computed: m.backend.Describe(), Devices: append(gpus(), cpuDevice()), Plan: m.Memory(), Results: results}
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	part := path + ".part"
-	if err := os.WriteFile(part, append(b, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(part, path)
+	return outfile.WriteFile(path, append(b, '\n'))
 }
 
 // firstLine returns the first line of a small system file, or nothing.

@@ -3,15 +3,15 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/grammar"
 	"github.com/ellm-gpu/ellm-gpu/internal/sample"
 )
 
@@ -19,42 +19,25 @@ func (p *program) runCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "run",
 		Usage:     "answer a prompt, or chat when no prompt is given",
-		ArgsUsage: "MODEL.ellm",
+		ArgsUsage: "MODEL.ellm or NAME",
 		Flags: append(append([]cli.Flag{
-			&cli.StringFlag{Name: "prompt", Aliases: []string{"p"}, Usage: "the prompt; without it: a chat on a terminal, or all of standard input as the prompt"},
+			&cli.StringFlag{Name: "prompt", Aliases: []string{"p"},
+				Usage: "the prompt; without it: a chat on a terminal, or all of standard input as the prompt"},
 			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "read the prompt from a file"},
 			&cli.StringFlag{Name: "system", Aliases: []string{"sys"}, Usage: "system message"},
 			&cli.BoolFlag{Name: "raw", Usage: "continue the prompt as it is, without the model's chat template"},
-			&cli.IntFlag{Name: "n", Aliases: []string{"predict", "n-predict"}, Value: -1, Usage: "generate at most this many tokens; -1: until the model ends"},
-			&cli.StringSliceFlag{Name: "stop", Aliases: []string{"reverse-prompt", "r"}, Usage: "end before this text appears; may be repeated"},
+			&cli.IntFlag{Name: "n", Aliases: []string{"predict", "n-predict"}, Value: -1,
+				Usage: "generate at most this many tokens; -1: until the model ends"},
+			&cli.StringSliceFlag{Name: "stop", Aliases: []string{"reverse-prompt", "r"}, KeepSpace: true,
+				Usage: "end before this text appears; may be repeated"},
+			&cli.StringFlag{Name: "session", Usage: "go on with the conversation in `FILE`, and save it there with its cache"},
 			&cli.BoolFlag{Name: "ignore-eos", Usage: "go on when the model ends its text"},
 			&cli.IntFlag{Name: "logprobs", Usage: "with --json: record this many best candidates of each step with their logits"},
+			&cli.BoolFlag{Name: "offline", Usage: "do not pull a model that is not in the store"},
 			ctxFlag(), jsonFlag(), profileFlag(),
-		}, samplingFlags()...), deviceFlags()...),
+		}, append(generationFlags(), samplingFlags()...)...), deviceFlags()...),
 		Action: p.run,
 	}
-}
-
-func samplingFlags() []cli.Flag {
-	d := sample.DefaultOptions()
-	return []cli.Flag{
-		&cli.Float64Flag{Name: "temp", Aliases: []string{"temperature"}, Value: decimal(d.Temperature), Usage: "temperature; 0 = always the best token"},
-		&cli.IntFlag{Name: "top-k", Value: d.TopK, Usage: "choose among this many best tokens; 0 = all"},
-		&cli.Float64Flag{Name: "top-p", Value: decimal(d.TopP), Usage: "choose among the best tokens of this total probability"},
-		&cli.Float64Flag{Name: "min-p", Value: decimal(d.MinP), Usage: "choose among tokens of at least this share of the best one's probability"},
-		&cli.Float64Flag{Name: "repeat-penalty", Value: 1, Usage: "divide the logits of recent tokens by this; 1 = off"},
-		&cli.IntFlag{Name: "repeat-last-n", Value: d.PenaltyWindow, Usage: "how many recent tokens --repeat-penalty looks at"},
-		&cli.Int64Flag{Name: "seed", Aliases: []string{"s"}, Value: -1, Usage: "seed of the random choice; -1: a new one each time"},
-	}
-}
-
-// decimal returns the short decimal number that v came from.
-func decimal(v float32) float64 {
-	d, err := strconv.ParseFloat(strconv.FormatFloat(float64(v), 'g', -1, 32), 64)
-	if err != nil {
-		return float64(v)
-	}
-	return d
 }
 
 // runOptions are the options of run, checked.
@@ -64,13 +47,22 @@ type runOptions struct {
 	raw, json      bool
 	n              int
 	stop           []string
+	session        string // path of a conversation file
 	ignoreEnd      bool
 	topLogits      int
+	speculate      engine.Speculation
+	draft          string // path of a model
+	shift          bool   // the context, when it is full
+	keep           int    // tokens then; −1: the system message
 	sampling       sample.Options
+	grammar        *grammar.Grammar // nil: none
+	constraint     *grammar.Constraint
 }
 
 func (p *program) run(c *cli.Context) error {
-	path, err := operand(c, "model")
+	ctx, stop := interruptible(c.Context)
+	defer stop()
+	path, err := p.pulledOperand(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -88,39 +80,59 @@ func (p *program) run(c *cli.Context) error {
 	if !opt.havePrompt && opt.json {
 		return usagef("run: --json needs a prompt (-p TEXT, -f FILE or standard input)")
 	}
-	ctx, stop := interruptible(c.Context)
-	defer stop()
 	model, err := p.load(ctx, path, c.String("device"), load)
 	if err != nil {
 		return err
 	}
 	defer model.close()
+	if err := p.useDraft(ctx, model, opt.draft); err != nil {
+		return err
+	}
+	if err := opt.prepare(model); err != nil {
+		return err
+	}
+	if opt.speculate == speculateAuto {
+		opt.speculate = engine.SpeculateOff
+		if model.Memory().Device == "cpu" {
+			opt.speculate = engine.SpeculateNgram
+		}
+	}
+	talk := &conversation{p: p, model: model, opt: opt}
+	if opt.session != "" {
+		if err := talk.resume(opt.session); err != nil {
+			return err
+		}
+	}
+	if opt.shift {
+		talk.opt.keep = keepTokens(ctx, model, &talk.opt)
+	}
 	if !opt.havePrompt {
 		stop() // the chat has its own way with Ctrl-C
-		return p.chat(c.Context, model, opt)
+		return talk.chat(c.Context)
 	}
-	return p.answer(ctx, model, opt)
+	return p.answer(ctx, talk)
 }
 
 func (p *program) runOptions(c *cli.Context) (runOptions, error) {
 	o := runOptions{
 		prompt: c.String("prompt"), system: c.String("system"), havePrompt: true, raw: c.Bool("raw"), json: c.Bool("json"),
-		n: c.Int("n"), stop: c.StringSlice("stop"), ignoreEnd: c.Bool("ignore-eos"), topLogits: c.Int("logprobs"),
+		n: max(c.Int("n"), -1), stop: c.StringSlice("stop"), ignoreEnd: c.Bool("ignore-eos"), topLogits: c.Int("logprobs"),
 	}
-	if o.topLogits < 0 || o.topLogits > 1000 {
-		return o, usagef("--logprobs %d: expected 0 to 1000", o.topLogits)
+	o.session = c.String("session")
+	o.draft, o.shift, o.keep = c.String("draft"), c.Bool("context-shift"), c.Int("keep")
+	var err error
+	if o.speculate, err = speculation(c.String("speculate"), o.draft); err != nil {
+		return o, err
 	}
 	if o.raw && o.system != "" {
 		return o, usagef("--system needs the chat template: leave out --raw")
 	}
-	o.sampling = sample.Options{
-		Temperature: float32(c.Float64("temp")), TopK: c.Int("top-k"), TopP: float32(c.Float64("top-p")), MinP: float32(c.Float64("min-p")),
-		RepeatPenalty: float32(c.Float64("repeat-penalty")), PenaltyWindow: c.Int("repeat-last-n"), Seed: uint64(c.Int64("seed")),
+	if o.sampling, err = samplingOptions(c); err != nil {
+		return o, err
 	}
-	if c.Int64("seed") < 0 {
-		o.sampling.Seed = rand.Uint64() >> 12 // exact in a JSON number
+	if o.grammar, err = p.grammarOption(c); err != nil {
+		return o, err
 	}
-	var err error
 	switch {
 	case c.IsSet("prompt") && c.IsSet("file"):
 		return o, usagef("-p and -f exclude each other")
@@ -139,19 +151,21 @@ func (p *program) runOptions(c *cli.Context) (runOptions, error) {
 }
 
 // answer generates once and prints the result.
-func (p *program) answer(ctx context.Context, m *loaded, opt runOptions) error {
-	prompt, err := p.promptTokens(m, opt)
+func (p *program) answer(ctx context.Context, c *conversation) error {
+	m, opt := c.model, c.opt
+	prompt, said, err := c.prompt(ctx, opt.prompt)
 	if err != nil {
 		return err
 	}
-	req := request(m, opt, prompt)
+	req := request(opt, prompt)
 	if !opt.json {
-		req.OnText = func(s string) { io.WriteString(p.Out, s) }
+		req.OnText = func(s string) { io.WriteString(p.text, s) }
 	}
 	res, err := m.Generate(ctx, req)
 	if err != nil {
 		return err
 	}
+	c.remember(said, prompt, res)
 	if opt.json {
 		err = p.printResult(m, opt, res)
 	} else {
@@ -164,24 +178,43 @@ func (p *program) answer(ctx context.Context, m *loaded, opt runOptions) error {
 	if c := m.profile(); err == nil && c != nil {
 		p.notef("%s\n%s", profileTable(c), memoryLine(m.Memory(), ownStatus))
 	}
+	if err == nil && opt.session != "" {
+		err = c.save(opt.session, true)
+	}
 	if err == nil && res.StopReason == engine.StopCancelled {
 		err = context.Canceled
 	}
 	return err
 }
 
-// promptTokens applies the chat template, unless the prompt is raw.
-func (p *program) promptTokens(m *loaded, opt runOptions) ([]int32, error) {
-	if opt.raw {
-		return m.RawTokens(opt.prompt), nil
+// prepare checks what needs the model's vocabulary.
+func (o *runOptions) prepare(m *loaded) error {
+	for id := range o.sampling.Bias {
+		if int(id) >= m.NVocab() {
+			return usagef("--logit-bias %d: the model has tokens 0 to %d", id, m.NVocab()-1)
+		}
 	}
-	return m.ChatTokens(messages(opt.system, opt.prompt))
+	for _, w := range []*int{&o.sampling.PenaltyWindow, &o.sampling.DRY.Window} {
+		if *w < 0 || *w > m.NCtx() {
+			*w = m.NCtx()
+		}
+	}
+	o.sampling.DRY.Piece = m.Tokenizer().Piece
+	if o.grammar != nil {
+		o.constraint = grammar.NewConstraint(o.grammar, grammar.VocabularyOf(m.Tokenizer()))
+	}
+	return nil
 }
 
-func request(m *loaded, opt runOptions, prompt []int32) engine.Request {
-	return engine.Request{
-		Prompt: prompt, MaxTokens: opt.n, Sampler: sample.New(opt.sampling), Stop: opt.stop, IgnoreEnd: opt.ignoreEnd, TopLogits: opt.topLogits,
+func request(opt runOptions, prompt []int32) engine.Request {
+	req := engine.Request{
+		Prompt: prompt, MaxTokens: opt.n, Sampler: sample.New(opt.sampling), Stop: opt.stop, IgnoreEnd: opt.ignoreEnd,
+		TopLogits: opt.topLogits, Speculate: opt.speculate, Shift: opt.shift, Keep: opt.keep,
 	}
+	if opt.constraint != nil {
+		req.Mask = grammar.NewMask(opt.constraint)
+	}
+	return req
 }
 
 // resultJSON is what run --json prints.
@@ -200,7 +233,11 @@ type resultJSON struct {
 	Seed           uint64            `json:"seed"`
 	NCtx           int               `json:"n_ctx"`
 	MemoryBytes    int64             `json:"memory_bytes"`
+	ContextShifts  int               `json:"context_shifts"`
 	Steps          []engine.Step     `json:"steps,omitempty"`
+
+	Speculation engine.SpeculationStats `json:"speculation"`
+	Measured    []engine.ProductTime    `json:"measured,omitempty"` // products that plan auto was chosen by
 }
 
 func (p *program) printResult(m *loaded, opt runOptions, r *engine.Result) error {
@@ -209,6 +246,7 @@ func (p *program) printResult(m *loaded, opt runOptions, r *engine.Result) error
 		Device: m.Device(), Plan: m.Memory().Plan, PrefillTPS: r.PrefillTPS(), DecodeTPS: r.DecodeTPS(),
 		LoadSeconds: m.LoadTime().Seconds(), PrefillSeconds: r.PrefillTime.Seconds(), DecodeSeconds: r.DecodeTime.Seconds(),
 		Seed: opt.sampling.Seed, NCtx: m.NCtx(), MemoryBytes: m.Memory().Total(), Steps: r.Steps,
+		ContextShifts: r.Shifts, Speculation: r.Speculation, Measured: m.Memory().Measured,
 	}
 	if out.Tokens == nil {
 		out.Tokens = []int32{}
@@ -220,7 +258,11 @@ func (p *program) printResult(m *loaded, opt runOptions, r *engine.Result) error
 func (p *program) printJSON(v any) error {
 	e := json.NewEncoder(p.Out)
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	err := e.Encode(v)
+	if infinite := new(json.UnsupportedValueError); errors.As(err, &infinite) {
+		return fmt.Errorf("the result has a number that is %s, which JSON cannot hold", infinite.Str)
+	}
+	return err
 }
 
 func ratesLine(r *engine.Result) string {
@@ -229,5 +271,9 @@ func ratesLine(r *engine.Result) string {
 		parts[0] += fmt.Sprintf(" (%d more from the cache)", r.CachedTokens)
 	}
 	parts = append(parts, fmt.Sprintf("decode: %d tokens, %.1f tokens/s", len(r.Tokens), r.DecodeTPS()))
+	if s := r.Speculation; s.Proposed > 0 {
+		parts = append(parts, fmt.Sprintf("speculation: %d of %d accepted, %.2f tokens per pass", s.Accepted, s.Proposed,
+			float64(len(r.Tokens))/float64(max(s.Passes, 1))))
+	}
 	return strings.Join(parts, " · ")
 }

@@ -19,7 +19,7 @@ func (p *program) verifyCommand() *cli.Command {
 }
 
 func (p *program) verify(c *cli.Context) error {
-	path, err := operand(c, "model")
+	path, err := p.modelOperand(c)
 	if err != nil {
 		return err
 	}
@@ -39,6 +39,7 @@ func (p *program) verify(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(p.Out, "%s: all checksums are right, and all %d tensors decode (%s)\n", path, len(f.Tensors()), bytesText(f.FileSize()))
+	fmt.Fprintf(p.Out, "%s: all checksums are right, and all %d tensors decode (%s)\n", path, len(f.Tensors()),
+		bytesText(f.FileSize()))
 	return nil
 }

@@ -1,6 +1,7 @@
 // Package cpu runs models on the processor, without cgo. It is both the reference that GPU kernels are compared with and what
-// users without a GPU run. Products take float32 activations and, whatever the plan, the same decoded integers in the same order: plans, thread counts
-// and the split of a prompt into batches do not change a bit of the result on one machine.
+// users without a GPU run. Products take float32 activations and, whatever the plan, the same decoded integers in the same order:
+// plans, thread counts, the split of a prompt into batches and what else is in these do not change a bit of the result on one
+// machine.
 package cpu
 
 import (
@@ -9,37 +10,43 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/ellm-gpu/ellm-gpu/cpu/buffer"
 	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
 	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
+	"github.com/ellm-gpu/ellm-gpu/cpu/product"
+	"github.com/ellm-gpu/ellm-gpu/cpu/vec"
+	"github.com/ellm-gpu/ellm-gpu/cpu/weights"
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
 // Backend is the engine.Backend of this package.
 type Backend struct {
-	k      *kernels
-	decode decode.ISA
-	dot    dot.ISA
+	k      *vec.Kernels
+	decode isa.ISA
+	dot    dot.Kernels
 	plan   engine.MemoryPlan
 	prog   *model.Program
 	file   *format.Reader
 
-	threads  int
-	pool     *pool
-	workers  []*worker
-	stages   []stage
-	matrices []*matrix // in file order
-	tables   *decode.Tables
-	memory   arena // of resident matrices
+	threads int
+	pool    *pool
+	workers []*worker
+	memory  buffer.Arena // of resident matrices
+	linked
 	nCtx     int
-	texts    int
+	slots    int // for sequences
+	pages    int // of the cache
 	maxBatch int
 	bufs     [model.NumBuffers][]float32 // maxBatch × stride(b)
 	logits   []float32
-	rope     rope
+	ropes    []rope // as in prog
 	cache    cache
-	inputs   []activations // of the current stage, by slot
+	places   int                   // for states
+	states   []float32             // places × state
+	inputs   []product.Activations // of the current node, by slot
 	run      current
 	profile  profile
 	profiled bool // Load was asked for it
@@ -47,16 +54,12 @@ type Backend struct {
 
 // New returns a backend that uses the best instructions this processor has.
 func New() engine.Backend {
-	b := &Backend{k: genericKernels(), decode: decode.Best(), dot: dot.Best(), threads: runtime.GOMAXPROCS(0)}
-	if k := simdKernels(); len(k) > 0 {
-		b.k = k[0]
-	}
-	return b
+	return &Backend{k: vec.Best(), decode: decode.Best(), dot: dot.Best(), threads: runtime.GOMAXPROCS(0)}
 }
 
 // Describe implements engine.Backend.
 func (b *Backend) Describe() string {
-	return fmt.Sprintf("cpu: %d threads, products %s, attention %s, decoding %s", b.threads, b.dot, b.k.name, b.decode)
+	return fmt.Sprintf("cpu: %d threads, products %s, attention %s, decoding %s", b.threads, b.dot, b.k.Name, b.decode)
 }
 
 // Memory implements engine.Backend.
@@ -79,7 +82,7 @@ func (b *Backend) Load(ctx context.Context, f *format.Reader, prog *model.Progra
 	if err := b.setup(f, prog, opt); err != nil {
 		return err
 	}
-	if err := b.load(ctx, opt); err != nil {
+	if err := f.Guard(func() error { return b.load(ctx, opt) }); err != nil {
 		return errors.Join(err, b.Close())
 	}
 	return nil
@@ -93,17 +96,22 @@ func (b *Backend) setup(f *format.Reader, prog *model.Program, opt engine.LoadOp
 	if opt.KVType != "" && opt.KVType != engine.KVF16 && opt.KVType != engine.KVQ8 {
 		return fmt.Errorf("cpu: unknown type of KV cache %q; use %s or %s", opt.KVType, engine.KVF16, engine.KVQ8)
 	}
-	if opt.Texts < 0 || opt.Texts > maxContext/opt.NCtx {
-		return fmt.Errorf("cpu: %d texts of %d tokens, expected at most %d", opt.Texts, opt.NCtx, maxContext/opt.NCtx)
+	switch opt.Activations {
+	case 0:
+	case 8, 16:
+		b.dot = b.dot.WithBits(opt.Activations)
+	default:
+		return fmt.Errorf("cpu: activations of %d bits; use 8 or 16", opt.Activations)
 	}
-	b.texts = max(opt.Texts, 1)
-	b.cache = cacheShape(&prog.Config, opt.NCtx, b.texts, opt.KVType)
+	b.slots, b.pages = max(opt.Sequences, 1), opt.Pages()
+	if opt.Sequences < 0 || opt.CacheTokens < 0 || b.slots > maxSequences || b.pages > maxPages {
+		return fmt.Errorf("cpu: %d sequences and a cache of %d pages, expected at most %d and %d", opt.Sequences, b.pages,
+			maxSequences, maxPages)
+	}
+	b.cache = cacheShape(&prog.Config, prog.Count(model.OpAttention), b.pages, opt.KVType)
+	b.places = opt.StatePlaces(prog)
 	b.prog, b.file, b.nCtx, b.profiled = prog, f, opt.NCtx, opt.Profile
-	b.maxBatch = defaultBatch
-	if opt.MaxBatch > 0 {
-		b.maxBatch = opt.MaxBatch
-	}
-	b.maxBatch = min(b.maxBatch, b.nCtx)
+	b.maxBatch = opt.Batch(defaultBatch)
 	if opt.Threads > 0 {
 		b.threads = min(opt.Threads, runtime.GOMAXPROCS(0))
 	}
@@ -113,6 +121,8 @@ func (b *Backend) setup(f *format.Reader, prog *model.Program, opt engine.LoadOp
 const (
 	defaultBatch = 256
 	maxContext   = 1 << 20
+	maxSequences = 1 << 10
+	maxPages     = 1 << 20
 )
 
 func (b *Backend) load(ctx context.Context, opt engine.LoadOptions) error {
@@ -133,45 +143,35 @@ func (b *Backend) load(ctx context.Context, opt engine.LoadOptions) error {
 	return b.allocate()
 }
 
+// link finds the program's weights in the file and prepares what depends on them.
+func (b *Backend) link(ctx context.Context) (err error) {
+	l := linker{prog: b.prog, file: b.file, decode: b.decode, dot: b.dot}
+	if b.linked, err = l.link(ctx); err != nil {
+		return err
+	}
+	for i := range b.nodes {
+		b.nodes[i].entry = b.profile.entry(b.nodes[i].name())
+	}
+	b.ropes = newRopes(b.prog, b.vectors, b.nCtx, b.maxBatch)
+	return nil
+}
+
 // decodeAll decodes the given matrices on all threads and gives their pages of the file back.
-func (b *Backend) decodeAll(ctx context.Context, resident []*matrix, progress func(done, total int64)) error {
+func (b *Backend) decodeAll(ctx context.Context, resident []*weights.Matrix, progress func(done, total int64)) error {
 	total, done := int64(0), int64(0)
 	for _, m := range resident {
-		total += m.tensor.Bytes
+		total += m.Tensor.Bytes
 	}
 	for _, m := range resident {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := b.decodeMatrix(m); err != nil {
-			return err
-		}
-		b.file.Release(m.tensor)
-		if done += m.tensor.Bytes; progress != nil {
+		m.MakeResident(b.k, b.dot, &b.memory, b.each)
+		b.file.Release(m.Tensor)
+		if done += m.Tensor.Bytes; progress != nil {
 			progress(done, total)
 		}
 	}
-	return nil
-}
-
-// decodeMatrix makes m resident.
-func (b *Backend) decodeMatrix(m *matrix) error {
-	groups := m.coded.Groups()
-	if m.floats != nil {
-		f := m.floats.alloc(m.rows)
-		b.each(groups, func() func(g int) {
-			s := newFloatScratch(m)
-			return func(g int) { m.decodeFloats(g, f, g*m.coded.Coding.RowsPerGroup, &s) }
-		})
-		m.floats, m.unitRows = f, plainUnit
-		return nil
-	}
-	p := newPacking(m, m.form, b.k, b.dot, &b.memory)
-	b.each(groups, func() func(g int) {
-		s := p.scratch()
-		return func(g int) { p.group(g, s) }
-	})
-	m.packed, m.unitRows = p.finish(), plainUnit
 	return nil
 }
 
@@ -180,7 +180,7 @@ func (b *Backend) each(n int, start func() func(i int)) {
 	b.pool.run(func(int) {
 		f := start()
 		for {
-			i, ok := b.pool.unit(n)
+			i, ok := b.pool.item(n)
 			if !ok {
 				return
 			}
@@ -196,17 +196,17 @@ func (b *Backend) allocate() error {
 			b.bufs[i] = make([]float32, b.maxBatch*b.stride(buf))
 		}
 	}
-	b.logits = make([]float32, b.prog.Config.NVocab)
-	b.cache.alloc(b.prog.Config.NLayers, false)
+	b.logits = make([]float32, b.slots*b.prog.Config.NVocab)
+	b.cache.alloc(false)
+	b.states = make([]float32, b.places*b.state)
 	b.allocInputs(false)
-	resident := map[*matrix]bool{}
+	resident := map[*weights.Matrix]bool{}
 	for _, m := range b.matrices {
-		resident[m] = m.isResident()
+		resident[m] = m.IsResident()
 	}
 	size := b.workerSizes(resident)
 	for range b.pool.n {
-		w, _ := size.alloc(&b.prog.Config, false)
-		w.k, w.isa = b.k, b.dot
+		w, _ := size.alloc(b.k, b.dot, false)
 		b.workers = append(b.workers, w)
 	}
 	b.run.bind(b)
@@ -214,4 +214,12 @@ func (b *Backend) allocate() error {
 }
 
 // stride returns the distance between the rows of buf: its width, padded with zeros that are never written.
-func (b *Backend) stride(buf model.Buffer) int { return roundUp(b.prog.Width(buf), format.StepCols) }
+func (b *Backend) stride(buf model.Buffer) int {
+	return buffer.RoundUp(b.prog.Width(buf), format.StepCols)
+}
+
+// Profile implements engine.Profiler. Products read weights as often as there are batches.
+func (b *Backend) Profile() []engine.ProfileEntry { return b.profile.sorted() }
+
+// ResetProfile implements engine.Profiler.
+func (b *Backend) ResetProfile() { b.profile.reset() }

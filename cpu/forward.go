@@ -4,116 +4,124 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
+	"github.com/ellm-gpu/ellm-gpu/cpu/product"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
-
-const numOps = model.OpAdd + 1
 
 // current is what the workers need to know about the operation in progress. The functions are made once, so that starting a job
 // allocates nothing.
 type current struct {
-	tokens []int32
-	pos    int  // of token 0
-	many   bool // token t is at pos of text t, and not at pos + t of text 0
-	rows   int  // logits wanted
-	stage  *stage
-	lo, hi int // tokens of the stage
-	logits int // row of logits that belongs to the first token with logits
-	active []product
+	tokens  []int32
+	pos     []int        // of each token in its sequence
+	rows    []int        // of the cache, where each token's keys and values go
+	from    []int32      // where each token's state before it is: a place, emptyState, or sameState
+	to      []int32      // where the state after each token goes: a place, or sameState
+	spans   []tokenRange // into which attention divides the batch
+	fused   *fusedNode
+	wanted  int          // first token with logits
+	lo, hi  int          // tokens of the node
+	attends []tokenRange // those of spans that have some of these
+	active  []product.Product
 
 	quantize func(worker int)
-	work     [numOps]func(worker int)
-	perItem  [numOps]func(w *worker, item int) error
+	store    func(worker int)
+	work     [model.NumOps]func(worker int)
+	perItem  [model.NumOps]func(w *worker, item int) error
 }
 
-// Forward implements engine.Backend. Longer inputs than MaxBatch are split.
-func (b *Backend) Forward(ctx context.Context, tokens []int32, pos, rows int) ([]float32, error) {
-	if rows < 0 || rows > len(tokens) {
-		return nil, fmt.Errorf("cpu: logits of %d tokens wanted, %d given", rows, len(tokens))
-	}
-	if err := b.begin(tokens, rows); err != nil {
-		return nil, err
-	}
-	if pos < 0 || len(tokens) == 0 || pos > b.nCtx-len(tokens) {
-		return nil, fmt.Errorf("cpu: %d tokens at position %d do not fit a context of %d", len(tokens), pos, b.nCtx)
-	}
-	b.run.many = false
-	skip := len(tokens) - rows // tokens without logits
-	for first := 0; first < len(tokens); first += b.maxBatch {
-		n := min(b.maxBatch, len(tokens)-first)
-		if err := b.batch(ctx, tokens[first:first+n], pos+first, max(0, skip-first), max(0, first-skip)); err != nil {
-			return nil, err
-		}
-	}
-	return b.logits[:rows*b.prog.Config.NVocab], nil
+// tokenRange are n consecutive tokens of one run, from token `first` of the batch on.
+type tokenRange struct {
+	first, n int
+	pages    []int32 // page table of their sequence
 }
 
-// ForwardTexts implements engine.TextsBackend.
-func (b *Backend) ForwardTexts(ctx context.Context, tokens []int32, pos int) ([]float32, error) {
-	if most := min(b.texts, b.maxBatch); len(tokens) == 0 || len(tokens) > most || pos < 0 || pos >= b.nCtx {
-		return nil, fmt.Errorf("cpu: position %d of %d texts, there is room for %d tokens of %d", pos, len(tokens), b.nCtx, most)
-	}
-	if err := b.begin(tokens, len(tokens)); err != nil {
-		return nil, err
-	}
-	b.run.many = true
-	if err := b.batch(ctx, tokens, pos, 0, 0); err != nil {
-		return nil, err
-	}
-	return b.logits[:len(tokens)*b.prog.Config.NVocab], nil
-}
-
-// begin checks tokens and makes room for the logits of `rows` of them.
-func (b *Backend) begin(tokens []int32, rows int) error {
+// Forward implements engine.Backend.
+func (b *Backend) Forward(ctx context.Context, batch engine.Batch) ([]float32, error) {
 	if b.workers == nil {
-		return errors.New("cpu: Forward before Load")
+		return nil, errors.New("cpu: Forward before Load")
 	}
 	vocab := b.prog.Config.NVocab
-	for i, t := range tokens {
-		if t < 0 || int(t) >= vocab {
-			return fmt.Errorf("cpu: token %d is %d, the vocabulary has %d entries", i, t, vocab)
-		}
+	limits := engine.BatchLimits{Tokens: b.maxBatch, Context: b.nCtx, Sequences: b.slots, Pages: b.pages, Vocab: vocab,
+		States: b.plan.States}
+	if err := batch.Check(limits); err != nil {
+		return nil, fmt.Errorf("cpu: %w", err)
 	}
+	rows := batch.Rows()
 	if len(b.logits) < rows*vocab {
 		b.logits = make([]float32, rows*vocab)
+	}
+	for _, c := range batch.Copies {
+		b.cache.copyPage(int(c.From), int(c.To))
+	}
+	b.run.place(&batch)
+	for t, pos := range b.run.pos {
+		for k := range b.ropes {
+			b.ropes[k].prepare(t, pos)
+		}
+	}
+	b.run.wanted = len(batch.Tokens) - rows
+	if err := b.file.Guard(func() error { return b.runNodes(ctx, b.run.wanted) }); err != nil {
+		return nil, err
+	}
+	return b.logits[:rows*vocab], nil
+}
+
+// Hidden implements engine.HiddenStates.
+func (b *Backend) Hidden(row int) []float32 {
+	for i := range b.prog.Nodes {
+		if n := &b.prog.Nodes[i]; n.Dst == model.BufLogits {
+			return b.row(n.A, b.run.wanted+row)
+		}
 	}
 	return nil
 }
 
-// place returns the position of token t in its text, and where in the cache that text begins.
-func (b *Backend) place(t int) (pos, text int) {
-	if b.run.many {
-		return b.run.pos, t * b.cache.text
+// place takes over a batch.
+func (r *current) place(b *engine.Batch) {
+	r.tokens, r.pos, r.rows, r.spans = b.Tokens, r.pos[:0], r.rows[:0], r.spans[:0]
+	r.from, r.to = r.from[:0], r.to[:0]
+	for i := range b.Runs {
+		run := &b.Runs[i]
+		for j := range run.N {
+			pos := run.Pos + j
+			if j%attentionTokens == 0 {
+				r.spans = append(r.spans, tokenRange{len(r.pos), min(attentionTokens, run.N-j), run.Pages})
+			}
+			r.pos = append(r.pos, pos)
+			r.rows = append(r.rows, cacheRow(run.Pages, pos))
+			r.from, r.to = append(r.from, sameState), append(r.to, sameState)
+		}
+		first := len(r.pos) - run.N
+		if r.from[first] = run.State; run.Pos == 0 {
+			r.from[first] = emptyState
+		}
+		for _, s := range run.Saves {
+			r.to[first+s.After-1] = s.Slot
+		}
 	}
-	return b.run.pos + t, 0
 }
 
-// batch runs the program for up to maxBatch tokens. Logits are wanted from token `wanted` on and go to row `row` of b.logits and those behind.
-func (b *Backend) batch(ctx context.Context, tokens []int32, pos, wanted, row int) error {
+// runNodes runs the program. Logits are wanted from token `wanted` on.
+func (b *Backend) runNodes(ctx context.Context, wanted int) error {
 	r := &b.run
-	r.tokens, r.pos, r.logits = tokens, pos, row
-	for t := range tokens {
-		pos, _ := b.place(t)
-		b.rope.prepare(t, pos)
-	}
-	for i := range b.stages {
+	for i := range b.nodes {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		s := &b.stages[i]
-		r.stage, r.lo, r.hi = s, b.firstToken(&s.node, wanted), len(tokens)
+		s := &b.nodes[i]
+		r.fused, r.lo, r.hi = s, b.firstToken(&s.node, wanted), len(r.tokens)
 		start := time.Time{}
 		if b.profiled {
 			start = time.Now()
 		}
-		if err := b.stage(wanted); err != nil {
+		if err := b.runNode(wanted); err != nil {
 			return err
 		}
 		if b.profiled {
-			b.profile.add(s, time.Since(start))
+			b.profile.add(s.entry, time.Since(start), s.readBytes())
 		}
 	}
 	return nil
@@ -126,33 +134,70 @@ func (b *Backend) firstToken(n *model.Node, wanted int) int {
 	return 0
 }
 
-// stage runs the current stage.
-func (b *Backend) stage(wanted int) error {
+// runNode runs the current node.
+func (b *Backend) runNode(wanted int) error {
 	r := &b.run
-	switch r.stage.node.Op {
+	switch r.fused.node.Op {
 	case model.OpMatMul:
 		return b.multiply(wanted)
 	case model.OpAttention:
-		n := &r.stage.node
-		for t := range r.tokens {
-			pos, text := b.place(t)
-			b.cache.store(n.Layer, text+pos, b.row(n.B, t), b.row(n.C, t))
+		n := &r.fused.node
+		for t, row := range r.rows {
+			keys, values := b.row(n.B, t), b.row(n.C, t)
+			if !finite(keys) || !finite(values) {
+				return fmt.Errorf("cpu: keys or values of layer %d at position %d are not finite numbers (\"ellm-gpu verify\" tells "+
+					"whether the file is damaged; else the model is unusable)", n.Layer, r.pos[t])
+			}
+			b.cache.store(r.fused.cache, row, keys, values)
 		}
+		r.attends = spansFrom(r.spans, r.lo)
 		return b.parallel(model.OpAttention)
+	case model.OpShortConv, model.OpConv, model.OpDelta:
+		return b.runItems()
 	}
-	if r.hi-r.lo >= parallelTokens || r.stage.node.Op == model.OpEmbed && r.hi-r.lo > 1 {
-		return b.parallel(r.stage.node.Op)
+	if b.shared(r.hi-r.lo, r.fused.node.Dst) || r.fused.node.Op == model.OpEmbed && r.hi-r.lo > 1 {
+		return b.parallel(r.fused.node.Op)
 	}
 	for t := r.lo; t < r.hi; t++ {
-		if err := r.perItem[r.stage.node.Op](b.workers[0], t-r.lo); err != nil {
+		if err := r.perItem[r.fused.node.Op](b.workers[0], t-r.lo); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// parallelTokens is from how many tokens on cheap operations use all threads.
-const parallelTokens = 8
+// runItems runs the parts of an operation that takes all tokens of each together.
+func (b *Backend) runItems() error {
+	r := &b.run
+	large := r.fused.node.Op == model.OpDelta && b.prog.StateFloats(&r.fused.node) >= sharedFloats // for one token, too
+	if large || b.shared(r.hi-r.lo, r.fused.node.Dst) {
+		return b.parallel(r.fused.node.Op)
+	}
+	for i := range b.items() {
+		if err := r.perItem[r.fused.node.Op](b.workers[0], i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finite tells whether x holds finite numbers only.
+func finite(x []float32) bool {
+	for _, v := range x {
+		if v-v != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// sharedFloats is from how many numbers on cheap operations use all threads: a few microseconds' work.
+const sharedFloats = 16 << 10
+
+// shared reports whether an operation with the rows of some tokens uses all threads.
+func (b *Backend) shared(tokens int, rows model.Buffer) bool {
+	return tokens > 1 && tokens*b.prog.Width(rows) >= sharedFloats
+}
 
 func (b *Backend) parallel(op model.Op) error {
 	b.pool.run(b.run.work[op])
@@ -170,28 +215,38 @@ func (b *Backend) row(buf model.Buffer, t int) []float32 {
 	return b.bufs[buf][t*b.stride(buf):][:b.prog.Width(buf)]
 }
 
-// bind makes the functions that workers run: each takes items of the stage until none is left.
+// bind makes the functions that workers run: each takes items of the node until none is left.
 func (r *current) bind(b *Backend) {
 	r.perItem = [...]func(w *worker, item int) error{
 		model.OpEmbed: b.embed, model.OpRMSNorm: b.rmsNorm, model.OpMatMul: b.product, model.OpRoPE: b.rotate,
-		model.OpAttention: b.attend, model.OpSwiGLU: b.swiGLU, model.OpAdd: b.add,
+		model.OpAttention: b.attend, model.OpGLU: b.gate, model.OpAdd: b.add, model.OpShortConv: b.shortConv,
+		model.OpConv: b.shortConv, model.OpDelta: b.delta, model.OpGateHeads: b.gateHeads,
 	}
 	r.quantize = func(w int) {
 		n := r.hi - r.lo
 		for {
-			i, ok := b.pool.unit(n)
+			i, ok := b.pool.item(n)
 			if !ok {
 				return
 			}
 			b.quantizeToken(b.workers[w], i)
 		}
 	}
+	r.store = func(int) {
+		for {
+			t, ok := b.pool.item(len(r.rows))
+			if !ok {
+				return
+			}
+			b.store(t)
+		}
+	}
 	for op, item := range r.perItem {
 		r.work[op] = func(w int) {
 			n := b.items()
-			most := b.span()
+			most := b.mostItems()
 			for {
-				i, end := b.pool.span(n, most)
+				i, end := b.pool.batch(n, most)
 				if i >= end {
 					return
 				}
@@ -206,110 +261,68 @@ func (r *current) bind(b *Backend) {
 	}
 }
 
-// span returns how many items a worker takes at most at a time. Units of products with one token may take about as long as asking for the next.
-func (b *Backend) span() int {
-	if b.run.stage.node.Op != model.OpMatMul || len(b.run.tokens) > 1 {
+// mostItems returns how many items a worker takes at most at a time. Row blocks of products with one token may take about as long
+// as asking for the next; those with several fetch the next block's weights meanwhile.
+func (b *Backend) mostItems() int {
+	if b.run.fused.node.Op != model.OpMatMul {
 		return 1
 	}
 	return 16
 }
 
-// items returns the number of independent parts of the current stage.
+// items returns the number of independent parts of the current node.
 func (b *Backend) items() int {
 	r := &b.run
 	tokens := r.hi - r.lo
-	switch r.stage.node.Op {
+	switch r.fused.node.Op {
 	case model.OpMatMul:
-		return b.productUnits()
+		return b.productBlocks()
 	case model.OpAttention:
-		most := r.attentionTokens()
-		return (tokens + most - 1) / most * b.headGroups()
+		return len(r.attends) * b.headGroups()
+	case model.OpDelta:
+		return b.prog.Config.DeltaValueHeads
+	case model.OpShortConv, model.OpConv:
+		return (b.prog.Width(r.fused.node.Dst) + convChannels - 1) / convChannels
 	}
 	return tokens
 }
 
-func (b *Backend) embed(w *worker, item int) error {
-	n, t := &b.run.stage.node, b.run.lo+item
-	w.embedding(b.run.stage.matrix, int(b.run.tokens[t]), b.row(n.Dst, t))
-	return nil
+// store puts token t's keys and values of the current node's layer into the cache.
+func (b *Backend) store(t int) {
+	n := &b.run.fused.node
+	b.cache.store(b.run.fused.cache, b.run.rows[t], b.row(n.B, t), b.row(n.C, t))
 }
 
-func (b *Backend) rmsNorm(_ *worker, item int) error {
-	s, t := b.run.stage, b.run.lo+item
-	x, dst := b.row(s.node.A, t), b.row(s.node.Dst, t)
-	f := float32(1 / math.Sqrt(sumSquares(x)/float64(len(x))+float64(b.prog.Config.NormEps)))
-	for i, v := range x {
-		dst[i] = v * f * s.vector[i]
+// spansFrom returns the spans that hold tokens from lo on. Earlier tokens of the first of them are left out by attend.
+func spansFrom(spans []tokenRange, lo int) []tokenRange {
+	for len(spans) > 0 && spans[0].first+spans[0].n <= lo {
+		spans = spans[1:]
 	}
-	return nil
+	return spans
 }
 
-// sumSquares sums in four chains, which the processor can overlap.
-func sumSquares(x []float32) float64 {
-	var s0, s1, s2, s3 float64
-	for ; len(x) >= 4; x = x[4:] {
-		s0 += float64(x[0]) * float64(x[0])
-		s1 += float64(x[1]) * float64(x[1])
-		s2 += float64(x[2]) * float64(x[2])
-		s3 += float64(x[3]) * float64(x[3])
-	}
-	for _, f := range x {
-		s0 += float64(f) * float64(f)
-	}
-	return (s0 + s1) + (s2 + s3)
-}
-
-func (b *Backend) rotate(_ *worker, item int) error {
-	t := b.run.lo + item
-	b.rope.rotate(b.row(b.run.stage.node.Dst, t), t, b.prog.Config.HeadDim, b.prog.RopeNeox)
-	return nil
-}
-
-func (b *Backend) swiGLU(w *worker, item int) error {
-	n, t := &b.run.stage.node, b.run.lo+item
-	stride := b.stride(n.Dst) // whole vectors: the padding stays 0, because silu(0) · 0 = 0
-	w.k.swiglu(b.bufs[n.Dst][t*stride:][:stride], b.bufs[n.A][t*stride:][:stride], b.bufs[n.B][t*stride:][:stride])
-	return nil
-}
-
-func (b *Backend) add(_ *worker, item int) error {
-	n, t := &b.run.stage.node, b.run.lo+item
-	dst, a := b.row(n.Dst, t), b.row(n.A, t)
-	a = a[:len(dst)]
-	for i := range dst {
-		dst[i] += a[i]
-	}
-	return nil
-}
-
-// headGroups returns into how many parts the query heads are divided: the groups that share keys and values, or single heads where there are too few groups
-// for the threads.
+// headGroups returns into how many parts the query heads are divided: the groups that share keys and values, or single heads
+// where there are too few groups for the threads.
 func (b *Backend) headGroups() int {
 	c := &b.prog.Config
-	if b.run.hi-b.run.lo == 1 && c.NKVHeads < b.pool.n {
+	if len(b.run.attends) == 1 && b.run.hi-b.run.lo == 1 && c.NKVHeads < b.pool.n {
 		return c.NHeads
 	}
 	return c.NKVHeads
 }
 
-// attentionTokens is how many tokens a worker's unit of attention has: those of one text.
-func (r *current) attentionTokens() int {
-	if r.many {
-		return 1
-	}
-	return attentionTokens
-}
-
 func (b *Backend) attend(w *worker, item int) error {
-	r, n, c := &b.run, &b.run.stage.node, &b.prog.Config
+	r, n, c := &b.run, &b.run.fused.node, &b.prog.Config
 	groups := b.headGroups()
 	heads := c.NHeads / groups
 	head0 := item % groups * heads
-	most := r.attentionTokens()
-	first := r.lo + item/groups*most
-	tokens := min(most, r.hi-first)
-	pos, text := b.place(first)
+	s := r.attends[item/groups]
+	first := max(s.first, r.lo)
 	stride := b.stride(n.A)
-	w.attend(&b.cache, n.Layer, head0/(c.NHeads/c.NKVHeads), head0, heads, b.bufs[n.A][first*stride:], b.bufs[n.Dst][first*stride:], stride, tokens, text, pos)
+	w.attend(&b.cache, &attentionItem{
+		node: n, cache: b.run.fused.cache, kvHead: head0 / (c.NHeads / c.NKVHeads), head0: head0, heads: heads,
+		q: b.bufs[n.A][first*stride:], out: b.bufs[n.Dst][first*stride:], stride: stride,
+		tokens: s.first + s.n - first, pages: s.pages, pos: r.pos[first],
+	})
 	return nil
 }

@@ -17,7 +17,7 @@ func TestPool(t *testing.T) {
 			p.run(func(int) {
 				workers.Add(1)
 				for {
-					u, ok := p.unit(len(seen))
+					u, ok := p.item(len(seen))
 					if !ok {
 						return
 					}
@@ -41,7 +41,8 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// TestPoolWaits lets many short jobs follow each other while the threads fall asleep at every point: run must not return before all workers have.
+// TestPoolWaits lets many short jobs follow each other while the threads fall asleep at every point: run must not return before
+// all workers have.
 func TestPoolWaits(t *testing.T) {
 	p := newPool(3)
 	defer p.close()

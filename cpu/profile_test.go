@@ -5,12 +5,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ellm-gpu/ellm-gpu/cpu/internal/cputest"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 )
 
 func TestProfile(t *testing.T) {
 	m := newTiny(t, tinyOptions{arch: "llama", recipe: 0})
-	mc := machines()[0]
+	mc := cputest.Machines()[0]
 	b := load(t, m, mc, engine.LoadOptions{Plan: engine.PlanFused, Threads: 1, Profile: true})
 	require.Empty(t, b.Profile())
 	forward(t, b, prompt(3, 97), 1)
@@ -27,7 +28,8 @@ func TestProfile(t *testing.T) {
 			require.Equal(t, float64(3*want), e.Bytes)
 		}
 	}
-	require.Equal(t, map[string]int64{"embed": 3, "rmsnorm": 15, "attn_q+attn_k+attn_v": 6, "rope": 12, "attention": 6, "attn_output": 6, "add": 12,
+	require.Equal(t, map[string]int64{"embed": 3, "rmsnorm": 15, "attn_q+attn_k+attn_v": 6, "rope": 12, "attention": 6,
+		"attn_output": 6, "add": 12,
 		"ffn_gate+ffn_up": 6, "swiglu": 6, "ffn_down": 6, "output": 3}, calls)
 	b.ResetProfile()
 	require.Empty(t, b.Profile())

@@ -7,11 +7,13 @@ import (
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/x448/float16"
 
+	"github.com/ellm-gpu/ellm-gpu/cpu/internal/cputest"
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
@@ -40,7 +42,8 @@ func newTiny(t testing.TB, o tinyOptions) *tiny {
 	}
 	m := &tiny{weights: map[string][]float64{}}
 	has := func(name string) bool {
-		return (name != "output.weight" || !o.tied) && (name != "rope_freqs.weight" || o.ropeFreqs)
+		return (o.arch == "qwen2" || !strings.HasSuffix(name, ".bias")) && (name != "output.weight" || !o.tied) &&
+			(name != "rope_freqs.weight" || o.ropeFreqs)
 	}
 	prog, err := model.Build(&cfg, has)
 	require.NoError(t, err)
@@ -89,11 +92,11 @@ func (b *tinyBuilder) matrix(name string, rows, cols int, spread float64) {
 	if _, done := b.m.weights[name]; done {
 		return
 	}
-	r := recipes[b.recipe%len(recipes)]
-	for b.recipe++; r.every > 0 && cols%r.every != 0; b.recipe++ {
-		r = recipes[b.recipe%len(recipes)]
+	r := cputest.Recipes[b.recipe%len(cputest.Recipes)]
+	for b.recipe++; r.Every > 0 && cols%r.Every != 0; b.recipe++ {
+		r = cputest.Recipes[b.recipe%len(cputest.Recipes)]
 	}
-	c, tables := r.encode(b.t, b.rng, rows, cols)
+	c, tables := r.Encode(b.t, b.rng, rows, cols)
 	for i := range c.ChunkTable {
 		c.ChunkTable[i] += uint8(len(b.tables))
 	}
@@ -232,7 +235,7 @@ func (m *tiny) rotate(x []float64, pos int) {
 				theta /= d[i]
 			}
 			a, b := h+2*i, h+2*i+1
-			if m.prog.RopeNeox {
+			if m.prog.Ropes[0].Neox {
 				a, b = h+i, h+i+c.RopeDim/2
 			}
 			s, cos := math.Sincos(theta)

@@ -30,7 +30,8 @@ struct lane_words {
 };
 
 // A window of 64 bits over a lane's words, and one word more that is already on its way. The file has no bits ahead of the
-// first code: starting with an empty word and pos = 32 − shift makes peek() return codes multiplied by 2^shift (with rubbish below).
+// first code: starting with an empty word and pos = 32 − shift makes peek() return codes multiplied by 2^shift (lower bits are
+// undefined).
 struct bit_window {
     uint32_t lo, hi, next, pos; // only the low 6 bits of pos count
     int32_t i;                  // words read
@@ -56,12 +57,14 @@ struct bit_window {
 };
 
 // Words of `low` for a chunk of `steps` steps and `rows` rows.
-__device__ __forceinline__ int64_t low_chunk_words(int32_t low_bits, int32_t steps, int32_t rows) { return (int64_t)WARP * ((2 * low_bits * steps * rows + 31) / 32); }
+__device__ __forceinline__ int64_t low_chunk_words(int32_t low_bits, int32_t steps, int32_t rows) { return (int64_t)WARP *
+    ((2 * low_bits * steps * rows + 31) / 32); }
 
 // First word of `low` of a chunk.
 __device__ __forceinline__ const uint32_t* low_chunk(const matrix* w, int32_t group, int32_t tile) {
     int32_t last = w->tiles - 1, rest = w->steps - last * w->steps_per_tile;
-    int64_t per_group = last * low_chunk_words(w->low_bits, w->steps_per_tile, w->rows_per_group) + low_chunk_words(w->low_bits, rest, w->rows_per_group);
+    int64_t per_group = last * low_chunk_words(w->low_bits, w->steps_per_tile, w->rows_per_group) + low_chunk_words(w->low_bits,
+        rest, w->rows_per_group);
     int32_t rows = min(w->rows_per_group, w->rows - group * w->rows_per_group);
     return w->low + group * per_group + tile * low_chunk_words(w->low_bits, w->steps_per_tile, rows);
 }

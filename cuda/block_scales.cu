@@ -11,7 +11,8 @@ __device__ __forceinline__ uint32_t packed_value(const uint32_t* words, int64_t 
 // grid ⌈4·⌈rows/4⌉·stride / 256⌉ or fewer, block 256.
 // d        float16 [rows][blocks/per_super]
 // d_min    float16, likewise; 0 = no minimum
-// sub      [rows·blocks] values of sub_bits bits, packed LSB first; 0 = all 1. 4-byte aligned, readable up to a multiple of 4 bytes
+// sub      [rows·blocks] values of sub_bits bits, packed LSB first; 0 = all 1. 4-byte aligned, readable up to a multiple of 4
+//          bytes
 // sub_min  likewise, without bias; 0 = all 1
 // per_super  blocks per super-block
 // sub_bits   1 … 8 (8: sub is a signed byte); sub_bias is added to the values of sub
@@ -19,12 +20,15 @@ __device__ __forceinline__ uint32_t packed_value(const uint32_t* words, int64_t 
 // stride   ≥ blocks
 // out      float16 [⌈rows/4⌉][stride][4 rows]; zeros beyond rows and blocks
 // out_min  likewise, if d_min is given
-extern "C" __global__ void __launch_bounds__(256) block_scales(const uint16_t* d, const uint16_t* d_min, const uint32_t* sub, const uint32_t* sub_min,
-    int32_t rows, int32_t blocks, int32_t stride, int32_t per_super, int32_t sub_bits, int32_t sub_bias, float inv_unit, float inv_min_unit, uint16_t* out, uint16_t* out_min) {
+extern "C" __global__ void __launch_bounds__(256) block_scales(const uint16_t* d, const uint16_t* d_min, const uint32_t* sub,
+    const uint32_t* sub_min,
+    int32_t rows, int32_t blocks, int32_t stride, int32_t per_super, int32_t sub_bits, int32_t sub_bias, float inv_unit,
+        float inv_min_unit, uint16_t* out, uint16_t* out_min) {
     int64_t n = (int64_t)((rows + 3) / 4) * stride * 4;
     for (int64_t k = (int64_t)blockIdx.x * 256 + threadIdx.x; k < n; k += (int64_t)gridDim.x * 256) {
         int32_t block = (int32_t)(k / 4 % stride);
-        int64_t row = k / 4 / stride * 4 + k % 4, i = row * blocks + block, super = i / per_super; // blocks is a multiple of per_super
+        // blocks is a multiple of per_super
+        int64_t row = k / 4 / stride * 4 + k % 4, i = row * blocks + block, super = i / per_super;
         float s = 1, m = 1;
         if (row >= rows || block >= blocks) {
             out[k] = 0;

@@ -10,12 +10,13 @@ __device__ __forceinline__ int32_t token_row(const matrix* w, int32_t token) {
     return w->row_position ? (int32_t)w->row_position[token] : token;
 }
 
-// Both kernels: y [tokens][cols] = row token_ids[t] of w, scales (also column scales) applied; a token outside 0 … rows−1 yields zeros.
+// Both kernels: y [tokens][cols] = scale · row token_ids[t] of w, the matrix's own scales applied; a token outside
+// 0 … rows−1 yields zeros.
 // w          matrix; row_position maps tokens to stored rows
 // token_ids  [tokens] in device memory
 
 // From w->data, any type and scale.   grid (⌈cols/256⌉, tokens), block 256
-extern "C" __global__ void __launch_bounds__(256) embed_rows(const matrix* w, const int32_t* token_ids, float* y) {
+extern "C" __global__ void __launch_bounds__(256) embed_rows(const matrix* w, const int32_t* token_ids, float* y, float scale) {
     int32_t c = blockIdx.x * 256 + threadIdx.x, row = token_row(w, token_ids[blockIdx.y]);
     if (c >= w->cols) return;
     float v = 0;
@@ -33,14 +34,15 @@ extern "C" __global__ void __launch_bounds__(256) embed_rows(const matrix* w, co
             affine a = matrix_affine(w, row, c);
             v = fmaf(a.s, v + (w->type == TYPE_PACKED ? (float)w->packed_zero : w->data_zero), a.m);
         }
-        v *= col_factor(w, c);
+        v *= col_factor(w, c) * scale;
     }
     y[(int64_t)blockIdx.y * w->cols + c] = v;
 }
 
 // From the coded form, any coding and scale.   grid (tiles, tokens), block 32, no dynamic shared memory
 // The chunk is decoded from its beginning down to the row.
-extern "C" __global__ void __launch_bounds__(32) embed_rows_coded(const matrix* w, const int32_t* token_ids, float* y) {
+extern "C" __global__ void __launch_bounds__(32) embed_rows_coded(const matrix* w, const int32_t* token_ids, float* y,
+    float scale) {
     int32_t tile = blockIdx.x, steps = tile_steps(w, tile), cols = w->cols, stored = token_row(w, token_ids[blockIdx.y]);
     int32_t col_0 = tile * w->steps_per_tile * 64 + 2 * threadIdx.x;
     y += (int64_t)blockIdx.y * cols;
@@ -61,6 +63,7 @@ extern "C" __global__ void __launch_bounds__(32) embed_rows_coded(const matrix* 
         level_pair p = d.next();
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            if (c + i < cols) y[c + i] = level_weight(w, stored, c + i, p.level[i], p.low[i], outliers) * col_factor(w, c + i);
+            if (c + i < cols)
+                y[c + i] = level_weight(w, stored, c + i, p.level[i], p.low[i], outliers) * (col_factor(w, c + i) * scale);
     }
 }

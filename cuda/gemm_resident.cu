@@ -5,7 +5,8 @@
 enum { TILE = 64, DEPTH = 32, PITCH = TILE + 4 };
 
 // Writes 8 columns of one stored row, scaled, to a column-major tile.
-template <int TYPE> __device__ __forceinline__ void load_weights(const matrix* w, const void* data, int64_t offset, int32_t stored, int32_t col, float* tile) {
+template <int TYPE> __device__ __forceinline__ void load_weights(const matrix* w, const void* data, int64_t offset,
+    int32_t stored, int32_t col, float* tile) {
     const bool code = TYPE == TYPE_U8 || TYPE == TYPE_I32;
     affine a = {1, 0};
     if (code && w->scale_kind != SCALE_BLOCK) a = matrix_affine(w, stored, col);
@@ -22,19 +23,22 @@ template <int TYPE> __device__ __forceinline__ void load_weights(const matrix* w
     }
 }
 
-template <int TYPE> __device__ __forceinline__ void gemm(const matrix* w, const void* data, int32_t first_row, int32_t n_rows, const float* x, int32_t n_tokens, const float* bias, float* y) {
+template <int TYPE> __device__ __forceinline__ void gemm(const matrix* w, const void* data, int32_t first_row, int32_t n_rows,
+    const float* x, int32_t n_tokens, const float* bias, float* y) {
     SHARED_ARRAY(float, w_sh, DEPTH * PITCH);
     SHARED_ARRAY(float, x_sh, DEPTH * PITCH);
     int32_t row_0 = blockIdx.x * TILE, token_0 = blockIdx.y * TILE, cols = w->cols;
     int32_t load_line = threadIdx.x / 4, load_col = threadIdx.x % 4 * 8; // what this thread brings into the tiles
     int32_t my_row = threadIdx.x % 16 * 4, my_token = threadIdx.x / 16 * 4;
-    if (!data) data = (const uint8_t*)w->data + (int64_t)first_row * w->stride * (TYPE == TYPE_U8 ? 1 : TYPE == TYPE_F32 || TYPE == TYPE_I32 ? 4 : 2);
+    if (!data) data = (const uint8_t*)w->data + (int64_t)first_row * w->stride * (TYPE == TYPE_U8 ? 1 : TYPE == TYPE_F32 ||
+        TYPE == TYPE_I32 ? 4 : 2);
     int32_t in_row = min(row_0 + load_line, n_rows - 1);
     bool has_token = token_0 + load_line < n_tokens;
     const float* x_row = x + (int64_t)(token_0 + load_line) * cols;
     float acc[4][4] = {};
     for (int32_t col = 0; col < cols; col += DEPTH) {
-        load_weights<TYPE>(w, data, (int64_t)in_row * w->stride, first_row + in_row, col + load_col, w_sh + load_col * PITCH + load_line);
+        load_weights<TYPE>(w, data, (int64_t)in_row * w->stride, first_row + in_row, col + load_col,
+            w_sh + load_col * PITCH + load_line);
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             int32_t c = col + load_col + i;
@@ -71,18 +75,23 @@ template <int TYPE> __device__ __forceinline__ void gemm(const matrix* w, const 
 // xp, xp_stride   not read
 // bias      [rows], in natural row order; 0 = none
 // y         [n_tokens][rows], columns in natural row order; only the rows multiplied are written
-extern "C" __global__ void __launch_bounds__(256) gemm_u8(const matrix* w, const uint8_t* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_u8(const matrix* w, const uint8_t* data, int32_t first_row, int32_t n_rows,
+    const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_U8>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }
-extern "C" __global__ void __launch_bounds__(256) gemm_i32(const matrix* w, const int32_t* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_i32(const matrix* w, const int32_t* data, int32_t first_row,
+    int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_I32>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }
-extern "C" __global__ void __launch_bounds__(256) gemm_f32(const matrix* w, const float* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_f32(const matrix* w, const float* data, int32_t first_row, int32_t n_rows,
+    const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_F32>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }
-extern "C" __global__ void __launch_bounds__(256) gemm_f16(const matrix* w, const uint16_t* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_f16(const matrix* w, const uint16_t* data, int32_t first_row,
+    int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_F16>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }
-extern "C" __global__ void __launch_bounds__(256) gemm_bf16(const matrix* w, const uint16_t* data, int32_t first_row, int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
+extern "C" __global__ void __launch_bounds__(256) gemm_bf16(const matrix* w, const uint16_t* data, int32_t first_row,
+    int32_t n_rows, const float* x, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     gemm<TYPE_BF16>(w, data, first_row, n_rows, x, n_tokens, bias, y);
 }

@@ -1,15 +1,17 @@
 // Products of many tokens from tiles in half precision: what gemm_half_* and gemm_mma_* share.
-// A block of 128 threads computes 128 rows × 64 tokens, 32 columns at a time: while one pair of tiles is multiplied, the next one's
-// weights and inputs are on their way to registers, and are then written to the other half of shared memory as halves.
+// A block of 128 threads computes 128 rows × 64 tokens, 32 columns at a time: while one pair of tiles is multiplied, the next
+// one's weights and inputs are on their way to registers, and are then written to the other half of shared memory as halves.
 #pragma once
 #include "matrix.cuh"
 #include "prepared.cuh"
 
-enum { GEMM_ROWS = 128, GEMM_TOKENS = 64, GEMM_DEPTH = 32, GEMM_THREADS = 128, LINE_PIECES = 4, TILE_PIECES = (GEMM_ROWS + GEMM_TOKENS) * LINE_PIECES };
+enum { GEMM_ROWS = 128, GEMM_TOKENS = 64, GEMM_DEPTH = 32, GEMM_THREADS = 128, LINE_PIECES = 4,
+    TILE_PIECES = (GEMM_ROWS + GEMM_TOKENS) * LINE_PIECES };
 
 // Index of 8 of a tile's columns (piece 0 … 3) of a row or token, in units of 16 bytes. A line takes 64 bytes; its pieces are
 // permuted so that the same piece of 8 lines in a row, and all pieces of 2 lines, lie in different banks.
-__device__ __forceinline__ int32_t tile_piece(int32_t line, int32_t piece) { return line * LINE_PIECES + (piece ^ (line >> 1 & 3)); }
+__device__ __forceinline__ int32_t tile_piece(int32_t line, int32_t piece) { return line * LINE_PIECES +
+    (piece ^ (line >> 1 & 3)); }
 
 // How sums become results: y = s·gain·unit·sum + m·Σx + bias, with the row's s and m, and the input's unit and Σx.
 struct gemm_scales {
@@ -48,12 +50,13 @@ struct gemm_output {
     __device__ __forceinline__ void write(const gemm_row& r, int32_t token, float sum) const {
         if (r.to < 0 || token >= tokens) return;
         const uint8_t* x = xp + token * xp_stride;
-        y[(int64_t)token * w->rows + r.to] = fmaf(r.a.s * scales.gain * prepared_unit(x), sum, fmaf(r.a.m, prepared_sum(x), r.bias));
+        y[(int64_t)token * w->rows + r.to] = fmaf(r.a.s * scales.gain * prepared_unit(x), sum, fmaf(r.a.m, prepared_sum(x),
+            r.bias));
     }
 };
 
-// Stored pieces become halves in store(). With a scale per row or tensor: (code − center) / gain. Blocks: scaled and rounded, in units of block_unit·gain.
-// A thread brings 32 columns of one row.
+// Stored pieces become halves in store(). With a scale per row or tensor: (code − center) / gain. Blocks: scaled and rounded, in
+// units of block_unit·gain. A thread brings 32 columns of one row.
 struct code_scales : gemm_scales {
     const matrix* w;
     float min_ratio; // block minima in units of block_unit
@@ -77,21 +80,23 @@ struct code_scales : gemm_scales {
     // h [16]: pairs of (code − center) / gain.
     __device__ __forceinline__ void store(uint32_t* h, uint2 bits, uint4* tile, int32_t line) const {
         if (!by_row) {
-            scale(h, bits.x);
-            scale(h + 8, bits.y);
+            scale<8>(h, bits.x);
+            scale<8>(h + 8, bits.y);
         }
 #pragma unroll
         for (int i = 0; i < LINE_PIECES; i++) tile[tile_piece(line, i)] = uint4_of(h + 4 * i);
     }
-    __device__ __forceinline__ void scale(uint32_t* h, uint32_t bits) const {
+    // Scales N pairs of one block.
+    template <int N> __device__ __forceinline__ void scale(uint32_t* h, uint32_t bits) const {
         float factor = half_to_float((uint16_t)bits), min = half_to_float((uint16_t)(bits >> 16));
         uint32_t f = half2_same((uint16_t)bits), offset = half2_same(float_to_half(fmaf(factor, zero, min_ratio * min) / gain));
 #pragma unroll
-        for (int i = 0; i < 8; i++) h[i] = half2_fma(h[i], f, offset);
+        for (int i = 0; i < N; i++) h[i] = half2_fma(h[i], f, offset);
     }
 };
 
-// Codes are multiplied as (code − center), exact in half precision: a byte becomes the mantissa of 1024 + byte, from which 1024 + center is subtracted.
+// Codes are multiplied as (code − center), exact in half precision: a byte becomes the mantissa of 1024 + byte, from which 1024 +
+// center is subtracted.
 __device__ __forceinline__ float code_center(const matrix* w) { return 128 + w->data_offset; }
 __device__ __forceinline__ uint32_t center_term(float center) { return half2_same(float_to_half(-1024 - center)); }
 
@@ -136,7 +141,8 @@ struct wide_piece {
     uint2 scale;
 };
 
-// Planes of TYPE_I32. Halves are exact up to 2048 codes from the center, as accurate as any half beyond, and stay below 2^16 up to 2^24 codes.
+// Planes of TYPE_I32. Halves are exact up to 2048 codes from the center, as accurate as any half beyond, and stay below 2^16 up
+// to 2^24 codes.
 struct i32_tiles {
     code_scales scales;
     float center;
@@ -180,7 +186,8 @@ template <int TYPE> struct float_tiles {
         data = data_ ? (const uint16_t*)data_ : (const uint16_t*)w->data + (int64_t)first_row * stride;
     }
     __device__ __forceinline__ uint32_t halves(uint32_t pair) const {
-        if (TYPE == TYPE_F16) return half2_pack(half_to_float((uint16_t)pair) * factor, half_to_float((uint16_t)(pair >> 16)) * factor);
+        if (TYPE == TYPE_F16) return half2_pack(half_to_float((uint16_t)pair) * factor, half_to_float((uint16_t)(pair >> 16)) *
+            factor);
         return half2_pack(__uint_as_float(pair << 16) * factor, __uint_as_float(pair & 0xffff0000u) * factor);
     }
     __device__ __forceinline__ piece load(int32_t row, int32_t stored, int32_t col) const {
@@ -203,7 +210,7 @@ template <int TYPE> struct float_tiles {
 };
 
 // Sums of 16 products in half precision, then in float32. A thread: rows my_row + 16·i, tokens my_token + j.
-struct half_engine {
+struct half_multiplier {
     enum { ROWS = 8, TOKENS = 8 };
     float sum[ROWS][TOKENS];
     int32_t my_row, my_token;
@@ -253,7 +260,7 @@ struct half_engine {
 
 #ifdef HAS_MMA
 // Tensor cores, sums in float32. A warp: 32 rows, all tokens, in tiles of 16 × 8.
-struct mma_engine {
+struct mma_multiplier {
     enum { ROW_TILES = 2, TOKEN_TILES = GEMM_TOKENS / 8 };
     float sum[ROW_TILES][TOKEN_TILES][4];
     int32_t first_row, group, quad;
@@ -270,8 +277,8 @@ struct mma_engine {
 #pragma unroll
                 for (int k = 0; k < 4; k++) sum[i][j][k] = 0;
     }
-    // In which order columns enter a sum does not matter: a lane takes the 8 columns of its piece where the instruction's definition has
-    // columns 2·quad, 2·quad + 1, 2·quad + 8 and 2·quad + 9 of two products.
+    // In which order columns enter a sum does not matter: a lane takes the 8 columns of its piece where the instruction's
+    // definition has columns 2·quad, 2·quad + 1, 2·quad + 8 and 2·quad + 9 of two products.
     __device__ __forceinline__ void multiply(const uint4* w_sh, const uint4* x_sh, int32_t n_tokens) {
         uint4 a[ROW_TILES][2];
 #pragma unroll
@@ -296,16 +303,18 @@ struct mma_engine {
             for (int k = 0; k < 2; k++) {
                 gemm_row r = out.row(first_row + 16 * i + 8 * k + group);
 #pragma unroll
-                for (int j = 0; j < 2 * TOKEN_TILES; j++) out.write(r, j / 2 * 8 + 2 * quad + j % 2, sum[i][j / 2][2 * k + j % 2]);
+                for (int j = 0; j < 2 * TOKEN_TILES; j++) out.write(r, j / 2 * 8 + 2 * quad + j % 2,
+                    sum[i][j / 2][2 * k + j % 2]);
             }
     }
 };
 #else
-typedef half_engine mma_engine;
+typedef half_multiplier mma_multiplier;
 #endif
 
-template <class ENGINE, class TILES>
-__device__ __forceinline__ void gemm_tiles(const matrix* w, const void* data, int32_t first_row, int32_t n_rows, const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
+template <class MULTIPLIER, class TILES>
+__device__ __forceinline__ void gemm_tiles(const matrix* w, const void* data, int32_t first_row, int32_t n_rows,
+    const uint8_t* xp, int64_t xp_stride, int32_t n_tokens, const float* bias, float* y) {
     SHARED_ARRAY(uint4, tiles_sh, 2 * TILE_PIECES);
     int32_t row_0 = blockIdx.x * GEMM_ROWS, token_0 = blockIdx.y * GEMM_TOKENS, cols = w->cols, tokens = n_tokens - token_0;
     // What this thread brings into the tiles: a row's line and half of a token's.
@@ -313,8 +322,8 @@ __device__ __forceinline__ void gemm_tiles(const matrix* w, const void* data, in
     const uint8_t* x = xp + (int64_t)min(token_0 + token, n_tokens - 1) * xp_stride;
     TILES tiles;
     tiles.open(w, data, first_row);
-    ENGINE engine;
-    engine.open();
+    MULTIPLIER multiplier;
+    multiplier.open();
     typename TILES::piece piece;
     uint4 x_lo, x_hi;
     auto load = [&](int32_t col) {
@@ -334,12 +343,13 @@ __device__ __forceinline__ void gemm_tiles(const matrix* w, const void* data, in
         __syncthreads();
         bool more = col + GEMM_DEPTH < cols;
         if (more) load(col + GEMM_DEPTH);
-        engine.multiply(now, now + GEMM_ROWS * LINE_PIECES, tokens);
+        multiplier.multiply(now, now + GEMM_ROWS * LINE_PIECES, tokens);
         if (more) store(next);
         uint4* t = now;
         now = next;
         next = t;
     }
-    gemm_output out = {w, first_row + row_0, n_rows - row_0, tokens, tiles.scales, xp + (int64_t)token_0 * xp_stride, xp_stride, bias, y + (int64_t)token_0 * w->rows};
-    engine.write(out);
+    gemm_output out = {w, first_row + row_0, n_rows - row_0, tokens, tiles.scales, xp + (int64_t)token_0 * xp_stride, xp_stride,
+        bias, y + (int64_t)token_0 * w->rows};
+    multiplier.write(out);
 }

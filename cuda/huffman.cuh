@@ -6,7 +6,7 @@
 __device__ __forceinline__ uint32_t load_table(const matrix* w, int32_t index, uint32_t* table_sh) {
     const code_table* t = w->tables + index;
     uint32_t mask = (1u << t->max_len) - 1;
-    __syncthreads(); // nobody reads the previous table any more
+    __syncthreads(); // all reads of the previous table are done
     for (uint32_t i = threadIdx.x; i <= mask; i += blockDim.x) table_sh[i] = t->entries[i];
     __syncthreads();
     return mask;
@@ -17,7 +17,8 @@ struct table_run {
     int32_t table, n;
 };
 
-// The first run of less than 32 chunks, of which lane i names the i-th one's table; behind the last one, lanes name −1. Collective over the warp.
+// The first run of less than 32 chunks, of which lane i names the i-th one's table; after the last one, lanes name −1. Collective
+// over the warp.
 __device__ __forceinline__ table_run same_table(int32_t table) {
     table_run r;
     r.table = __shfl_sync(ALL_LANES, table, 0);
@@ -25,8 +26,10 @@ __device__ __forceinline__ table_run same_table(int32_t table) {
     return r;
 }
 
-__device__ __forceinline__ int32_t group_rows(const matrix* w, int32_t group) { return min(w->rows_per_group, w->rows - group * w->rows_per_group); }
-__device__ __forceinline__ int32_t tile_steps(const matrix* w, int32_t tile) { return min(w->steps_per_tile, w->steps - tile * w->steps_per_tile); }
+__device__ __forceinline__ int32_t group_rows(const matrix* w, int32_t group) { return min(w->rows_per_group,
+    w->rows - group * w->rows_per_group); }
+__device__ __forceinline__ int32_t tile_steps(const matrix* w, int32_t tile) { return min(w->steps_per_tile,
+    w->steps - tile * w->steps_per_tile); }
 
 // A pair of weights before scaling.
 struct level_pair {
@@ -78,7 +81,8 @@ __device__ __forceinline__ uint16_t level_float(const matrix* w, int32_t level, 
     return (uint16_t)((low & 0x400) << 5 | (exponent & 0x1f) << 10 | (low & 0x3ff));
 }
 
-__device__ __forceinline__ float float_value(int32_t float_kind, uint16_t bits) { return float_kind == FLOAT_BF16 ? bf16_to_float(bits) : half_to_float(bits); }
+__device__ __forceinline__ float float_value(int32_t float_kind,
+    uint16_t bits) { return float_kind == FLOAT_BF16 ? bf16_to_float(bits) : half_to_float(bits); }
 
 // ---- outliers (docs/format.md, 6.5) ----
 struct outlier_range {
@@ -111,7 +115,8 @@ __device__ __forceinline__ int32_t col_delta(const matrix* w, outlier_range r, i
 }
 
 // The weight in a column, scaled, outliers included.
-__device__ __forceinline__ float level_weight(const matrix* w, int32_t stored, int32_t col, int32_t level, uint32_t low, outlier_range outliers) {
+__device__ __forceinline__ float level_weight(const matrix* w, int32_t stored, int32_t col, int32_t level, uint32_t low,
+    outlier_range outliers) {
     if (outliers.begin < outliers.end) level += col_delta(w, outliers, col);
     if (w->float_kind) return float_value(w->float_kind, level_float(w, level, low));
     affine a = matrix_affine(w, stored, col);

@@ -1,4 +1,5 @@
-# Device code: one module per architecture, compiled from cuda/all.cu.
+# Device code: one module per architecture, compiled from cuda/all.cu. The compiler runs inside cuda/ and gets relative names:
+# names of files enter its choice of registers, and the same source must give the same machine code in every checkout.
 find_program(ELLM_NVCC nvcc HINTS /usr/local/cuda/bin DOC "CUDA compiler")
 find_program(ELLM_NVCC_HOST NAMES g++-11 g++-10 g++-9 g++-8 g++ DOC "host compiler for nvcc")
 if(NOT ELLM_NVCC)
@@ -8,30 +9,52 @@ endif()
 
 set(KERNEL_OUT ${ELLM_OUTPUT}/kernels)
 file(MAKE_DIRECTORY ${KERNEL_OUT})
-set(NVCC_FLAGS -std=c++14 -O3 -Xptxas -warn-spills -ccbin ${ELLM_NVCC_HOST} -I${CUDA_DIR})
+set(NVCC_FLAGS -std=c++14 -O3 -Xptxas -warn-spills -ccbin ${ELLM_NVCC_HOST} -I.)
 set(KERNEL_OUTPUTS "")
 
 # Asks the compiler which architectures it knows.
 execute_process(COMMAND ${ELLM_NVCC} --help OUTPUT_VARIABLE NVCC_HELP)
 function(add_module arch)
-  if(NOT NVCC_HELP MATCHES "sm_${arch}")
+  if(NOT NVCC_HELP MATCHES "sm_${arch}[^0-9]")
     message(STATUS "sm_${arch}: not supported by ${ELLM_NVCC}")
     return()
   endif()
   set(cubin ${KERNEL_OUT}/sm_${arch}.cubin)
   add_custom_command(OUTPUT ${cubin} DEPENDS ${KERNEL_FILES} ${KERNEL_HEADERS}
-    COMMAND ${ELLM_NVCC} ${NVCC_FLAGS} -cubin -arch=sm_${arch} -o ${cubin} ${CUDA_DIR}/all.cu)
+    COMMAND ${ELLM_NVCC} ${NVCC_FLAGS} -cubin -arch=sm_${arch} -o ${cubin} all.cu
+    WORKING_DIRECTORY ${CUDA_DIR})
   set(KERNEL_OUTPUTS ${KERNEL_OUTPUTS} ${cubin} PARENT_SCOPE)
 endfunction()
 
-set(ELLM_ARCHS "53;75;80;86;90" CACHE STRING "compute capabilities to compile for (8.6 also serves 8.9)")
+set(ELLM_ARCHS "53;62;72;75;80;86;87;90" CACHE STRING
+  "compute capabilities to compile for: 5.3, 6.2, 7.2 and 8.7 are Jetson boards, which take no other's; 8.6 also serves 8.9")
 foreach(arch ${ELLM_ARCHS})
   add_module(${arch})
 endforeach()
 
-# PTX for drivers that refuse the cubin, and for later GPUs. JetPack 4.6's driver takes ISA 6.5 at most.
-set(ptx ${KERNEL_OUT}/compute_53.ptx)
-add_custom_command(OUTPUT ${ptx} DEPENDS ${KERNEL_FILES} ${KERNEL_HEADERS} ${CUDA_DIR}/relabel.cmake
-  COMMAND ${ELLM_NVCC} ${NVCC_FLAGS} -ptx -arch=compute_53 -o ${ptx}.tmp ${CUDA_DIR}/all.cu
-  COMMAND ${CMAKE_COMMAND} -DIN=${ptx}.tmp -DOUT=${ptx} -P ${CUDA_DIR}/relabel.cmake)
-add_custom_target(kernels ALL DEPENDS ${KERNEL_OUTPUTS} ${ptx})
+# PTX for drivers that refuse machine code, and for later GPUs. `arch` is the lowest GPU that it is for, `isa` the version it is labelled with:
+# JetPack 4.6's driver takes 6.5 at most, and every driver that knows compute capability 8.0 takes 7.0.
+function(add_ptx arch isa)
+  set(ptx ${KERNEL_OUT}/compute_${arch}.ptx)
+  add_custom_command(OUTPUT ${ptx} DEPENDS ${KERNEL_FILES} ${KERNEL_HEADERS} ${CUDA_DIR}/relabel.cmake
+    COMMAND ${ELLM_NVCC} ${NVCC_FLAGS} -ptx -arch=compute_${arch} -o ${ptx}.tmp all.cu
+    COMMAND ${CMAKE_COMMAND} -DIN=${ptx}.tmp -DOUT=${ptx} -DISA=${isa} -P ${CUDA_DIR}/relabel.cmake
+    WORKING_DIRECTORY ${CUDA_DIR})
+  set(KERNEL_OUTPUTS ${KERNEL_OUTPUTS} ${ptx} PARENT_SCOPE)
+endfunction()
+set(ELLM_PTX "53;80" CACHE STRING "compute capabilities to write PTX for")
+foreach(arch ${ELLM_PTX})
+  if(NVCC_HELP MATCHES "compute_${arch}[^0-9]")
+    if(arch LESS 70)
+      add_ptx(${arch} 6.5)
+    else()
+      add_ptx(${arch} 7.0)
+    endif()
+  else()
+    message(WARNING "compute_${arch}: not supported by ${ELLM_NVCC}; its PTX is missing. CUDA 13 has no compiler for Jetson Nano, TX2 and Xavier.")
+  endif()
+endforeach()
+if(NOT KERNEL_OUTPUTS)
+  message(FATAL_ERROR "${ELLM_NVCC} supports none of ${ELLM_ARCHS} (ELLM_ARCHS) and ${ELLM_PTX} (ELLM_PTX)")
+endif()
+add_custom_target(kernels ALL DEPENDS ${KERNEL_OUTPUTS})

@@ -34,8 +34,8 @@ struct matrix {
     // Resident or raw form.
     const void* data; // [rows][stride] of `type`, or packed codes (packed.cuh); rows in stored order
     // What packed codes leave out: entries as in `outliers` (row: stored row mod 128; any order), to be added to the levels.
-    const uint32_t* remainder_start; // [⌈rows/4⌉ + 1], first entry of every four rows; 0 = none
-    const uint32_t* remainders;
+    const uint32_t* exception_start; // [⌈rows/4⌉ + 1], first entry of every four rows; 0 = none
+    const uint32_t* exceptions;
     // Scales.
     const uint16_t* row_scale;   // float16 [rows], SCALE_ROW
     const uint16_t* block_scale; // float16 [⌈rows/4⌉][block_stride][4 rows]; zeros beyond rows and cols
@@ -59,14 +59,15 @@ struct matrix {
     int32_t blocks;     // cols / block, SCALE_BLOCK
     int32_t block_stride; // ⌈64·steps / block⌉
     int32_t block_shift; // log2(block), ≥ 1
-    // gemv_fused_* (all but _f32): q = ((a + table_bias) << s) + lo + code_offset, with a + table_bias in −31 … 32, best around 0.
+    // gemv_fused_* (all but _f32): q = ((a + table_bias) << s) + lo + code_offset, with a + table_bias in −31 … 32, best around
+    // 0.
     int32_t table_bias;
     int32_t code_offset; // must be 0 for gemv_fused_block_*
     // Packed form.
     int32_t packed_bits;   // 3, 4, 5, 6 or 8
     int32_t packed_zero;   // q = code + packed_zero
     int32_t packed_center; // about the commonest code: products multiply code − center, exact in half precision
-    int32_t packed_first;  // level that the code 0 stands for; levels outside the codes' range are clipped, with remainders
+    int32_t packed_first;  // level that the code 0 stands for; levels outside the codes' range are clipped, with exceptions
     int32_t row_lanes;     // lanes that share a row: 4, 8, 16 or 32
 
     float scale;      // SCALE_TENSOR, SCALE_ROW
@@ -74,14 +75,16 @@ struct matrix {
     float data_zero;  // TYPE_U8, TYPE_I32: q = data + data_zero
     float block_unit; // block scale = block_unit · block_scale
     float min_unit;   // block minimum = min_unit · block_min
-    float data_offset; // TYPE_U8, TYPE_I32: 128 + data_offset should be about the commonest code, where products are most accurate
+    // TYPE_U8, TYPE_I32: 128 + data_offset should be about the commonest code, where products are most accurate
+    float data_offset;
     float float_unit;  // coded TYPE_F16, TYPE_BF16: a power of two; all weights are below 2·float_unit
     int32_t reserved;
 };
 
-__device__ __forceinline__ int32_t matrix_row(const matrix* w, int32_t stored) { return w->row_order ? (int32_t)w->row_order[stored] : stored; }
+__device__ __forceinline__ int32_t matrix_row(const matrix* w,
+    int32_t stored) { return w->row_order ? (int32_t)w->row_order[stored] : stored; }
 
-// An entry of `outliers` or `remainders` (format.PackOutlier).
+// An entry of `outliers` or `exceptions` (format.PackOutlier).
 __device__ __forceinline__ uint32_t outlier_row(uint32_t o) { return o & 0x7f; }
 __device__ __forceinline__ int32_t outlier_col(uint32_t o) { return (int32_t)(o >> 7 & 0x1ffff); }
 __device__ __forceinline__ int32_t outlier_delta(uint32_t o) { return (int32_t)o >> 24; }

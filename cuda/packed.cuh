@@ -1,11 +1,13 @@
 // Codes of 3, 4, 5, 6 or 8 bits, packed for products of one vector (matrix::data in the packed form).
 //
-// A piece is 32 columns of a row, in `bits` words; pieces = ⌈cols / 32⌉. Layout: uint32 [row / 4][word][piece][row % 4], so that lanes which
-// take neighbouring pieces read 16 bytes each, side by side: one word of four rows.
+// A piece is 32 columns of a row, in `bits` words; pieces = ⌈cols / 32⌉. Layout: uint32 [row / 4][word][piece][row % 4], so that
+// lanes which take neighbouring pieces read 16 bytes each, side by side: one word of four rows.
 // Pair i of a piece is columns 2i and 2i + 1. Its codes are in the same bits of the lower and of the upper half of a word: with
-// F = ⌊16 / bits⌋ fields per half, pairs i < F·bits are in word i / F from bit (i mod F)·bits on. The others are in the bits that this leaves:
+// F = ⌊16 / bits⌋ fields per half, pairs i < F·bits are in word i / F from bit (i mod F)·bits on. The others are in the bits that
+// this leaves:
 //   3 and 5 bits: bit k of pair 15 is bit 15 of word k
-//   6 bits: pair 12 + j has its upper four bits in bits 12 … 15 of word j, its lower two in bits 12, 13 (even j) or 14, 15 (odd j) of word 4 + ⌊j / 2⌋
+//   6 bits: pair 12 + j has its upper four bits in bits 12 … 15 of word j, its lower two in bits 12, 13 (even j) or 14, 15 (odd
+//   j) of word 4 + ⌊j / 2⌋
 #pragma once
 #include "matrix.cuh"
 
@@ -24,22 +26,25 @@ __device__ __forceinline__ uint32_t packed_pair(const uint32_t* words, int64_t p
     int32_t fields = 16 / bits, j = i - fields * bits;
     uint32_t both = 0x00010001u;
     if (j < 0) return words[i / fields * pitch] >> (i % fields * bits) & both * ((1u << bits) - 1);
-    if (bits == 6) return (words[j * pitch] >> 12 & both * 15) << 2 | (words[(4 + j / 2) * pitch] >> (12 + 2 * (j % 2)) & both * 3);
+    if (bits == 6) return (words[j * pitch] >> 12 & both * 15) << 2 | (words[(4 + j / 2) * pitch] >> (12 + 2 * (j % 2)) & both *
+        3);
     uint32_t code = 0;
 #pragma unroll
     for (int32_t k = 0; k < bits; k++) code |= (words[k * pitch] >> 15 & both) << k;
     return code;
 }
 
-// The code in a column, remainders included.
+// The code in a column, exceptions included.
 __device__ __forceinline__ float packed_code(const matrix* w, int32_t stored, int32_t col) {
     int64_t pitch = (int64_t)packed_pieces(w->cols) * QUAD;
-    uint32_t pair = packed_pair((const uint32_t*)w->data + packed_at(w, stored, col / PIECE_COLS, 0), pitch, w->packed_bits, col % PIECE_COLS / 2);
+    uint32_t pair = packed_pair((const uint32_t*)w->data + packed_at(w, stored, col / PIECE_COLS, 0), pitch, w->packed_bits,
+        col % PIECE_COLS / 2);
     int32_t code = (int32_t)(pair >> (col % 2 ? 16 : 0) & 0xffff), quad = stored / QUAD;
-    if (w->remainder_start)
-        for (uint32_t k = w->remainder_start[quad]; k < w->remainder_start[quad + 1]; k++) {
-            uint32_t o = w->remainders[k];
-            if (outlier_col(o) == col && (int32_t)outlier_row(o) % QUAD == stored % QUAD) code += outlier_delta(o) * (1 << w->low_bits);
+    if (w->exception_start)
+        for (uint32_t k = w->exception_start[quad]; k < w->exception_start[quad + 1]; k++) {
+            uint32_t o = w->exceptions[k];
+            if (outlier_col(o) == col && (int32_t)outlier_row(o) % QUAD == stored % QUAD) code += outlier_delta(o) *
+                (1 << w->low_bits);
         }
     return (float)code;
 }
@@ -64,15 +69,18 @@ struct packed_terms {
 #pragma unroll
         for (int p = 0; p < 7; p++) of[p] = half2_same(float_to_half(-(float)(1024 >> p) - (float)center));
     }
-    template <int P> __device__ __forceinline__ uint32_t number(uint32_t word, uint32_t mask) const { return centered<P>(and_or(word, mask << P, 0x64006400u)); }
-    template <int P> __device__ __forceinline__ uint32_t centered(uint32_t h) const { return half2_fma(h, (0x3c00u - 0x400u * P) * 0x10001u, of[P]); }
+    template <int P> __device__ __forceinline__ uint32_t number(uint32_t word,
+        uint32_t mask) const { return centered<P>(and_or(word, mask << P, 0x64006400u)); }
+    template <int P> __device__ __forceinline__ uint32_t centered(uint32_t h) const { return half2_fma(h,
+        (0x3c00u - 0x400u * P) * 0x10001u, of[P]); }
 };
 
 // All pairs of a piece as half2 of code − center; v: its words.
 template <int BITS> struct packed_numbers;
 
 template <> struct packed_numbers<3> {
-    template <int J> static __device__ __forceinline__ void word(const uint32_t* v, const packed_terms& t, uint32_t* h, uint32_t* last) {
+    template <int J> static __device__ __forceinline__ void word(const uint32_t* v, const packed_terms& t, uint32_t* h,
+        uint32_t* last) {
         const uint32_t mask = 0x00070007u;
         uint32_t s = v[J] >> (9 - J);
         h[5 * J] = t.number<0>(v[J], mask);
@@ -106,7 +114,8 @@ template <> struct packed_numbers<4> {
 };
 
 template <> struct packed_numbers<5> {
-    template <int J> static __device__ __forceinline__ void word(const uint32_t* v, const packed_terms& t, uint32_t* h, uint32_t* last) {
+    template <int J> static __device__ __forceinline__ void word(const uint32_t* v, const packed_terms& t, uint32_t* h,
+        uint32_t* last) {
         const uint32_t mask = 0x001f001fu;
         uint32_t s = v[J] >> (10 - J);
         h[3 * J] = t.number<0>(v[J], mask);
@@ -133,7 +142,8 @@ template <> struct packed_numbers<6> {
             uint32_t s = v[j] >> 6;
             h[2 * j] = t.number<0>(v[j], mask);
             h[2 * j + 1] = t.number<0>(s, mask);
-            if (j < 4) h[12 + j] = t.centered<4>(and_or(v[4 + j / 2] >> (8 + 2 * (j % 2)), 0x00300030u, and_or(s, 0x03c003c0u, 0x64006400u)));
+            if (j < 4) h[12 + j] = t.centered<4>(and_or(v[4 + j / 2] >> (8 + 2 * (j % 2)), 0x00300030u,
+                and_or(s, 0x03c003c0u, 0x64006400u)));
         }
     }
 };

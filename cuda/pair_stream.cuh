@@ -1,9 +1,12 @@
-// The fast decoder of a chunk: pairs are peeled off the window a few at a time, steps at a time, and handed to a sink. A look-up yields at once what
-// the sink makes of a pair and the shift to the next code: an entry's bits 0 … 5 are the code's length, the rest is the sink's.
+// The fast decoder of a chunk: pairs are peeled off the window a few at a time, steps at a time, and handed to a pairs_to. A
+// look-up yields at once what the consumer makes of a pair and the shift to the next code: an entry's bits 0 … 5 are the code's
+// length, the rest is the consumer's.
 //
-// A sink supplies
+// A consumer supplies
+//   MOST_STEPS                             16, or 8 if it holds too many registers for a loop of 16 steps
 //   begin<N>()                             the next N = 4, 8 or 16 steps follow
-//   pair(k, entry, low, at_even, at_odd)   the pair of step k of these. Low bits of the even column are in `low` from bit at_even on, those of the
+//   pair(k, entry, low, at_even, at_odd)   the pair of step k of these. Low bits of the even column are in `low` from bit at_even
+//   on, those of the
 //                                          odd one from bit 16 + at_odd on, all else is 0
 #pragma once
 #include "huffman.cuh"
@@ -13,7 +16,8 @@ static const uint32_t ENTRY_LENGTH = 0x3f, INDEX_SHIFT = 2;
 // How a lane's words are fetched ahead. Among main words only the lower half of the address moves.
 struct word_stream {
     uint64_t next;     // address of the next word to fetch
-    uint32_t main_end; // low half of the last main word's address; the first word's if the upper halves differ, so that has() says no
+    // low half of the last main word's address; the first word's if the upper halves differ, so that has() says no
+    uint32_t main_end;
     const uint32_t* last_main;
     const uint32_t* tail;
 
@@ -23,7 +27,7 @@ struct word_stream {
         next = (uintptr_t)(words.n_main > 0 ? words.main : words.tail);
         main_end = (uintptr_t)last_main >> 32 == next >> 32 ? (uint32_t)(uintptr_t)last_main : (uint32_t)next;
     }
-    // True if the next n ≥ 1 words and one more are main words. (The tail lies behind them.)
+    // True if the next n ≥ 1 words and one more are main words. (The tail lies after them.)
     __device__ __forceinline__ bool has(int32_t n) const { return (int32_t)(main_end - (uint32_t)next) >= 4 * WARP * n; }
     __device__ __forceinline__ uint32_t fetch() {
         const uint32_t* p = (const uint32_t*)(uintptr_t)next;
@@ -33,9 +37,10 @@ struct word_stream {
     }
 };
 
-// The low bits of 32/(2S) or fewer pairs, S bits of the even and S of the odd column each, brought to where sinks want them.
+// The low bits of 32/(2S) or fewer pairs, S bits of the even and S of the odd column each, brought to where consumers want them.
 template <int S> struct low_fields {
-    enum { PER_GROUP = S == 0 ? 1 : (10 - S) / (2 * S) + 1, MASK = ((1 << S) - 1) << 16 | ((1 << S) - 1) }; // a group is shifted together
+    // a group is shifted together
+    enum { PER_GROUP = S == 0 ? 1 : (10 - S) / (2 * S) + 1, MASK = ((1 << S) - 1) << 16 | ((1 << S) - 1) };
 
     // Of pair i, whose bits begin at 2·S·i. group: kept from pair to pair.
     static __device__ __forceinline__ uint32_t get(uint32_t bits, int i, uint32_t& group, int& at_even, int& at_odd) {
@@ -66,7 +71,7 @@ template <int G, int S> struct pair_stream {
 
     __device__ __forceinline__ explicit pair_stream(uint32_t* table_sh) : table((const char*)table_sh), mask(0) {}
 
-    // entry(a0, a1): the sink's part of an entry. Collective over the block.
+    // entry(a0, a1): the consumer's part of an entry. Collective over the block.
     template <class F> __device__ __forceinline__ void load_table(const matrix* w, int32_t index, uint32_t* table_sh, F entry) {
         const code_table* t = w->tables + index;
         uint32_t n = 1u << t->max_len;
@@ -99,8 +104,8 @@ template <int G, int S> struct pair_stream {
     }
 
     // Steps whose words are all main words, and whose low bits are followed by at least one word more.
-    template <int N, class Sink> __device__ __forceinline__ void fast_steps(Sink& sink) {
-        sink.template begin<N>();
+    template <int N, class Consumer> __device__ __forceinline__ void fast_steps(Consumer& pairs_to) {
+        pairs_to.template begin<N>();
         uint32_t bits = 0, group = 0, window = 0, before = 0, words[2 * S * N / 32 + 1];
         const int n_bits = 2 * S * N;
 #pragma unroll
@@ -113,27 +118,28 @@ template <int G, int S> struct pair_stream {
             }
             if (S && k % LOW_PAIRS == 0) {
                 const int at = 2 * S * k, last = (n_bits - 1) / 32;
-                bits = at % 32 == 0 || at / 32 == last ? words[at / 32] >> (at % 32) : __funnelshift_r(words[at / 32], words[at / 32 + 1], at % 32);
+                bits = at % 32 == 0 || at / 32 == last ? words[at / 32] >> (at % 32) : __funnelshift_r(words[at / 32],
+                    words[at / 32 + 1], at % 32);
             }
             int at_even, at_odd;
             uint32_t fields = low_fields<S>::get(bits, k % LOW_PAIRS, group, at_even, at_odd);
-            sink.pair(k, entry(window), fields, at_even, at_odd);
+            pairs_to.pair(k, entry(window), fields, at_even, at_odd);
             if (k % G == G - 1 || k == N - 1) next_word(lo, hi, ahead, pos, before, stream.next);
         }
     }
 
     // n steps anywhere, beginning at a multiple of four.
-    template <class Sink> __device__ __forceinline__ void slow_steps(Sink& sink, int32_t n) {
+    template <class Consumer> __device__ __forceinline__ void slow_steps(Consumer& pairs_to, int32_t n) {
 #pragma unroll 1
         for (; n > 0; n -= 4) {
-            sink.template begin<4>();
+            pairs_to.template begin<4>();
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 if (k >= n) break;
                 uint32_t window = __funnelshift_r(lo, hi, pos), before = pos, bits = S ? low.take_checked(2 * S) : 0, group;
                 int at_even, at_odd;
                 uint32_t fields = low_fields<S>::get(bits, 0, group, at_even, at_odd);
-                sink.pair(k, entry(window), fields, at_even, at_odd);
+                pairs_to.pair(k, entry(window), fields, at_even, at_odd);
                 if ((pos ^ before) & 32) {
                     lo = hi;
                     hi = ahead;
@@ -144,31 +150,32 @@ template <int G, int S> struct pair_stream {
     }
 
     // A row of n steps. row_words: words that it takes at most. Collective over the warp.
-    template <class Sink> __device__ __forceinline__ void row(Sink& sink, int32_t n, int32_t row_words) {
+    template <class Consumer> __device__ __forceinline__ void row(Consumer& pairs_to, int32_t n, int32_t row_words) {
         if (__all_sync(ALL_LANES, stream.has(row_words)) && low_ahead(n)) { // every word is a main word
+            const int most = Consumer::MOST_STEPS, steps = STEPS;
 #pragma unroll 1
-            for (; n >= 16; n -= 16) {
-                fast_steps<STEPS>(sink);
-                if (STEPS == 8) fast_steps<8>(sink);
+            for (; n >= most; n -= most) {
+                fast_steps<(steps < most ? steps : most)>(pairs_to);
+                if (steps < most) fast_steps<8>(pairs_to);
             }
             if (n >= 8) {
-                fast_steps<8>(sink);
+                fast_steps<8>(pairs_to);
                 n -= 8;
             }
             if (n >= 4) {
-                fast_steps<4>(sink);
+                fast_steps<4>(pairs_to);
                 n -= 4;
             }
         } else {
 #pragma unroll 1
             for (; n >= 8; n -= 8) {
                 if (__all_sync(ALL_LANES, stream.has((8 + G - 1) / G)) && low_ahead(8))
-                    fast_steps<8>(sink);
+                    fast_steps<8>(pairs_to);
                 else
-                    slow_steps(sink, 8);
+                    slow_steps(pairs_to, 8);
             }
         }
-        if (n > 0) slow_steps(sink, n);
+        if (n > 0) slow_steps(pairs_to, n);
     }
 
     // True if the low bits of n steps and one word more are there.

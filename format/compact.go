@@ -8,7 +8,8 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
-// Row order, lanes' directories and outliers are kept in a shorter form in the file than in memory: docs/format.md, 6.1, 6.3 and 6.5.
+// Row order, lanes' directories and outliers are kept in a shorter form in the file than in memory: docs/format.md, 6.1, 6.3 and
+// 6.5.
 
 // packOrder returns the row_order part: a byte b, then b bits for every row that tell in which ascending run of order it is.
 func packOrder(order []uint32) []byte {
@@ -33,7 +34,7 @@ func packOrder(order []uint32) []byte {
 }
 
 // unpackOrder is the inverse of packOrder.
-func unpackOrder(b []byte, rows int) ([]uint32, error) {
+func unpackOrder(b []byte, rows int, reserve func(int64) error) ([]uint32, error) {
 	r := bitReader{b: b}
 	n := uint(r.get(8))
 	if most := max(1, bits.Len(uint(rows-1))); n < 1 || n > uint(most) {
@@ -41,6 +42,9 @@ func unpackOrder(b []byte, rows int) ([]uint32, error) {
 	}
 	if want := 1 + (rows*int(n)+7)/8; len(b) != want {
 		return nil, fmt.Errorf("row_order: %d bytes, expected %d for %d rows of %d bits", len(b), want, rows, n)
+	}
+	if err := reserve(4*int64(rows) + 4<<n); err != nil {
+		return nil, err
 	}
 	// next[v] is the stored position of the next row of run v: counts, then their sums, then advancing.
 	next := make([]uint32, 1<<n+1)
@@ -90,11 +94,15 @@ func leastRice(n int, most uint, value func(i int) int) uint {
 }
 
 // unpackTails is the inverse of packTails: it sets LaneTail and ChunkOffset. MainWords and Stream must be set.
-func (c *Coded) unpackTails(b []byte) error {
+func (c *Coded) unpackTails(b []byte, reserve func(int64) error) error {
 	r := bitReader{b: b}
 	k, n := uint(r.get(8)), huffman.Lanes*c.Chunks()
 	if k > maxTailBits || r.left() < n {
-		return fmt.Errorf("lane_tail: %d bytes with codes of %d low bits, expected more than %d and at most %d", len(b), k, n/8, maxTailBits)
+		return fmt.Errorf("lane_tail: %d bytes with codes of %d low bits, expected more than %d and at most %d", len(b), k, n/8,
+			maxTailBits)
+	}
+	if err := reserve(int64(n) + 4*int64(c.Chunks()+1)); err != nil {
+		return err
 	}
 	tails := make([]uint8, n)
 	for i := range tails {
@@ -144,8 +152,8 @@ func foldDelta(v uint32) int {
 	return 2*(max(d, -d)-1) + int(v>>31)
 }
 
-// packOutliers returns the outliers part: a byte, the parameter of the differences; how many outliers every column has; then the columns'
-// outliers, by stored row. The outliers of c must be right (checkOutliers).
+// packOutliers returns the outliers part: a byte, the parameter of the differences; how many outliers every column has; then the
+// columns' outliers, by stored row. The outliers of c must be right (checkOutliers).
 func (c *Coded) packOutliers() []byte {
 	if len(c.Outliers) == 0 {
 		return nil
@@ -184,7 +192,7 @@ func (c *Coded) packOutliers() []byte {
 }
 
 // unpackOutliers is the inverse of packOutliers: it sets Outliers and OutlierStart.
-func (c *Coded) unpackOutliers(b []byte) error {
+func (c *Coded) unpackOutliers(b []byte, reserve func(int64) error) error {
 	r := bitReader{b: b}
 	deltaBits := uint(r.get(8))
 	if deltaBits > maxDeltaBits {
@@ -202,6 +210,9 @@ func (c *Coded) unpackOutliers(b []byte) error {
 			return fmt.Errorf("outliers: %d in columns 0 … %d do not fit the %d bytes that are left", total, col, r.left()/8)
 		}
 	}
+	if err := reserve(12*int64(total) + 4*int64(c.Rows) + 8*int64(c.Cols)); err != nil { // byColumn and Outliers, start, counts
+		return err
+	}
 	start := make([]uint32, c.Rows+1) // of each stored row
 	byColumn := make([]uint64, 0, total)
 	for col, n := range counts {
@@ -214,7 +225,8 @@ func (c *Coded) unpackOutliers(b []byte) error {
 			folded := r.rice(deltaBits)
 			size, sign := folded>>1+1, folded&1
 			if r.left() < 0 || row >= uint64(c.Rows) || size > 127+sign {
-				return fmt.Errorf("outliers: near byte %d, column %d: row %d of %d, a difference of %d: cut off or out of range", r.at/8, col, row, c.Rows, size)
+				return fmt.Errorf("outliers: near byte %d, column %d: row %d of %d, a difference of %d: cut off or out of range", r.at/8,
+					col, row, c.Rows, size)
 			}
 			delta := (uint32(size) ^ -uint32(sign)) + uint32(sign) // negated if sign is 1
 			byColumn = append(byColumn, row<<32|uint64(delta<<24|uint32(col)<<7))
@@ -228,7 +240,8 @@ func (c *Coded) unpackOutliers(b []byte) error {
 	return nil
 }
 
-// setOutliers sorts outliers, row in the upper half and packed without it in the lower one, by stored row. start[i+1] holds how many row i has.
+// setOutliers sorts outliers, row in the upper half and packed without it in the lower one, by stored row. start[i+1] holds how
+// many row i has.
 func (c *Coded) setOutliers(byColumn []uint64, start []uint32) {
 	for row := range c.Rows {
 		start[row+1] += start[row]

@@ -17,8 +17,16 @@ const (
 	recordSize  = 40
 	maxSections = 1 << 16
 	maxTables   = 256
-	// maxMetaBytes bounds the inflated size of every section that is not a tensor.
-	maxMetaBytes = 1 << 30
+	// A section may inflate to inflateSlack + maxInflation times its stored bytes: text that people write gets 3 to 30 times
+	// shorter.
+	maxInflation = 64
+	inflateSlack = 1 << 20
+	// Parts that are shorter in the file (CompactParts) may take expandSlack + expandShare times the file's bytes: usually it is a
+	// hundredth.
+	expandShare  = 2
+	expandSlack  = 16 << 20
+	maxName      = 1024
+	maxParts     = 32
 	alignSection = 64
 	alignPart    = 64
 	flagDeflate  = 1
@@ -41,6 +49,7 @@ type Meta struct {
 	Source       string          `json:"source,omitempty"`
 	Config       json.RawMessage `json:"config"` // internal/model.Config
 	ChatTemplate string          `json:"chat_template,omitempty"`
+	Ends         []int32         `json:"end_tokens,omitempty"` // ids that end a generation, beside those the tokenizer knows
 	Quantizer    map[string]any  `json:"quantizer,omitempty"`
 }
 
@@ -52,6 +61,8 @@ type section struct {
 	length uint64 // stored
 	size   uint64 // after inflating
 	crc    uint32
+
+	reserved uint32 // must be zero
 }
 
 // indexEntry is a tensor in the TIDX section.
@@ -87,11 +98,13 @@ func (s *section) encode(b []byte) {
 	le.PutUint64(b[16:], s.length)
 	le.PutUint64(b[24:], s.size)
 	le.PutUint32(b[32:], s.crc)
+	le.PutUint32(b[36:], s.reserved)
 }
 
 func decodeSection(b []byte) section {
 	le := binary.LittleEndian
-	return section{kind: string(b[:4]), flags: le.Uint32(b[4:]), offset: le.Uint64(b[8:]), length: le.Uint64(b[16:]), size: le.Uint64(b[24:]), crc: le.Uint32(b[32:])}
+	return section{kind: string(b[:4]), flags: le.Uint32(b[4:]), offset: le.Uint64(b[8:]), length: le.Uint64(b[16:]),
+		size: le.Uint64(b[24:]), crc: le.Uint32(b[32:]), reserved: le.Uint32(b[36:])}
 }
 
 // element is what a tensor part consists of.

@@ -1,19 +1,17 @@
 package format
 
 import (
-	"bytes"
-	"compress/flate"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/edsrzf/mmap-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/ellm-gpu/ellm-gpu/internal/fault"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
@@ -26,25 +24,37 @@ type Reader struct {
 	f        *os.File
 	data     mmap.MMap
 	sections []section
+	table    section // where the section table is
 	meta     Meta
 	tables   []*huffman.Table
 	tensors  []*Tensor
 	byName   map[string]*Tensor
 	place    map[*Tensor]int // section of a tensor
 
+	expandable atomic.Int64 // bytes that parts may still take when they are expanded
+
 	mu       sync.Mutex
-	verified map[int]bool // sections whose checksum was found right
+	verified map[int]bool     // sections whose checksum was found right
+	sound    map[*Tensor]bool // tensors whose contents were too
 }
 
-// Open maps the container at path, expands the parts that are shorter in the file (CompactParts), and checks everything but the tensors' checksums
-// (see Verify).
+// Open maps the container at path, expands the parts that are shorter in the file (CompactParts), and checks everything but the
+// tensors' checksums (see Verify).
 func Open(path string) (*Reader, error) {
+	st, err := os.Stat(path) // opening a pipe would wait for its other end
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: is a directory, device or pipe, %w", path, ErrNotEllm)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{path: path, f: f, byName: map[string]*Tensor{}, place: map[*Tensor]int{}, verified: map[int]bool{}}
-	if err := r.load(); err != nil {
+	r := &Reader{path: path, f: f, byName: map[string]*Tensor{}, place: map[*Tensor]int{}, verified: map[int]bool{},
+		sound: map[*Tensor]bool{}}
+	if err := r.Guard(r.load); err != nil {
 		r.Close()
 		return nil, err
 	}
@@ -53,9 +63,10 @@ func Open(path string) (*Reader, error) {
 
 // Assemble returns a Reader of tensors in memory, which are taken to be right. It has no sections; name is what Path returns.
 func Assemble(name string, meta *Meta, tables []*huffman.Table, tensors []*Tensor) *Reader {
-	r := &Reader{path: name, meta: *meta, tables: tables, tensors: tensors, byName: map[string]*Tensor{}, verified: map[int]bool{0: true}}
+	r := &Reader{path: name, meta: *meta, tables: tables, tensors: tensors, byName: map[string]*Tensor{},
+		sound: map[*Tensor]bool{}}
 	for _, t := range tensors {
-		r.byName[t.Name] = t
+		r.byName[t.Name], r.sound[t] = t, true
 	}
 	return r
 }
@@ -65,9 +76,7 @@ func (r *Reader) load() error {
 	if err != nil {
 		return err
 	}
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("%s: is a directory or device, %w", r.path, ErrNotEllm)
-	}
+	r.expandable.Store(expandShare*st.Size() + expandSlack)
 	if err := r.loadSections(st.Size()); err != nil {
 		return err
 	}
@@ -82,94 +91,6 @@ func (r *Reader) load() error {
 
 func (r *Reader) corrupt(section string, offset int64, format string, args ...any) error {
 	return &CorruptError{Path: r.path, Section: section, Offset: offset, Msg: fmt.Sprintf(format, args...)}
-}
-
-// loadSections reads header and section table with plain reads: no page is touched before the file's size is known to be right.
-func (r *Reader) loadSections(size int64) error {
-	h := make([]byte, headerSize)
-	n, err := r.f.ReadAt(h, 0)
-	if err != nil && err != io.EOF {
-		return fmt.Errorf("%s: %w", r.path, err)
-	}
-	if n == 0 {
-		return fmt.Errorf("%s: the file is empty, %w", r.path, ErrNotEllm)
-	}
-	if n < len(magic) || string(h[:len(magic)]) != magic {
-		return fmt.Errorf("%s: %w", r.path, ErrNotEllm)
-	}
-	le := binary.LittleEndian
-	if n < headerSize {
-		return r.corrupt("header", 0, "the file has %d bytes, expected at least %d", n, headerSize)
-	}
-	if v := le.Uint32(h[8:]); v != Version {
-		return fmt.Errorf("%s: container version %d, this program reads version %d (compress the model again from its source, or use a matching ellm-gpu)", r.path, v, Version)
-	}
-	if got, want := castagnoli(h[:60]), le.Uint32(h[60:]); got != want {
-		return r.corrupt("header", 60, "checksum %08x, expected %08x", got, want)
-	}
-	count, table, total := int64(le.Uint32(h[12:])), le.Uint64(h[16:]), le.Uint64(h[24:])
-	if total != uint64(size) {
-		return r.corrupt("header", 24, "the file has %d bytes, expected %d", size, total)
-	}
-	if count < 1 || count > maxSections || table > uint64(size) || uint64(count*recordSize) > uint64(size)-table {
-		return r.corrupt("header", 12, "%d sections listed at offset %d do not fit a file of %d bytes", count, table, size)
-	}
-	b := make([]byte, count*recordSize)
-	if _, err := r.f.ReadAt(b, int64(table)); err != nil {
-		return fmt.Errorf("%s: %w", r.path, err)
-	}
-	if got, want := castagnoli(b), le.Uint32(h[32:]); got != want {
-		return r.corrupt("section table", int64(table), "checksum %08x, expected %08x", got, want)
-	}
-	for i := range count {
-		s := decodeSection(b[i*recordSize:])
-		if s.offset > uint64(size) || s.length > uint64(size)-s.offset || s.offset%alignSection != 0 || s.flags&^flagDeflate != 0 || s.flags == 0 && s.size != s.length {
-			return r.corrupt("section table", int64(table)+i*recordSize, "section %d (%q, %d bytes at %d, flags %#x) does not fit a file of %d bytes", i, s.kind, s.length, s.offset, s.flags, size)
-		}
-		r.sections = append(r.sections, s)
-	}
-	return nil
-}
-
-// check compares a section's checksum, once. Sections are checked in parallel; doing one twice at the same time is harmless.
-func (r *Reader) check(i int, name string) error {
-	if r.isVerified(i) {
-		return nil
-	}
-	s := &r.sections[i]
-	if got := castagnoli(r.data[s.offset : s.offset+s.length]); got != s.crc {
-		return r.corrupt(name, int64(s.offset), "checksum %08x, expected %08x", got, s.crc)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.verified[i] = true
-	return nil
-}
-
-// Section returns the checked and inflated contents of the first section of a kind, or nil if there is none.
-func (r *Reader) Section(kind string) ([]byte, error) {
-	for i := range r.sections {
-		s := &r.sections[i]
-		if s.kind != kind {
-			continue
-		}
-		if err := r.check(i, kind); err != nil {
-			return nil, err
-		}
-		b := r.data[s.offset : s.offset+s.length]
-		if s.flags&flagDeflate == 0 {
-			return b, nil
-		}
-		if s.size > maxMetaBytes {
-			return nil, r.corrupt(kind, int64(s.offset), "claims to inflate to %d bytes, at most %d are accepted", s.size, maxMetaBytes)
-		}
-		var out bytes.Buffer
-		if n, err := io.Copy(&out, io.LimitReader(flate.NewReader(bytes.NewReader(b)), int64(s.size)+1)); err != nil || uint64(n) != s.size {
-			return nil, r.corrupt(kind, int64(s.offset), "inflates to %d bytes (%v), expected %d", n, err, s.size)
-		}
-		return out.Bytes(), nil
-	}
-	return nil, nil
 }
 
 func (r *Reader) loadMeta() error {
@@ -187,38 +108,6 @@ func (r *Reader) loadMeta() error {
 		return r.corrupt(KindTables, -1, "%v", err)
 	}
 	return nil
-}
-
-func decodeTables(b []byte) ([]*huffman.Table, error) {
-	if len(b) < 4 {
-		return nil, errors.New("section is missing or shorter than its count")
-	}
-	n := binary.LittleEndian.Uint32(b)
-	if n > maxTables {
-		return nil, fmt.Errorf("%d tables, at most %d are allowed", n, maxTables)
-	}
-	b = b[4:]
-	var tables []*huffman.Table
-	for i := range n {
-		if len(b) < 2 {
-			return nil, fmt.Errorf("table %d of %d is cut off", i, n)
-		}
-		t := &huffman.Table{Levels: int(b[0]), MaxLen: int(b[1])}
-		b = b[2:]
-		if t.Levels > huffman.MaxLevels || len(b) < (t.Levels*t.Levels+1)/2 {
-			return nil, fmt.Errorf("table %d with %d levels is cut off or too large", i, t.Levels)
-		}
-		t.Lens = make([]uint8, t.Levels*t.Levels)
-		for s := range t.Lens {
-			t.Lens[s] = b[s/2] >> (4 * (s % 2)) & 15
-		}
-		b = b[(t.Levels*t.Levels+1)/2:]
-		if err := t.Validate(); err != nil {
-			return nil, fmt.Errorf("table %d: %w", i, err)
-		}
-		tables = append(tables, t)
-	}
-	return tables, nil
 }
 
 // Path returns the file's name as given to Open.
@@ -242,22 +131,29 @@ func (r *Reader) Tensor(name string) (*Tensor, bool) {
 	return t, ok
 }
 
-// Verify compares t's checksum and then checks the indexes inside it. Backends call it before they use t; a repetition costs nothing.
+// Verify compares t's checksum and checks the indexes and scales inside it. Backends call it before they use t; a repetition
+// costs nothing.
 func (r *Reader) Verify(t *Tensor) error {
-	i := r.place[t]
-	if r.isVerified(i) {
+	r.mu.Lock()
+	known := r.sound[t]
+	r.mu.Unlock()
+	if known {
 		return nil
 	}
-	name := KindTensor + " " + t.Name
-	if t.Coded != nil {
-		if err := t.Coded.checkContents(r.tables); err != nil {
-			if crc := r.check(i, name); crc != nil {
-				return crc
-			}
-			return r.corrupt(name, int64(r.sections[i].offset), "%v", err)
+	i, name := r.place[t], KindTensor+" "+t.Name
+	return r.Guard(func() error {
+		contents := t.checkContents(r.tables)
+		if err := r.check(i, name); err != nil { // says more about damage than what follows from it
+			return err
 		}
-	}
-	return r.check(i, name)
+		if contents != nil {
+			return r.corrupt(name, int64(r.sections[i].offset), "%v", contents)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.sound[t] = true
+		return nil
+	})
 }
 
 func (r *Reader) isVerified(i int) bool {
@@ -278,6 +174,26 @@ func (r *Reader) Release(t *Tensor) {
 		// Failing only costs memory.
 		_ = unix.Madvise(r.data[start:end], unix.MADV_DONTNEED)
 	}
+}
+
+// Guard calls f, which reads tensors of r, and turns access to a file that shrank or whose disk failed into an error with
+// the file's name. Every goroutine that touches tensors' slices needs one, or fault.Capture.
+func (r *Reader) Guard(f func() error) error { return r.Fault(fault.Guard(f)) }
+
+// Fault returns err, or if it wraps a fault on r's file an error with the file's name and the offset.
+func (r *Reader) Fault(err error) error {
+	if err == nil {
+		return nil // before e, which is on the heap
+	}
+	var e *fault.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	if at, ok := e.In(r.data); ok {
+		return fmt.Errorf("%s: offset %d cannot be read: the file changed or shrank while it was used, or its disk failed "+
+			"(obtain it again)", r.path, at)
+	}
+	return err
 }
 
 // Close unmaps the file. Slices of tensors must not be used afterwards.

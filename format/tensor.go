@@ -129,10 +129,12 @@ func (c *Coded) GroupRows(g int) int {
 // Chunks returns Groups() · Tiles(); chunk = group·Tiles() + tile.
 func (c *Coded) Chunks() int { return c.Groups() * c.Tiles() }
 
-// laneReach returns how many words a decoder may touch for one lane of steps · rows pairs whatever the words are: those of the longest codes, and two ahead.
+// laneReach returns how many words a decoder may touch for one lane of steps · rows pairs whatever the words are: those of the
+// longest codes, and two ahead.
 func laneReach(steps, rows int) int { return (huffman.MaxCodeLen*steps*rows+31)/32 + 2 }
 
-// GuardWords returns the zero words that follow the last chunk, so that no chunk's decoder leaves the stream. ChunkOffset and MainWords must be set.
+// GuardWords returns the zero words that follow the last chunk, so that no chunk's decoder leaves the stream. ChunkOffset and
+// MainWords must be set.
 func (c *Coded) GuardWords() int { return c.guardWords(c.ChunkOffset) }
 
 func (c *Coded) guardWords(offset []uint32) int {
@@ -182,8 +184,8 @@ func (c *Coded) Row(i int) int {
 // Outlier is one weight whose level lies outside the table's alphabet.
 type Outlier struct{ Row, Col, Delta int } // Row within the group; Delta in levels
 
-// PackOutlier returns the form that Coded.Outliers holds: bits 0–6 row within the group, bits 7–23 column, bits 24–31 δ. Delta must fit a signed byte;
-// larger ones are split over several entries, which add up.
+// PackOutlier returns the form that Coded.Outliers holds: bits 0–6 row within the group, bits 7–23 column, bits 24–31 δ. Delta
+// must fit a signed byte; larger ones are split over several entries, which add up.
 func PackOutlier(o Outlier) uint32 {
 	return uint32(o.Row)&0x7f | uint32(o.Col)&0x1ffff<<7 | uint32(uint8(int8(o.Delta)))<<24
 }
@@ -230,6 +232,13 @@ func (t *Tensor) Size() int64 {
 	return n
 }
 
+func (t *Tensor) checkContents(tables []*huffman.Table) error {
+	if t.Coded != nil {
+		return t.Coded.checkContents(tables)
+	}
+	return t.Raw.checkVector()
+}
+
 // CorruptError says what is wrong in a file and where.
 type CorruptError struct {
 	Path    string
@@ -243,5 +252,6 @@ func (e *CorruptError) Error() string {
 	if e.Offset >= 0 {
 		at = fmt.Sprintf(" at offset %d", e.Offset)
 	}
-	return fmt.Sprintf("%s: %s%s: %s (damaged or incomplete file? obtain it again, or compress the model again)", e.Path, e.Section, at, e.Msg)
+	return fmt.Sprintf("%s: %s%s: %s (damaged or incomplete file? obtain it again, or compress the model again)", e.Path,
+		e.Section, at, e.Msg)
 }

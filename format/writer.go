@@ -9,48 +9,40 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/outfile"
 )
 
-// Writer writes a container to a temporary file beside its destination and renames it in Finish,
-// so that a failed or cancelled run leaves what was there before. It is not safe for concurrent use.
+// Writer writes a container that appears under its name in Finish, so that a failed or cancelled run leaves what was there before
+// (package outfile). It is not safe for concurrent use.
 type Writer struct {
-	path     string
-	f        *os.File
+	f        *outfile.File
 	offset   int64
 	sections []section
 	index    index
-	done     bool
+	deflate  *flate.Writer // more than a megabyte: made once
 }
 
 // Create starts a container that will appear at path.
-func Create(path string) (*Writer, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".part*")
+func Create(path string) (*Writer, error) { return CreateOn(outfile.OS{}, path) }
+
+// CreateOn is Create for another disk.
+func CreateOn(disk outfile.Disk, path string) (*Writer, error) {
+	f, err := outfile.Create(disk, path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot write beside %s: %w", path, err)
+		return nil, err
 	}
-	w := &Writer{path: path, f: f, offset: headerSize}
+	w := &Writer{f: f, offset: headerSize}
 	if _, err := f.Write(make([]byte, headerSize)); err != nil {
 		w.Abort()
-		return nil, w.wrap(err)
+		return nil, err
 	}
 	return w, nil
 }
 
-func (w *Writer) wrap(err error) error { return fmt.Errorf("writing %s: %w", w.path, err) }
-
 // Abort removes the temporary file. After Finish it does nothing.
-func (w *Writer) Abort() {
-	if w.done {
-		return
-	}
-	w.done = true
-	w.f.Close()
-	os.Remove(w.f.Name())
-}
+func (w *Writer) Abort() { w.f.Abort() }
 
 func (w *Writer) pad(align int64) error {
 	n := alignUp(w.offset, align) - w.offset
@@ -66,33 +58,49 @@ func (w *Writer) pad(align int64) error {
 func (w *Writer) Section(kind string, data []byte, deflate bool) error {
 	s := section{kind: kind, size: uint64(len(data))}
 	if deflate {
-		var b bytes.Buffer
-		z, err := flate.NewWriter(&b, flate.BestCompression)
+		b, err := w.deflated(data)
 		if err != nil {
-			return w.wrap(err)
+			return err
 		}
-		z.Write(data)
-		z.Close()
-		if b.Len() < len(data) {
-			data, s.flags = b.Bytes(), flagDeflate
+		if len(b) < len(data) {
+			data, s.flags = b, flagDeflate
 		}
 	}
 	if err := w.pad(alignSection); err != nil {
-		return w.wrap(err)
+		return err
 	}
 	s.offset, s.length, s.crc = uint64(w.offset), uint64(len(data)), castagnoli(data)
 	w.sections = append(w.sections, s)
 	w.offset += int64(len(data))
 	if _, err := w.f.Write(data); err != nil {
-		return w.wrap(err)
+		return err
 	}
 	return nil
+}
+
+// deflated returns data in the format of RFC 1951.
+func (w *Writer) deflated(data []byte) ([]byte, error) {
+	var b bytes.Buffer
+	if w.deflate == nil {
+		z, err := flate.NewWriter(&b, flate.BestCompression)
+		if err != nil {
+			return nil, err
+		}
+		w.deflate = z
+	} else {
+		w.deflate.Reset(&b)
+	}
+	if _, err := w.deflate.Write(data); err != nil {
+		return nil, err
+	}
+	err := w.deflate.Close()
+	return b.Bytes(), err
 }
 
 // tensor appends a TNSR section made of parts, each aligned, and returns their places.
 func (w *Writer) tensor(e indexEntry, names []string, data [][]byte) error {
 	if err := w.pad(alignSection); err != nil {
-		return w.wrap(err)
+		return err
 	}
 	s := section{kind: KindTensor, offset: uint64(w.offset)}
 	crc := crc32.New(crc32.MakeTable(crc32.Castagnoli))
@@ -102,12 +110,12 @@ func (w *Writer) tensor(e indexEntry, names []string, data [][]byte) error {
 	for i, b := range data {
 		gap := alignUp(n, alignPart) - n
 		if _, err := out.Write(make([]byte, gap)); err != nil {
-			return w.wrap(err)
+			return err
 		}
 		n += gap
 		e.Parts[names[i]] = [2]int64{n, int64(len(b))}
 		if _, err := out.Write(b); err != nil {
-			return w.wrap(err)
+			return err
 		}
 		n += int64(len(b))
 	}
@@ -122,10 +130,10 @@ func (w *Writer) tensor(e indexEntry, names []string, data [][]byte) error {
 // Coded appends a coded matrix.
 func (w *Writer) Coded(name string, c *Coded) error {
 	if err := c.checkGeometry(); err != nil {
-		return w.wrap(fmt.Errorf("tensor %s: %w", name, err))
+		return w.f.Wrap(fmt.Errorf("tensor %s: %w", name, err))
 	}
 	if err := c.checkPackable(); err != nil {
-		return w.wrap(fmt.Errorf("tensor %s: %w", name, err))
+		return w.f.Wrap(fmt.Errorf("tensor %s: %w", name, err))
 	}
 	var names []string
 	var data [][]byte
@@ -135,7 +143,7 @@ func (w *Writer) Coded(name string, c *Coded) error {
 			continue
 		}
 		if p.count >= 0 && int64(len(b)) != p.count*p.elemSize {
-			return w.wrap(fmt.Errorf("tensor %s: part %s has %d bytes, expected %d", name, p.name, len(b), p.count*p.elemSize))
+			return w.f.Wrap(fmt.Errorf("tensor %s: part %s has %d bytes, expected %d", name, p.name, len(b), p.count*p.elemSize))
 		}
 		names, data = append(names, p.name), append(data, b)
 	}
@@ -146,9 +154,10 @@ func (w *Writer) Coded(name string, c *Coded) error {
 // Raw appends an uncoded tensor.
 func (w *Writer) Raw(name string, t *Raw) error {
 	if want := t.Rows * t.Cols * t.DType.Size(); want != len(t.Data) || want == 0 {
-		return w.wrap(fmt.Errorf("tensor %s: %d bytes for %d × %d %s, expected %d", name, len(t.Data), t.Rows, t.Cols, t.DType, want))
+		return w.f.Wrap(fmt.Errorf("tensor %s: %d bytes for %d × %d %s, expected %d", name, len(t.Data), t.Rows, t.Cols, t.DType, want))
 	}
-	return w.tensor(indexEntry{Name: name, Rows: t.Rows, Cols: t.Cols, Kind: kindRaw, DType: t.DType}, []string{partData}, [][]byte{t.Data})
+	return w.tensor(indexEntry{Name: name, Rows: t.Rows, Cols: t.Cols, Kind: kindRaw, DType: t.DType}, []string{partData},
+		[][]byte{t.Data})
 }
 
 // Size returns the bytes written so far.
@@ -159,12 +168,12 @@ func (w *Writer) Finish(meta *Meta, tables []*huffman.Table) (int64, error) {
 	defer w.Abort()
 	tbls, err := encodeTables(tables)
 	if err != nil {
-		return 0, w.wrap(err)
+		return 0, err
 	}
 	tidx, err1 := json.Marshal(w.index)
 	mj, err2 := json.Marshal(meta)
 	if err := errors.Join(err1, err2); err != nil {
-		return 0, w.wrap(err)
+		return 0, err
 	}
 	if err := w.Section(KindTables, tbls, false); err != nil {
 		return 0, err
@@ -176,18 +185,9 @@ func (w *Writer) Finish(meta *Meta, tables []*huffman.Table) (int64, error) {
 		return 0, err
 	}
 	if err := w.finishHeader(); err != nil {
-		return 0, w.wrap(err)
+		return 0, err
 	}
-	w.done = true
-	if err := w.f.Close(); err != nil {
-		os.Remove(w.f.Name())
-		return 0, w.wrap(err)
-	}
-	if err := os.Rename(w.f.Name(), w.path); err != nil {
-		os.Remove(w.f.Name())
-		return 0, w.wrap(err)
-	}
-	return w.offset, nil
+	return w.offset, w.f.Commit()
 }
 
 func (w *Writer) finishHeader() error {
@@ -211,30 +211,6 @@ func (w *Writer) finishHeader() error {
 	le.PutUint64(h[24:], uint64(w.offset))
 	le.PutUint32(h[32:], castagnoli(table))
 	le.PutUint32(h[60:], castagnoli(h[:60]))
-	if _, err := w.f.WriteAt(h, 0); err != nil {
-		return err
-	}
-	if err := w.f.Chmod(0o644); err != nil {
-		return err
-	}
-	return w.f.Sync()
-}
-
-func encodeTables(tables []*huffman.Table) ([]byte, error) {
-	if len(tables) > maxTables {
-		return nil, fmt.Errorf("%d code tables, at most %d fit", len(tables), maxTables)
-	}
-	b := binary.LittleEndian.AppendUint32(nil, uint32(len(tables)))
-	for i, t := range tables {
-		if err := t.Validate(); err != nil {
-			return nil, fmt.Errorf("code table %d: %w", i, err)
-		}
-		b = append(b, uint8(t.Levels), uint8(t.MaxLen))
-		nibbles := make([]byte, (len(t.Lens)+1)/2)
-		for s, n := range t.Lens {
-			nibbles[s/2] |= n << (4 * (s % 2))
-		}
-		b = append(b, nibbles...)
-	}
-	return b, nil
+	_, err := w.f.WriteAt(h, 0)
+	return err
 }

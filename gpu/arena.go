@@ -7,23 +7,23 @@ import (
 )
 
 const (
-	arenaAlign = 256 // of every block: what cuMemAlloc promises, and more than any vector load needs
-	arenaGuard = 256 // least gap between two blocks, which kernels may not touch
-	wordBytes  = 4   // a block's length is rounded up to whole words, as kernels read
+	arenaAlign = 256 // of every allocation: what cuMemAlloc promises, and more than any vector load needs
+	arenaGuard = 256 // least gap between two allocations, which kernels may not touch
+	wordBytes  = 4   // an allocation's length is rounded up to whole words, as kernels read
 )
 
-// arena hands out blocks of one device allocation, one behind the other. Kernels may touch only these: the gaps catch overruns
-// in the emulator.
+// arena divides one device allocation into smaller ones, one after the other. Kernels may touch only these: the gaps catch
+// overruns in the emulator.
 type arena struct {
-	dev    driver.Device
-	base   driver.DevicePtr
-	size   int64
-	used   int64
-	blocks []driver.DevicePtr
+	dev         driver.Device
+	base        driver.DevicePtr
+	size        int64
+	used        int64
+	allocations []driver.DevicePtr
 }
 
-// blockSpan returns the bytes of the arena that a block of n bytes takes.
-func blockSpan(n int64) int64 {
+// allocationBytes returns the bytes of the arena that an allocation of n bytes takes.
+func allocationBytes(n int64) int64 {
 	return (n + arenaGuard + arenaAlign - 1) / arenaAlign * arenaAlign
 }
 
@@ -37,7 +37,7 @@ func newArena(dev driver.Device, size int64) (*arena, error) {
 	return &arena{dev: dev, base: base, size: size}, nil
 }
 
-// carve takes n bytes as an arena of their own, whose blocks are its own business.
+// carve takes n bytes as an arena of their own, which manages its own allocations.
 func (a *arena) carve(n int64) (*arena, error) {
 	if n < 0 || n > a.size-a.used {
 		return nil, fmt.Errorf("gpu arena: %d bytes do not fit the %d planned, of which %d are used", n, a.size, a.used)
@@ -52,25 +52,25 @@ func (a *arena) split(n int64) (front, back *arena) {
 	return &arena{dev: a.dev, base: a.base, size: n}, &arena{dev: a.dev, base: a.base + driver.DevicePtr(n), size: a.size - n}
 }
 
-// take returns a block of n bytes. Its contents are whatever was there.
+// take allocates n bytes. Its contents are whatever was there.
 func (a *arena) take(n int64) (driver.DevicePtr, error) {
 	if n <= 0 {
-		return 0, fmt.Errorf("gpu arena: block of %d bytes", n)
+		return 0, fmt.Errorf("gpu arena: allocation of %d bytes", n)
 	}
-	span := blockSpan(n)
-	if span > a.size-a.used {
+	total := allocationBytes(n)
+	if total > a.size-a.used {
 		return 0, fmt.Errorf("gpu arena: %d bytes do not fit the %d planned, of which %d are used", n, a.size, a.used)
 	}
 	p := a.base + driver.DevicePtr(a.used)
 	if err := a.dev.Allow(p, (n+wordBytes-1)/wordBytes*wordBytes); err != nil {
 		return 0, err
 	}
-	a.used += span
-	a.blocks = append(a.blocks, p)
+	a.used += total
+	a.allocations = append(a.allocations, p)
 	return p, nil
 }
 
-// put takes a block and fills it with b.
+// put allocates memory for b and fills it.
 func (a *arena) put(b []byte) (driver.DevicePtr, error) {
 	p, err := a.take(int64(len(b)))
 	if err != nil {
@@ -79,14 +79,14 @@ func (a *arena) put(b []byte) (driver.DevicePtr, error) {
 	return p, a.dev.CopyHtoD(p, b)
 }
 
-// reset gives all blocks back.
+// reset gives all allocations back.
 func (a *arena) reset() error {
-	for _, p := range a.blocks {
+	for _, p := range a.allocations {
 		if err := a.dev.Forbid(p); err != nil {
 			return err
 		}
 	}
-	a.blocks, a.used = a.blocks[:0], 0
+	a.allocations, a.used = a.allocations[:0], 0
 	return nil
 }
 

@@ -1,5 +1,5 @@
 // Package gpu runs models on a GPU: it plans device memory, streams coded weights onto the device, and executes the forward
-// pass of internal/model as launches of the kernels in cuda/. What executes them is behind package driver.
+// pass of internal/model as launches of the kernels in cuda/. Package driver has what executes them.
 package gpu
 
 import (
@@ -11,6 +11,7 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
@@ -18,10 +19,11 @@ import (
 // Backend runs one model on one device. It implements engine.Backend.
 type Backend struct {
 	dev    driver.Device
-	l      *launcher
-	lay    *layout
+	l      *kernels.Launcher
+	plan   *devicePlan
 	arena  *arena
 	pass   *pass
+	times  *profile // nil = launches are not timed
 	logits []float32
 }
 
@@ -35,74 +37,111 @@ func New(dev driver.Device) *Backend { return &Backend{dev: dev} }
 
 // Load implements engine.Backend. Its error unwraps to driver.ErrOutOfMemory when the model does not fit.
 func (b *Backend) Load(ctx context.Context, f *format.Reader, prog *model.Program, opt engine.LoadOptions) error {
-	if b.lay != nil {
+	if b.plan != nil {
 		return errors.New("gpu: a model is already loaded")
 	}
 	info, err := b.dev.Info()
 	if err != nil {
 		return err
 	}
-	lay, err := planLayout(info, f, prog, opt)
-	if lay != nil && opt.Announce != nil {
-		opt.Announce(lay.MemoryPlan)
-	}
+	times, err := b.measure(info, f, prog, opt)
 	if err != nil {
 		return err
 	}
-	b.lay = lay
-	return b.dev.Do(func() error { return b.load(ctx, f, prog, info, opt) })
+	for try := 0; ; try++ {
+		plan, err := planDevice(info, f, prog, opt, times)
+		if plan != nil && opt.Announce != nil {
+			opt.Announce(plan.MemoryPlan)
+		}
+		if err != nil {
+			return err
+		}
+		b.plan = plan
+		if err = b.dev.Do(b.reserve); err == nil {
+			break
+		}
+		// What a driver reports as free it may still refuse: plan again with less.
+		const tries, less = 3, 20
+		if try+1 == tries || !errors.Is(err, driver.ErrOutOfMemory) {
+			return err
+		}
+		opt.MemoryBudget = plan.Total() - plan.Total()/less
+	}
+	return b.dev.Do(func() error { return f.Guard(func() error { return b.load(ctx, f, prog, info, opt) }) })
 }
 
-func (b *Backend) load(ctx context.Context, f *format.Reader, prog *model.Program, info driver.Info, opt engine.LoadOptions) error {
-	sms := max(info.SMs, 1)
+// measure returns the times that plan auto goes by: measured, if it may, or kept of an earlier start.
+func (b *Backend) measure(info driver.Info, f *format.Reader, prog *model.Program,
+	opt engine.LoadOptions) ([]engine.ProductTime, error) {
+	if opt.Plan != engine.PlanAuto && opt.Plan != "" {
+		return nil, nil
+	}
+	times := KeptTimes(info, opt.CacheDir)
+	if !opt.Measure {
+		return times, nil
+	}
+	times, err := tryProducts(b.dev, info, f, prog, opt, times)
+	switch {
+	case errors.Is(err, driver.ErrOutOfMemory): // the plan says what fits
+		return times, nil
+	case err != nil:
+		return nil, fmt.Errorf("gpu: timing a product: %w", err)
+	}
+	keepTimes(info, opt.CacheDir, times)
+	return times, nil
+}
+
+// reserve takes the memory that the plan needs.
+func (b *Backend) reserve() error {
 	var err error
-	if b.l, err = newLauncher(b.dev); err != nil {
+	if b.l, err = kernels.New(b.dev); err != nil {
 		return err
 	}
-	b.l.sync = os.Getenv("ELLM_GPU_SYNC") == "1"
-	b.l.mma = hasMMA(info)
-	if b.arena, err = newArena(b.dev, b.lay.Total()); err != nil {
-		return err
-	}
-	weights, work := b.arena.split(b.lay.weightBytes)
-	ld, err := newLoader(b.l, f, weights, work, b.lay.load, sms)
+	b.l.Sync = os.Getenv("ELLM_GPU_SYNC") == "1"
+	b.arena, err = newArena(b.dev, b.plan.Total())
+	return err
+}
+
+func (b *Backend) load(ctx context.Context, f *format.Reader, prog *model.Program, info driver.Info,
+	opt engine.LoadOptions) error {
+	on := processorOf(info)
+	weights, work := b.arena.split(b.plan.weightBytes)
+	ld, err := newLoader(b.l, f, weights, work, b.plan.load, on)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(ld.load(ctx, b.lay.weights, opt.Progress), ld.close(), work.reset()); err != nil {
+	if err := errors.Join(ld.load(ctx, b.plan.weights, opt.Progress), ld.close(), work.reset()); err != nil {
 		return err
 	}
-	if b.pass, err = newPass(b.l, b.lay, f, prog, work, sms); err != nil {
+	if b.pass, err = openPass(b.l, b.plan, f, prog, work, on.sms); err != nil {
 		return err
 	}
 	if opt.Profile { // of the forward pass, not of loading
-		b.l.profile, err = newProfile(b.dev, info)
+		if b.times, err = newProfile(b.dev, info); err == nil {
+			b.pass.observer, b.l.Observer = b.times, b.times
+		}
 	}
 	return err
 }
 
 // Forward implements engine.Backend.
-func (b *Backend) Forward(ctx context.Context, tokens []int32, pos, rows int) ([]float32, error) {
+func (b *Backend) Forward(ctx context.Context, batch engine.Batch) ([]float32, error) {
 	if b.pass == nil {
 		return nil, errors.New("gpu: no model is loaded")
 	}
-	n := len(tokens)
-	if n == 0 || pos < 0 || rows < 0 || rows > n || pos > b.lay.nCtx-n {
-		return nil, fmt.Errorf("gpu: %d tokens at position %d with logits of %d, in a context of %d", n, pos, rows, b.lay.nCtx)
-	}
 	vocab := b.pass.prog.Config.NVocab
-	for i, t := range tokens {
-		if t < 0 || int(t) >= vocab {
-			return nil, fmt.Errorf("gpu: token %d is %d, the vocabulary has %d", i, t, vocab)
-		}
+	limits := engine.BatchLimits{Tokens: b.plan.batch, Context: b.plan.nCtx, Sequences: b.plan.sequences, Pages: b.plan.Pages,
+		Vocab: vocab, States: b.plan.States}
+	if err := batch.Check(limits); err != nil {
+		return nil, fmt.Errorf("gpu: %w", err)
 	}
+	rows := batch.Rows()
 	logits := b.pass.row
 	if rows != 1 {
 		b.logits = slices.Grow(b.logits[:0], rows*vocab)[:rows*vocab]
 		logits = b.logits
 	}
-	err := b.dev.Do(func() error { return b.pass.run(ctx, tokens, pos, rows, logits) })
-	if err != nil {
+	if err := b.dev.Do(func() error { return b.pass.run(ctx, batch, logits) }); err != nil {
 		return nil, err
 	}
 	return logits, nil
@@ -110,10 +149,10 @@ func (b *Backend) Forward(ctx context.Context, tokens []int32, pos, rows int) ([
 
 // Memory implements engine.Backend.
 func (b *Backend) Memory() engine.MemoryPlan {
-	if b.lay == nil {
+	if b.plan == nil {
 		return engine.MemoryPlan{}
 	}
-	return b.lay.MemoryPlan
+	return b.plan.MemoryPlan
 }
 
 // Describe names the device and how many kernels it has executed.
@@ -124,23 +163,23 @@ func (b *Backend) Describe() string {
 	}
 	s := info.Label()
 	if b.l != nil {
-		s += fmt.Sprintf(", %d kernel launches", b.l.count)
+		s += fmt.Sprintf(", %d kernel launches", b.l.Launched)
 	}
 	return s
 }
 
 // Profile implements engine.Profiler.
 func (b *Backend) Profile() []engine.ProfileEntry {
-	if b.l == nil || b.l.profile == nil {
+	if b.times == nil {
 		return nil
 	}
-	return b.l.profile.list()
+	return b.times.list()
 }
 
 // ResetProfile implements engine.Profiler.
 func (b *Backend) ResetProfile() {
-	if b.l != nil && b.l.profile != nil {
-		clear(b.l.profile.entries[:])
+	if b.times != nil {
+		clear(b.times.entries[:])
 	}
 }
 
@@ -157,8 +196,8 @@ func (b *Backend) Close() error {
 // free gives back what load took.
 func (b *Backend) free() error {
 	var errs []error
-	if b.l != nil && b.l.profile != nil {
-		errs = append(errs, b.l.profile.free())
+	if b.times != nil {
+		errs = append(errs, b.times.free())
 	}
 	if b.pass != nil {
 		errs = append(errs, b.pass.free())

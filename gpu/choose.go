@@ -1,7 +1,6 @@
 package gpu
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -13,12 +12,14 @@ import (
 )
 
 // choosePlan decides which matrices to decode within the budget, and whether that is plan resident, fused or hybrid; `asked` is
-// auto or hybrid. base is a layout without a plan.
-func (l *layout) choosePlan(info driver.Info, f *format.Reader, prog *model.Program, asked engine.Plan, resident, fused *layout) (*layout, error) {
+// auto or hybrid. base is a plan without forms.
+func (l *devicePlan) choosePlan(info driver.Info, f *format.Reader, prog *model.Program, asked engine.Plan, resident,
+	fused *devicePlan) (*devicePlan, error) {
 	hybrid := *l
 	spare := l.Budget - fused.Total()
 	switch {
-	case spare < 0 && resident.Total() <= l.Budget: // small matrices: what decoding them once takes is less than the scratch to do it in every pass
+	// small matrices: what decoding them once takes is less than the scratch to do it in every pass
+	case spare < 0 && resident.Total() <= l.Budget:
 		resident.Reason = "coded weights do not fit together with the scratch they need"
 		return resident, nil
 	case spare < 0:
@@ -36,20 +37,20 @@ func (l *layout) choosePlan(info driver.Info, f *format.Reader, prog *model.Prog
 		}
 		switch {
 		case asked == engine.PlanHybrid:
-		case decoded == of && resident.Total() <= l.Budget:
-			resident.Reason = "decoded weights fit, and products with them are predicted to be no slower"
+		case len(decoded) == of && resident.Total() <= l.Budget:
+			resident.Reason = "decoded weights fit, and products with them are " + l.basis() + " to be no slower"
 			return resident, nil
-		case decoded == 0:
+		case len(decoded) == 0:
 			fused.Reason = fmt.Sprintf("decoded weights would need %s in all", gib(resident.Total()))
 			if resident.Total() <= l.Budget {
-				fused.Reason = "products with coded weights are predicted to be faster"
+				fused.Reason = "products with coded weights are " + l.basis() + " to be faster"
 			}
 			return fused, nil
 		}
-		if err := hybrid.size(f, prog, engine.PlanHybrid); err != nil {
+		if err := hybrid.size(f, prog, engine.PlanHybrid, decoded); err != nil {
 			return nil, err
 		}
-		hybrid.Reason = fmt.Sprintf("%d of %d matrices decoded, by predicted time saved per byte", decoded, of)
+		hybrid.Reason = fmt.Sprintf("%d of %d matrices decoded, by predicted time saved per byte", len(decoded), of)
 		over := hybrid.Total() - l.Budget
 		switch {
 		case over <= 0:
@@ -62,77 +63,49 @@ func (l *layout) choosePlan(info driver.Info, f *format.Reader, prog *model.Prog
 	}
 }
 
-// chooseDecoded marks the matrices that plan hybrid decodes on a device with `spare` bytes beyond plan fused, by predicted time
-// saved per byte. It returns how many of how many matrices with a choice that are.
-func (l *layout) chooseDecoded(info driver.Info, spare int64) (decoded, of int, err error) {
+// basis says what plan auto goes by.
+func (l *devicePlan) basis() string {
+	if len(l.Measured) > 0 {
+		return "measured and predicted"
+	}
+	return "predicted"
+}
+
+// chooseDecoded returns the matrices that plan hybrid decodes on a device with `spare` bytes beyond plan fused, by predicted time
+// saved per byte, and how many matrices have a choice.
+func (l *devicePlan) chooseDecoded(info driver.Info, spare int64) (decoded map[*weight]bool, of int, err error) {
 	d, _, err := predict.Nearest(info.Name, info.CCMajor, info.CCMinor, info.SMs, info.ClockMHz)
 	if err != nil {
-		return 0, 0, err
+		return nil, 0, err
 	}
 	m, err := predict.NewModel(d)
 	if err != nil {
-		return 0, 0, err
+		return nil, 0, err
 	}
-	tr := newTracer(info)
 	var ws []*weight
 	var choices []predict.Choice
 	for _, w := range l.weights {
-		w.decoded = false
-		if w.Coded == nil || w.use&useProduct == 0 {
+		if w.Coded == nil || w.use&model.UseProduct == 0 {
 			continue
 		}
-		saved, err := tr.saved(m, w)
-		if err != nil {
-			return 0, 0, err
-		}
 		ws = append(ws, w)
-		choices = append(choices, predict.Choice{Extra: w.span(w.residentForm()) - w.span(formCoded), Saved: saved})
+		choices = append(choices, predict.Choice{Extra: w.arenaBytes(w.residentForm()) - w.arenaBytes(formCoded),
+			Saved: w.saved(m, processorOf(info), l.corrected)})
 	}
+	decoded = map[*weight]bool{}
 	for i, yes := range predict.ChooseDecoded(choices, spare) {
-		ws[i].decoded = yes
 		if yes {
-			decoded++
+			decoded[ws[i]] = true
 		}
 	}
 	return decoded, len(ws), nil
 }
 
 // saved returns the seconds per token that decoding w once saves.
-func (t *tracer) saved(m *predict.Model, w *weight) (float64, error) {
-	coded, err := t.product(w, formCoded)
-	if err != nil {
-		return 0, err
+func (w *weight) saved(m *predict.Model, on processor, c *corrections) float64 {
+	seconds := func(f form) float64 {
+		k := chooseProduct(w, f, on)
+		return m.Time(productOf(w, f, k, 1)).Seconds * c.of(k.gemv.String(), f == formCoded)
 	}
-	plane, err := t.product(w, w.residentForm())
-	if err != nil {
-		return 0, err
-	}
-	saved := 0.0
-	for _, l := range coded {
-		saved += m.Time(l.Work).Seconds
-	}
-	for _, l := range plane {
-		saved -= m.Time(l.Work).Seconds
-	}
-	return saved, nil
-}
-
-// descSpan returns the bytes of the arena that the descriptor of w takes.
-func (w *weight) descSpan() int64 {
-	if w.use&useVector != 0 {
-		return 0
-	}
-	return blockSpan(int64(binary.Size(&w.desc)))
-}
-
-// span returns the bytes of the arena that w takes in a form, its descriptor aside.
-func (w *weight) span(f form) int64 {
-	n := int64(0)
-	for _, p := range w.parts(f) {
-		n += blockSpan(p.size)
-	}
-	if f == formPacked && w.packed.clipped { // load keeps the coded form if more is clipped than there is room for
-		n = max(n, w.span(formCoded))
-	}
-	return n
+	return seconds(formCoded) - seconds(w.residentForm())
 }

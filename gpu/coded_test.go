@@ -97,7 +97,8 @@ func (b *builder) build(s spec) *randomMatrix {
 	return m
 }
 
-// kind tells which of a matrix's tables codes a chunk: in every tile others, and the same for one to four groups next to each other.
+// kind tells which of a matrix's tables codes a chunk: in every tile others, and the same for one to four groups next to each
+// other.
 func (b *builder) kind(group, tile int) int { return (group/2 + group/5 + tile) % b.kinds }
 
 func (b *builder) encode(c *format.Coded, levels []uint8, stride, maxLen int) {

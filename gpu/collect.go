@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
@@ -24,16 +25,20 @@ func (c *collector) collect() error {
 		return err
 	}
 	for i := range c.prog.Nodes {
-		n := &c.prog.Nodes[i]
-		if n.Dst == model.BufLogits && (n.Op != model.OpMatMul || !n.Last) || n.A == model.BufLogits || n.B == model.BufLogits {
-			return fmt.Errorf("forward pass: node %d: logits come from a product for the last tokens and nothing else uses them", i)
+		if err := c.node(&c.prog.Nodes[i]); err != nil {
+			return fmt.Errorf("forward pass: node %d: %w", i, err)
 		}
-		if err := c.node(n); err != nil {
+	}
+	for _, spec := range c.prog.Tensors() {
+		if spec.Use == model.UseDivisors { // rotationFreqs reads them
+			continue
+		}
+		if err := c.tensor(&spec); err != nil {
 			return err
 		}
 	}
 	for _, w := range c.weights {
-		if w.use&useVector != 0 {
+		if w.use&model.UseVector != 0 {
 			continue
 		}
 		if err := w.describe(c.file.Tables()); err != nil {
@@ -43,49 +48,51 @@ func (c *collector) collect() error {
 	return nil
 }
 
+// node checks a node and counts its caches.
+func (c *collector) node(n *model.Node) error {
+	if n.Dst == model.BufLogits && (n.Op != model.OpMatMul || !n.Last) || n.A == model.BufLogits || n.B == model.BufLogits {
+		return errors.New("logits come from a product for the last tokens and nothing else uses them")
+	}
+	switch n.Op {
+	case model.OpAttention:
+		c.caches++
+	case model.OpShortConv:
+		return checkShortConv(c.prog, n)
+	case model.OpConv, model.OpDelta, model.OpGateHeads:
+		return fmt.Errorf("%s: the gated delta rule of %s has no kernels (use --device cpu)", n.Op, c.prog.Config.Architecture)
+	case model.OpEmbed, model.OpRMSNorm, model.OpMatMul, model.OpRoPE, model.OpGLU, model.OpAdd:
+	default:
+		return fmt.Errorf("the GPU does not know operation %d", n.Op)
+	}
+	return nil
+}
+
 func (c *collector) checkConfig() error {
 	k := &c.prog.Config
 	switch {
 	case k.HeadDim < 8 || k.HeadDim > maxHeadDim || k.HeadDim%8 != 0:
-		return fmt.Errorf("heads of %d dimensions; the GPU's attention takes multiples of 8 up to %d (use --device cpu)", k.HeadDim, maxHeadDim)
-	case k.RopeDim < 0 || k.RopeDim > k.HeadDim || k.RopeDim%2 != 0:
-		return fmt.Errorf("rope_dim is %d with heads of %d dimensions", k.RopeDim, k.HeadDim)
+		return fmt.Errorf("heads of %d dimensions; the GPU's attention takes multiples of 8 up to %d (use --device cpu)", k.HeadDim,
+			maxHeadDim)
 	case k.NKVHeads < 1 || k.NHeads < 1 || k.NHeads%k.NKVHeads != 0:
 		return fmt.Errorf("%d query heads do not share %d key heads", k.NHeads, k.NKVHeads)
 	}
+	for i := range c.prog.Ropes {
+		if d := c.prog.Ropes[i].Dim; d < 0 || d > k.HeadDim || d%2 != 0 {
+			return fmt.Errorf("rotation of %d dimensions of heads of %d", d, k.HeadDim)
+		}
+	}
 	for b := range model.NumBuffers {
-		if w := c.prog.Width(b); w < 1 || w > format.MaxRows {
+		unused := b >= model.BufIn && b != model.BufLogits // by most models
+		if w := c.prog.Width(b); w < 1 && !unused || w > format.MaxRows {
 			return fmt.Errorf("activation buffer %d has %d values per token, expected 1 to %d", b, w, format.MaxRows)
 		}
 	}
 	return nil
 }
 
-// node registers the tensors of a node and checks their shapes.
-func (c *collector) node(n *model.Node) error {
-	dst := c.prog.Width(n.Dst)
-	switch n.Op {
-	case model.OpEmbed:
-		return c.tensor(n.Weight, useEmbed, c.prog.Config.NVocab, dst)
-	case model.OpRMSNorm:
-		return c.tensor(n.Weight, useVector, 1, dst)
-	case model.OpMatMul:
-		if n.Bias != "" {
-			if err := c.tensor(n.Bias, useVector, 1, dst); err != nil {
-				return err
-			}
-		}
-		return c.tensor(n.Weight, useProduct, dst, c.prog.Width(n.A))
-	case model.OpAttention:
-		c.caches++
-	case model.OpRoPE, model.OpSwiGLU, model.OpAdd:
-	default:
-		return fmt.Errorf("forward pass: the GPU does not know operation %d", n.Op)
-	}
-	return nil
-}
-
-func (c *collector) tensor(name string, u use, rows, cols int) error {
+// tensor registers a tensor that the program needs and checks its shape.
+func (c *collector) tensor(spec *model.TensorSpec) error {
+	name := spec.Name
 	w := c.byName[name]
 	if w == nil {
 		t, ok := c.file.Tensor(name)
@@ -96,11 +103,12 @@ func (c *collector) tensor(name string, u use, rows, cols int) error {
 		c.byName[name] = w
 		c.weights = append(c.weights, w)
 	}
-	w.use |= u
-	if w.Rows != rows || w.Cols != cols {
-		return fmt.Errorf("%s: tensor %s is %d × %d, the model needs %d × %d", c.file.Path(), name, w.Rows, w.Cols, rows, cols)
+	w.use |= spec.Use
+	if w.Rows != spec.Rows || w.Cols != spec.Cols {
+		return fmt.Errorf("%s: tensor %s is %d × %d, the model needs %d × %d", c.file.Path(), name, w.Rows, w.Cols, spec.Rows,
+			spec.Cols)
 	}
-	if w.use&useVector != 0 && (w.Raw == nil || w.use != useVector) {
+	if w.use&model.UseVector != 0 && (w.Raw == nil || w.use != model.UseVector) {
 		return fmt.Errorf("%s: tensor %s is a vector, but coded or used as a matrix", c.file.Path(), name)
 	}
 	if w.Coded != nil && len(w.Coded.Coding.Values) > 0 && len(w.Coded.Outliers) > 0 {

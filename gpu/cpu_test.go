@@ -20,9 +20,9 @@ func TestForwardAgainstCPU(t *testing.T) {
 			require.NoError(t, host.Load(context.Background(), m.file, m.prog, engine.LoadOptions{Plan: plan, NCtx: 48}))
 			device, _ := loadTiny(t, m, plan)
 			const n, rows = 9, 3
-			want, err := host.Forward(context.Background(), prompt(n), 0, rows)
+			want, err := host.Forward(context.Background(), engine.SingleRun(prompt(n), 0, rows))
 			require.NoError(t, err)
-			got, err := device.Forward(context.Background(), prompt(n), 0, rows)
+			got, err := device.Forward(context.Background(), engine.SingleRun(prompt(n), 0, rows))
 			require.NoError(t, err)
 			requireClose(t, want, got, 2e-5, "%s %s", arch, plan)
 			assert.Equal(t, greedy(t, host, prompt(n), 10), greedy(t, device, prompt(n), 10), "%s %s", arch, plan)

@@ -18,12 +18,13 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver/cuda"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver/emu"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
-// openEmu starts an emulator for one test. Memory that nothing has written reads as NaN. With ELLM_TEST_DEVICE = the number of a GPU
-// (and the build tag cuda) it opens that instead: all tests then check the compiled kernels on the device.
+// openEmu starts an emulator for one test. Memory that nothing has written reads as NaN. With ELLM_TEST_DEVICE = the number of a
+// GPU (and the build tag cuda) it opens that instead: all tests then check the compiled kernels on the device.
 func openEmu(t testing.TB) driver.Device {
 	t.Helper()
 	return openEmuOrder(t, emu.AtOnce)
@@ -35,7 +36,7 @@ func openEmuOrder(t testing.TB, order emu.Order) driver.Device {
 	if s := os.Getenv("ELLM_TEST_DEVICE"); s != "" {
 		n, err := strconv.Atoi(s)
 		require.NoError(t, err, "ELLM_TEST_DEVICE")
-		d, err := cuda.Open(n)
+		d, err := cuda.Open(n, cuda.Options{})
 		require.NoError(t, err, "ELLM_TEST_DEVICE=%s", s)
 		t.Cleanup(func() { d.Close() })
 		return &threaded{Device: d}
@@ -59,9 +60,10 @@ func openEmuOrder(t testing.TB, order emu.Order) driver.Device {
 // rig is a device with loaded kernels and an arena, for tests of single kernels.
 type rig struct {
 	t *testing.T
-	*launcher
+	*kernels.Launcher
 	*arena
-	piece int64 // for loader
+	on      processor
+	stretch int64 // for loader
 }
 
 func newRig(t *testing.T) *rig { return newRigOrder(t, emu.AtOnce) }
@@ -69,12 +71,12 @@ func newRig(t *testing.T) *rig { return newRigOrder(t, emu.AtOnce) }
 // newRigOrder is newRig with streams that run in an order.
 func newRigOrder(t *testing.T, order emu.Order) *rig {
 	dev := openEmuOrder(t, order)
-	l, err := newLauncher(dev)
+	l, err := kernels.New(dev)
 	require.NoError(t, err)
-	l.where = t.Name()
+	l.Label = t.Name()
 	a, err := newArena(dev, 64<<20)
 	require.NoError(t, err)
-	return &rig{t, l, a, loadPiece}
+	return &rig{t, l, a, processor{sms: 2}, loadStretch}
 }
 
 // up copies a slice to a new block.
@@ -97,7 +99,7 @@ func room[T uint8 | uint16 | uint32 | int32 | float32](r *rig, n int) driver.Dev
 func down[T uint8 | uint16 | uint32 | int32 | float32](r *rig, p driver.DevicePtr, n int) []T {
 	r.t.Helper()
 	s := make([]T, n)
-	require.NoError(r.t, r.launcher.dev.CopyDtoH(bytesOf(s), p))
+	require.NoError(r.t, r.Launcher.Dev.CopyDtoH(bytesOf(s), p))
 	return s
 }
 
@@ -107,7 +109,8 @@ func (r *rig) ok(err error) {
 }
 
 // writeModel writes a container and opens it.
-func writeModel(t *testing.T, cfg *model.Config, tables []*huffman.Table, coded map[string]*format.Coded, raw map[string]*format.Raw) *format.Reader {
+func writeModel(t *testing.T, cfg *model.Config, tables []*huffman.Table, coded map[string]*format.Coded,
+	raw map[string]*format.Raw) *format.Reader {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "model.ellm")
 	w, err := format.Create(path)
@@ -130,25 +133,26 @@ func writeModel(t *testing.T, cfg *model.Config, tables []*huffman.Table, coded 
 }
 
 // loadOne loads a single tensor in the given form; formPacked means the one that plan resident takes.
-func (r *rig) loadOne(f *format.Reader, name string, as form, u use, change ...func(*weight)) *weight {
+func (r *rig) loadOne(f *format.Reader, name string, as form, u model.Use, change ...func(*weight)) *weight {
 	r.t.Helper()
 	tensor, found := f.Tensor(name)
 	require.True(r.t, found)
-	w := &weight{Tensor: tensor, use: u, form: as}
+	w := &weight{Tensor: tensor, use: u}
 	r.ok(w.describe(f.Tables()))
 	if as == formPacked {
-		w.form = w.residentForm()
+		as = w.residentForm()
 	}
+	w.settle(as, r.on)
 	for _, f := range change {
 		f(w)
 	}
-	r.ok(r.launcher.dev.Do(func() error {
-		work, err := newArena(r.launcher.dev, 64<<20)
+	r.ok(r.Launcher.Dev.Do(func() error {
+		work, err := newArena(r.Launcher.Dev, 64<<20)
 		r.ok(err)
-		size := loadSizes{piece: r.piece}
+		size := loadSizes{stretch: r.stretch}
 		size.grow(w, w.form)
 		size.grow(w, formCoded)
-		ld, err := newLoader(r.launcher, f, r.arena, work, size, 2)
+		ld, err := newLoader(r.Launcher, f, r.arena, work, size, r.on)
 		r.ok(err)
 		return errors.Join(ld.load(context.Background(), []*weight{w}, nil), ld.close(), work.free())
 	}))
@@ -165,25 +169,26 @@ func (r *rig) multiplier(w *weight, x []float32, bias driver.DevicePtr, n int) *
 		prog.Nodes[0].Bias = "bias"
 		weights = append(weights, &weight{Tensor: &format.Tensor{Name: "bias"}, vector: bias})
 	}
-	p := &pass{launcher: r.launcher, sms: 2, batch: n, n: n, prog: prog}
+	p := &pass{Launcher: r.Launcher, sms: 2, batch: n, n: n, prog: prog}
 	p.buffers[model.BufGate], p.buffers[model.BufProj] = up(r, x), room[float32](r, n*w.Rows)
 	if w.Coded != nil {
-		p.preparedStride = blockSpan(preparedBytes(w.Coded))
+		p.preparedStride = allocationBytes(preparedBytes(w.Coded))
 		p.prepared = room[uint8](r, max(n, gemvBatch)*int(p.preparedStride))
+		p.side = room[uint8](r, int(sideBytes(w.Coded)))
 		p.planeBytes = w.planeBytes(max(2*w.Coded.Coding.RowsPerGroup, quadRows)) // several pieces
 		planes := [2]driver.DevicePtr{room[uint8](r, int(p.planeBytes)), room[uint8](r, int(p.planeBytes))}
-		r.ok(r.launcher.dev.Do(func() (err error) {
-			p.ring, err = newPlaneRing(r.launcher.dev, planes)
+		r.ok(r.Launcher.Dev.Do(func() (err error) {
+			p.ring, err = newPlaneRing(r.Launcher.Dev, planes)
 			r.ok(err)
-			r.stream, err = r.launcher.dev.NewStream()
+			r.Stream, err = r.Launcher.Dev.NewStream()
 			return err
 		}))
 		p.scaled = room[float32](r, n*w.Cols)
 	}
-	tasks := room[uint8](r, int(blockSpan(counterBytes(&prog.Config))+taskBytes(prog)))
-	var err error
-	p.actions, err = p.schedule(&layout{weights: weights}, tasks, 0, nil)
+	tasks := room[uint8](r, int(allocationBytes(counterBytes(&prog.Config))+taskBytes(prog)))
+	s, err := p.schedule(weights, tasks, 0, nil)
 	r.ok(err)
+	r.ok(s.upload())
 	return p
 }
 

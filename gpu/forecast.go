@@ -11,14 +11,46 @@ import (
 // Prediction is what a described device is expected to reach. None of it is measured.
 type Prediction struct {
 	Described     string         `json:"described"` // the description the rates are from
-	DecodeTS      float64        `json:"decode_ts"` // tokens per second
+	DecodeTS      float64        `json:"decode_ts"` // tokens per second of all sequences together
 	PrefillTS     float64        `json:"prefill_ts"`
 	PrefillTokens int            `json:"prefill_tokens"`
-	Past          int            `json:"past"` // tokens before the decoded one
+	Past          int            `json:"past"`      // tokens before the decoded ones
+	Sequences     int            `json:"sequences"` // that are decoded together
 	Launches      int            `json:"launches_per_token"`
 	HostMS        float64        `json:"host_ms"` // of a token besides its kernels
 	Kinds         []KindForecast `json:"kinds"`   // the rows of Tensors, added up by role
 	Tensors       []KindForecast `json:"tensors"` // every tensor, and every kernel that works on none
+
+	Prefill []KernelForecast `json:"prefill"` // what the prompt's kernels take, the slowest first
+}
+
+// KernelForecast is what all launches of a kernel are predicted to take.
+type KernelForecast struct {
+	Kernel   string  `json:"kernel"`
+	Launches int     `json:"launches"`
+	MS       float64 `json:"ms"`
+	Bound    string  `json:"bound"` // what limits the longest launch
+	longest  float64
+}
+
+// kernelForecasts adds up launches by kernel.
+func kernelForecasts(m *predict.Model, launches []Launch) (all []KernelForecast) {
+	index := map[string]int{}
+	for _, l := range launches {
+		i, ok := index[l.Kernel]
+		if !ok {
+			i, all = len(all), append(all, KernelForecast{Kernel: l.Kernel})
+			index[l.Kernel] = i
+		}
+		k, c := &all[i], m.Time(l.Work)
+		k.Launches++
+		k.MS += 1e3 * c.Seconds
+		if c.Seconds > k.longest {
+			k.longest, k.Bound = c.Seconds, c.Bound
+		}
+	}
+	slices.SortStableFunc(all, func(a, b KernelForecast) int { return cmp.Compare(b.MS, a.MS) })
+	return all
 }
 
 // KindForecast is a tensor, or all of the same role, or a kernel that works on none.
@@ -35,7 +67,8 @@ type KindForecast struct {
 	longest  float64
 }
 
-// firstGraphs: boards of a higher major compute capability have drivers of CUDA 11 or later; those of this or a lower one may not, as the Nano.
+// firstGraphs: boards of a higher major compute capability have drivers of CUDA 11 or later; those of this or a lower one may
+// not, as the Nano.
 const firstGraphs = 6
 
 var layerName = regexp.MustCompile(`^blk\.\d+\.`)
@@ -43,24 +76,26 @@ var layerName = regexp.MustCompile(`^blk\.\d+\.`)
 // kindOf replaces a tensor's layer by a star.
 func kindOf(name string) string { return layerName.ReplaceAllString(name, "blk.*.") }
 
-// Predict adds up the times of the launches of f on device d, for a prompt of n tokens and a token behind `past` others.
+// Predict adds up the times of the launches of f on device d, for a prompt of n tokens and a token after `past` others.
 func (f *Forecast) Predict(d *predict.Device, n, past int) (*Prediction, error) {
 	m, err := predict.NewModel(d)
 	if err != nil {
 		return nil, err
 	}
-	p := &Prediction{Described: d.Title, PrefillTokens: n, Past: past, Launches: len(f.Decode), HostMS: d.TokenUS * 1e-3}
+	p := &Prediction{Described: d.Title, PrefillTokens: n, Past: past, Sequences: f.Sequences, Launches: len(f.Decode),
+		HostMS: d.TokenUS * 1e-3}
 	m.Graph = d.CCMajor > firstGraphs // as pass.runGraph
 	rows := f.tensorRows()
 	seconds := d.TokenUS * 1e-6
 	for _, l := range f.Decode {
 		seconds += rows.launch(m, l)
 	}
-	p.DecodeTS = 1 / seconds
+	p.DecodeTS = float64(f.Sequences) / seconds
 	m.Graph = false
 	seconds = d.TokenUS * 1e-6
-	for _, l := range f.Prefill {
-		seconds += m.Time(l.Work).Seconds
+	p.Prefill = kernelForecasts(m, f.Prefill)
+	for _, k := range p.Prefill {
+		seconds += 1e-3 * k.MS
 	}
 	p.PrefillTS = float64(n) / seconds
 	p.Tensors = rows.list()
@@ -107,16 +142,16 @@ func (rs *forecastRows) row(kind, form string) *KindForecast {
 func (rs *forecastRows) launch(m *predict.Model, l Launch) float64 {
 	c, tail := m.Time(l.Work), m.TailSeconds(l.Work)
 	if tail > 0 { // the preparation of the next product's input
-		rs.row("x_prepare", "").add(predict.Task{Kernel: "x_prepare"}, predict.Cost{Seconds: tail, Bound: "latency"})
+		rs.row("x_prepare", "").add(predict.WorkItem{Kernel: "x_prepare"}, predict.Cost{Seconds: tail, Bound: "latency"})
 	}
 	all := 0.0
-	for _, t := range l.Tasks {
-		all += m.Task(l.Work, t).Seconds
+	for _, t := range l.Items {
+		all += m.ItemTime(l.Work, t).Seconds
 	}
-	for _, t := range l.Tasks {
-		share := 1 / float64(len(l.Tasks))
+	for _, t := range l.Items {
+		share := 1 / float64(len(l.Items))
 		if all > 0 {
-			share = m.Task(l.Work, t).Seconds / all
+			share = m.ItemTime(l.Work, t).Seconds / all
 		}
 		row, form := l.Kernel, ""
 		if t.Tensor != "" {
@@ -125,14 +160,14 @@ func (rs *forecastRows) launch(m *predict.Model, l Launch) float64 {
 		t.Kernel = l.Kernel
 		rs.row(row, form).add(t, predict.Cost{Seconds: (c.Seconds - tail) * share, Bound: c.Bound})
 	}
-	if len(l.Tasks) == 0 {
-		rs.row(l.Kernel, "").add(predict.Task{Kernel: l.Kernel}, predict.Cost{Seconds: c.Seconds - tail, Bound: c.Bound})
+	if len(l.Items) == 0 {
+		rs.row(l.Kernel, "").add(predict.WorkItem{Kernel: l.Kernel}, predict.Cost{Seconds: c.Seconds - tail, Bound: c.Bound})
 	}
 	return c.Seconds
 }
 
-// add counts a task.
-func (r *KindForecast) add(t predict.Task, c predict.Cost) {
+// add counts an item.
+func (r *KindForecast) add(t predict.WorkItem, c predict.Cost) {
 	r.TokenMS += 1e3 * c.Seconds
 	r.products += t.Products
 	if c.Seconds > r.longest {

@@ -4,267 +4,267 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
+	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
-// step is a product of the program with its operands on the device.
-type step struct {
-	*model.Node
-	where  string // for errors
-	weight *weight
-	vector driver.DevicePtr // bias; 0 = none
-}
-
-// cachePair are the caches of a layer (cuda/kv_cache.cuh).
-type cachePair struct{ keys, values driver.DevicePtr }
-
-// pass executes the forward pass: activations, caches and the schedule, all in place before the first token.
-type pass struct {
-	*launcher
-	prog      *model.Program
-	sms       int
-	nCtx      int
-	batch     int // most tokens at a time
-	logitRows int // most rows of logits at a time
-	splits    int // of the positions that attention works on at a time
-	kvQ8      bool
-	kvBytes   int64 // of one cache
-	actions   []action
-	graph     driver.Graph // the launches of a token; nil = not captured yet
-	noGraph   bool         // the driver cannot
-	launches  int64        // of the graph
-	n         int          // tokens of the batch being run
-	pos       int          // of its first token
-	logits    []float32    // where its logits go
-	row       []float32    // where those of one token go
-
-	buffers  [model.NumBuffers]driver.DevicePtr // float32 [batch][width]; logits: [logitRows][width]
-	scaled   driver.DevicePtr                   // float32 [batch][cols]: inputs times column scales
-	prepared driver.DevicePtr                   // [batch] vectors from x_prepare
-	preparedStride,
-	planeBytes int64
-	ring  *planeRing       // decoded pieces of coded matrices; nil = none is coded
-	ids   driver.DevicePtr // int32 [2][batch]: positions, tokens
-	freqs driver.DevicePtr // float32 [rope_dim/2]
-}
-
-// span is a range of the batch's tokens.
-type span struct{ tok0, n int }
-
-func newPass(l *launcher, lay *layout, f *format.Reader, prog *model.Program, work *arena, sms int) (*pass, error) {
-	p := &pass{launcher: l, prog: prog, sms: sms, nCtx: lay.nCtx, batch: lay.batch, logitRows: lay.logitRows(prog), splits: lay.splits, kvQ8: lay.kvQ8, kvBytes: lay.kvBytes}
+// newPass lays a pass out in memory that take hands out, and schedules it. It needs no device.
+func newPass(l *kernels.Launcher, lay *devicePlan, prog *model.Program, sms int, take func(int64) (driver.DevicePtr,
+	error)) (*pass, *scheduler, error) {
+	p := &pass{Launcher: l, prog: prog, sms: sms, nCtx: lay.nCtx, batch: lay.batch, logitRows: lay.logitBatch(prog),
+		splits: lay.splits, tiles: lay.tiles, kvQ8: lay.kvQ8, kvBytes: lay.kvBytes, pages: lay.Pages}
 	s := &lay.fwd
 	p.planeBytes, p.preparedStride = s.plane, s.preparedStride
-	type block struct {
+	type array struct {
 		dst  *driver.DevicePtr
 		size int64
 	}
 	var tasks, partial driver.DevicePtr
-	var planes [2]driver.DevicePtr
-	blocks := []block{{&p.scaled, s.scaled}, {&planes[0], s.plane}, {&planes[1], s.plane}, {&p.ids, s.ids}, {&p.freqs, s.freqs}, {&p.prepared, s.prepared}, {&tasks, s.tasks}, {&partial, s.partial}}
+	arrays := []array{{&p.scaled, s.scaled}, {&p.planes[0], s.plane}, {&p.planes[1], s.plane}, {&p.idsDev, s.ids},
+		{&p.freqs, s.freqs}, {&p.states.dev, s.states}, {&p.states.moves, s.moves},
+		{&p.prepared, s.prepared}, {&p.side, s.side}, {&tasks, s.tasks}, {&partial, s.partial}}
 	for i := range p.buffers {
-		blocks = append(blocks, block{&p.buffers[i], s.buffers[i]})
+		arrays = append(arrays, array{&p.buffers[i], s.buffers[i]})
 	}
 	caches := make([]cachePair, lay.caches)
 	for i := range caches {
-		blocks = append(blocks, block{&caches[i].keys, lay.kvBytes}, block{&caches[i].values, lay.kvBytes})
+		arrays = append(arrays, array{&caches[i].keys, lay.kvBytes}, array{&caches[i].values, lay.kvBytes})
 	}
-	for _, b := range blocks {
-		if b.size == 0 {
+	for _, a := range arrays {
+		if a.size == 0 {
 			continue
 		}
 		var err error
-		if *b.dst, err = work.take(b.size); err != nil {
-			return nil, err
+		if *a.dst, err = take(a.size); err != nil {
+			return nil, nil, err
 		}
 	}
-	var err error
-	if p.actions, err = p.schedule(lay, tasks, partial, caches); err != nil {
+	p.caches, p.states.place = caches, engine.StateFloats(prog)
+	sched, err := p.schedule(lay.weights, tasks, partial, caches)
+	return p, sched, err
+}
+
+// openPass is newPass on the device, ready to run.
+func openPass(l *kernels.Launcher, lay *devicePlan, f *format.Reader, prog *model.Program, work *arena, sms int) (*pass, error) {
+	p, s, err := newPass(l, lay, prog, sms, work.take)
+	if err != nil {
 		return nil, err
 	}
-	freqs, err := rotationFreqs(f, prog)
+	if err := s.upload(); err != nil {
+		return nil, err
+	}
+	freqs, err := rotationFreqs(f, prog, lay.nCtx)
 	if err != nil {
 		return nil, err
 	}
 	if len(freqs) > 0 {
-		if err := l.dev.CopyHtoD(p.freqs, bytesOf(freqs)); err != nil {
+		if err := l.Dev.CopyHtoD(p.freqs, bytesOf(freqs)); err != nil {
 			return nil, err
 		}
 	}
-	if p.row, err = l.dev.HostFloats(prog.Config.NVocab); err != nil {
+	if p.row, err = l.Dev.HostFloats(prog.Config.NVocab); err != nil {
 		return nil, err
 	}
-	if p.stream, err = l.dev.NewStream(); err != nil {
+	if p.Stream, err = l.Dev.NewStream(); err != nil {
 		return nil, err
 	}
-	if s.plane > 0 {
-		if p.ring, err = newPlaneRing(l.dev, planes); err != nil {
-			return nil, errors.Join(err, p.stream.Destroy())
+	if p.planeBytes > 0 {
+		if p.ring, err = newPlaneRing(l.Dev, p.planes); err != nil {
+			return nil, errors.Join(err, p.Stream.Destroy())
 		}
 	}
 	return p, nil
 }
 
-// rotationFreqs returns radians per position of each rotated pair of dimensions: base^(−2i/rope_dim), scaled.
-func rotationFreqs(f *format.Reader, prog *model.Program) ([]float32, error) {
-	k := &prog.Config
-	n := k.RopeDim / 2
-	divisors := make([]float32, n)
-	for i := range divisors {
-		divisors[i] = 1
-	}
-	if prog.RopeFreqs != "" {
-		t, ok := f.Tensor(prog.RopeFreqs)
-		if !ok || t.Raw == nil || t.Rows*t.Cols != n {
-			return nil, fmt.Errorf("%s: tensor %s is missing or not a vector of %d", f.Path(), prog.RopeFreqs, n)
+// rotationFreqs returns the radians per position of each rotated pair of dimensions, of one position embedding after the other,
+// for a context of nCtx positions.
+func rotationFreqs(f *format.Reader, prog *model.Program, nCtx int) (all []float32, err error) {
+	for i := range prog.Ropes {
+		r := &prog.Ropes[i]
+		var divisors []float32
+		if name := r.DivisorsFor(nCtx); name != "" {
+			t, ok := f.Tensor(name)
+			if !ok || t.Raw == nil || t.Rows*t.Cols != r.Dim/2 {
+				return nil, fmt.Errorf("%s: tensor %s is missing or not a vector of %d", f.Path(), name, r.Dim/2)
+			}
+			if err := f.Verify(t); err != nil {
+				return nil, err
+			}
+			divisors = floats(t.Raw)
 		}
-		if err := f.Verify(t); err != nil {
-			return nil, err
+		for _, x := range r.Frequencies(divisors) {
+			all = append(all, float32(x))
 		}
-		divisors = floats(t.Raw)
 	}
-	scale := 1.0
-	if k.RopeScale > 0 {
-		scale = float64(k.RopeScale)
-	}
-	freqs := make([]float32, n)
-	for i := range freqs {
-		freqs[i] = float32(math.Pow(float64(k.RopeBase), -2*float64(i)/float64(k.RopeDim)) / scale / float64(divisors[i]))
-	}
-	return freqs, nil
+	return all, nil
 }
 
-// run executes tokens at pos, pos+1, … in batches and leaves the logits of the last `rows` in logits.
-func (p *pass) run(ctx context.Context, tokens []int32, pos, rows int, logits []float32) error {
-	vocab := p.prog.Width(model.BufLogits)
-	for start := 0; start < len(tokens); start += p.batch {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n := min(p.batch, len(tokens)-start)
-		left := len(tokens) - start - n      // tokens behind this batch
-		wanted := max(0, min(n, rows-left))  // rows of this batch
-		at := (rows - left - wanted) * vocab // where they go
-		if wanted == 0 {
-			at = 0
-		}
-		if err := p.runBatch(tokens[start:start+n], pos+start, wanted, logits[at:]); err != nil {
-			return err
-		}
+// run executes a batch, which has been checked, and leaves the wanted logits in logits.
+func (p *pass) run(ctx context.Context, b engine.Batch, logits []float32) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	if p.profile != nil {
-		if err := p.profile.read(); err != nil {
-			return err
-		}
+	if err := p.copyPages(b.Copies); err != nil {
+		return err
 	}
-	if rows > 0 { // the copy of the logits waited
-		return nil
-	}
-	return p.dev.Synchronize()
-}
-
-func (p *pass) runBatch(tokens []int32, pos, rows int, logits []float32) error {
-	n := len(tokens)
-	ids := make([]int32, n, 2*n)
-	for i := range ids {
-		ids[i] = int32(pos + i)
-	}
-	p.where, p.n, p.pos, p.logits = "token ids", n, pos, logits
-	if err := p.dev.CopyHtoDOn(p.stream, p.ids, bytesOf(append(ids, tokens...))); err != nil {
+	rows := b.Rows()
+	p.logits = logits
+	if err := errors.Join(p.place(b), p.placeStates(b)); err != nil {
 		return err
 	}
 	run := p.runActions
-	if n == 1 && rows == 1 && p.profile == nil && !p.sync {
+	if p.n <= gemvBatch && rows == p.n && p.observer == nil && !p.Sync {
 		run = p.runGraph
 	}
-	if err := run(span{n - rows, rows}); err != nil {
+	if err := run(tokenRange{p.n - rows, rows}); err != nil {
 		return err
 	}
-	if rows > 0 && rows <= gemvBatch { // more have been copied piece by piece
+	if p.observer != nil {
+		if err := p.observer.read(); err != nil {
+			return err
+		}
+	}
+	if rows == 0 {
+		return p.Dev.Synchronize()
+	}
+	if rows <= gemvBatch { // larger results were already copied in pieces
 		return p.fetchLogits(logits[:rows*p.prog.Width(model.BufLogits)])
 	}
 	return nil
 }
 
-// runGraph executes the schedule for one token as one graph. Nothing in its launches' arguments depends on the token: its number and position
-// are in device memory.
-func (p *pass) runGraph(wanted span) error {
-	if p.graph == nil && !p.noGraph {
-		before := p.count
-		g, err := p.dev.Capture(p.stream, func() error { return p.runActions(wanted) })
+// setRuns notes which tokens of the batch follow each other in a sequence.
+func (p *pass) setRuns(runs []engine.Run) {
+	p.n, p.runs = 0, p.runs[:0]
+	for i := range runs {
+		p.runs = append(p.runs, tokenRun{tokenRange{p.n, runs[i].N}, runs[i].Pos})
+		p.n += runs[i].N
+	}
+}
+
+// place uploads the batch's positions, tokens and page tables. All have fixed places, since graphs read them.
+func (p *pass) place(b engine.Batch) error {
+	p.setRuns(b.Runs)
+	if p.ids == nil {
+		p.ids = make([]int32, 3*p.batch)
+	}
+	ids := p.ids[:3*p.batch]
+	tables := map[int]int32{} // of sequences
+	for i, r := range p.runs {
+		run := &b.Runs[i]
+		table, ok := tables[run.Seq]
+		if !ok {
+			// Runs of a sequence share its table: the longest, which the last run has.
+			table = int32(len(ids) - 3*p.batch)
+			tables[run.Seq] = table
+			ids = append(ids, longestTable(b.Runs, run.Seq)...)
+		}
+		for t := range r.n {
+			at := r.first + t
+			ids[at], ids[p.batch+at], ids[2*p.batch+at] = int32(r.pos+t), b.Tokens[at], table
+		}
+	}
+	p.ids, p.Label = ids, "token ids"
+	return p.Dev.CopyHtoDOn(p.Stream, p.idsDev, bytesOf(ids))
+}
+
+// longestTable returns the page table that covers all runs of a sequence.
+func longestTable(runs []engine.Run, seq int) (pages []int32) {
+	for i := range runs {
+		r := &runs[i]
+		if n := engine.PagesFor(r.Pos + r.N); r.Seq == seq && n > len(pages) {
+			pages = r.Pages[:n]
+		}
+	}
+	return pages
+}
+
+// copyPages copies pages within every cache: values, and those of 8 bits with their scales.
+func (p *pass) copyPages(copies []engine.PageCopy) error {
+	if len(copies) == 0 {
+		return nil
+	}
+	p.Label = "copy of a page"
+	width := int64(engine.PageTokens) * int64(p.prog.Width(model.BufK))
+	type array struct{ from, page int64 } // bytes
+	arrays := []array{{0, 2 * width}}
+	if p.kvQ8 {
+		arrays = []array{{0, width}, {int64(p.pages) * width, 2 * width / kvBlock}}
+	}
+	for _, c := range copies {
+		for _, pair := range p.caches {
+			for _, cache := range []driver.DevicePtr{pair.keys, pair.values} {
+				for _, a := range arrays {
+					args := kernels.CopyWordsArgs{Dst: cache + driver.DevicePtr(a.from+int64(c.To)*a.page),
+						Src: cache + driver.DevicePtr(a.from+int64(c.From)*a.page), N: a.page / wordBytes}
+					if err := p.CopyWords(p.addLaunch(args.N).grid, args); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// runGraph executes the schedule for up to gemvBatch tokens, all with logits, as one graph. Nothing in its launches' arguments
+// depends on the tokens: they, their positions and pages are in device memory.
+func (p *pass) runGraph(wanted tokenRange) error {
+	g := &p.graphs[p.n]
+	if g.Graph == nil && !p.noGraph {
+		before := p.Launched
+		graph, err := p.Dev.Capture(p.Stream, func() error { // which may run twice
+			p.Launched = before
+			return p.runActions(wanted)
+		})
 		switch {
 		case errors.Is(err, driver.ErrNoGraphs):
 			p.noGraph = true
 		case err != nil:
 			return err
 		}
-		p.graph, p.launches, p.count = g, p.count-before, before
+		g.Graph, g.launches, p.Launched = graph, p.Launched-before, before
 	}
 	if p.noGraph {
 		return p.runActions(wanted)
 	}
-	p.count += p.launches
-	p.where = "token"
-	return p.graph.Launch(p.stream)
+	p.Launched += g.launches
+	p.Label = "tokens"
+	return g.Launch(p.Stream)
 }
 
 // free gives back what is not in the arena.
 func (p *pass) free() error {
 	var errs []error
-	if p.graph != nil {
-		errs = append(errs, p.graph.Destroy())
+	for _, g := range p.graphs {
+		if g.Graph != nil {
+			errs = append(errs, g.Destroy())
+		}
 	}
 	if p.ring != nil {
 		errs = append(errs, p.ring.free())
 	}
-	return errors.Join(append(errs, p.stream.Destroy())...)
+	return errors.Join(append(errs, p.Stream.Destroy())...)
 }
 
 // runActions executes the schedule. wanted are the tokens whose logits are wanted.
-func (p *pass) runActions(wanted span) error {
+func (p *pass) runActions(wanted tokenRange) error {
 	for _, a := range p.actions {
-		where, last := a.about()
-		s := span{0, p.n}
-		if last {
-			s = wanted
-		}
-		p.where, p.hint = where, hint{}
-		if _, attends := a.(*attendAction); s.n == 0 && !attends { // caches are filled in any case
+		s := a.tokens(p, wanted)
+		if a.idle(s) {
 			continue
+		}
+		p.Label = a.label()
+		if p.observer != nil {
+			p.observer.expect(costOf(a, p, s))
 		}
 		if err := a.run(p, s); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// at returns where token tok0 of a buffer is.
-func (p *pass) at(b model.Buffer, tok0 int) driver.DevicePtr {
-	return p.buffers[b] + driver.DevicePtr(4*tok0*p.prog.Width(b))
-}
-
-// position returns where the position of token tok0 is; it is also that of the first token of a span from there on.
-func (p *pass) position(tok0 int) driver.DevicePtr { return p.ids + driver.DevicePtr(4*tok0) }
-
-func (p *pass) tokenIDs(tok0 int) driver.DevicePtr {
-	return p.ids + driver.DevicePtr(4*(p.n+tok0))
-}
-
-// elements returns the grid of an element-wise kernel over n values.
-func (p *pass) elements(n int64) driver.Dim {
-	const threads = 256
-	return driver.D1(int(min((n+threads-1)/threads, int64(blocksPerSM*p.sms))))
-}
-
-func (p *pass) embed(w *weight, s span, dst driver.DevicePtr) error {
-	if w.form == formCoded {
-		return p.embedRowsCoded(driver.D2(w.Coded.Tiles(), s.n), 0, w.descDev, p.tokenIDs(s.tok0), dst)
-	}
-	const threads = 256
-	return p.embedRows(driver.D2(ceilDiv(w.Cols, threads), s.n), 0, w.descDev, p.tokenIDs(s.tok0), dst)
 }

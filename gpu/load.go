@@ -7,54 +7,59 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
 // codeTableBytes is the size of struct code_table.
 const codeTableBytes = 16
 
-// loader fills the weights' arena. Tensors stream: each is checked, copied piece by piece, and its pages of the file given back. Copies are queued on
-// one stream, what the device makes of them on another (the launcher's): while a piece is decoded, the next is uploaded to the other slot.
+// loader fills the weights' arena. Tensors stream: each is checked, copied stretch by stretch, and its pages of the file given
+// back. Copies are queued on one stream, what the device makes of them on another (the launcher's): while a stretch is decoded,
+// the next is uploaded to the other staging buffer.
 type loader struct {
-	*launcher
+	staging
 	file    *format.Reader
 	weights *arena
-	slots   [2]slot
-	next    int              // slot
-	stage   driver.DevicePtr // rows that are decoded to bytes before they are packed
-	upload  driver.Stream
-	piece   int64 // most bytes of each kind that are in a slot
+	bytes   driver.DevicePtr // rows that are decoded to bytes before they are packed
+	stretch int64            // most bytes of each kind that are in a staging buffer
 	tables  driver.DevicePtr
-	sms     int
+	on      processor
 }
 
 // newLoader returns a loader that works in `work`.
-func newLoader(l *launcher, f *format.Reader, weights, work *arena, size loadSizes, sms int) (*loader, error) {
-	ld := &loader{launcher: l, file: f, weights: weights, piece: size.piece, sms: sms}
-	var err error
-	for i := range ld.slots {
-		if ld.slots[i], err = newSlot(l.dev, work, size.slot); err != nil {
-			return nil, err
+func newLoader(l *kernels.Launcher, f *format.Reader, weights, work *arena, size loadSizes, on processor) (*loader, error) {
+	ld := &loader{staging: staging{Launcher: l}, file: f, weights: weights, stretch: size.stretch, on: on}
+	if err := ld.open(work, size); err != nil {
+		return nil, errors.Join(err, ld.close())
+	}
+	return ld, nil
+}
+
+func (l *loader) open(work *arena, size loadSizes) (err error) {
+	for i := range l.buffers {
+		if l.buffers[i], err = newStagingBuffer(l.Dev, work, size.staging); err != nil {
+			return err
 		}
 	}
-	if size.stage > 0 {
-		if ld.stage, err = work.take(size.stage); err != nil {
-			return nil, err
+	if size.unpacked > 0 {
+		if l.bytes, err = work.take(size.unpacked); err != nil {
+			return err
 		}
 	}
-	if ld.upload, err = l.dev.NewStream(); err != nil {
-		return nil, err
+	if l.upload, err = l.Dev.NewStream(); err != nil {
+		return err
 	}
-	l.stream, err = l.dev.NewStream()
-	return ld, err
+	l.Stream, err = l.Dev.NewStream()
+	return err
 }
 
 // close gives back streams and events, and leaves the launcher on the default stream.
 func (l *loader) close() error {
-	errs := []error{l.upload.Destroy(), l.stream.Destroy()}
-	l.stream = nil
-	for i := range l.slots {
-		errs = append(errs, l.slots[i].free())
+	errs := []error{destroy(l.upload, l.Stream)}
+	l.Stream = nil
+	for i := range l.buffers {
+		errs = append(errs, l.buffers[i].free())
 	}
 	return errors.Join(errs...)
 }
@@ -76,10 +81,10 @@ func (l *loader) load(ctx context.Context, ws []*weight, progress func(done, tot
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		l.where = w.Name
+		l.Label = w.Name
 		err := <-verified
 		if err == nil {
-			places[i], err = l.weights.carve(w.span(w.form) + w.descSpan())
+			places[i], err = l.weights.carve(w.arenaBytes(w.form) + w.descriptorBytes())
 		}
 		if err == nil {
 			err = l.loadWeight(w, places[i])
@@ -97,16 +102,16 @@ func (l *loader) load(ctx context.Context, ws []*weight, progress func(done, tot
 	return l.reload(ws, places)
 }
 
-// reload loads matrices once more, as they are coded, of which more had to be clipped than there was room for. That takes no more memory than was
-// planned for.
+// reload falls back to the coded form for matrices with more exceptions than the reserved room. That takes no more memory than
+// was planned for.
 func (l *loader) reload(ws []*weight, places []*arena) error {
-	if err := l.dev.Synchronize(); err != nil {
+	if err := l.Dev.Synchronize(); err != nil {
 		return err
 	}
 	for i, w := range ws {
-		fits, err := l.remaindersFit(w)
+		fits, err := l.exceptionsFit(w)
 		if err == nil && !fits {
-			w.form = formCoded
+			w.settle(formCoded, l.on)
 			if err = places[i].reset(); err == nil {
 				err = l.loadWeight(w, places[i])
 			}
@@ -115,10 +120,11 @@ func (l *loader) reload(ws []*weight, places []*arena) error {
 			return fmt.Errorf("tensor %s: %w", w.Name, err)
 		}
 	}
-	return l.dev.Synchronize()
+	return l.Dev.Synchronize()
 }
 
-// verifyAhead reads and checks each tensor while the one before it is uploaded and decoded. Tensors' results come in order; stop ends it.
+// verifyAhead reads and checks each tensor while the one before it is uploaded and decoded. Tensors' results come in order; stop
+// ends it.
 func (l *loader) verifyAhead(ws []*weight) (verified <-chan error, stop func()) {
 	results, end, ended := make(chan error), make(chan struct{}), make(chan struct{})
 	go func() {
@@ -137,7 +143,8 @@ func (l *loader) verifyAhead(ws []*weight) (verified <-chan error, stop func()) 
 	}
 }
 
-// loadTables uploads the look-up tables: entry i is the symbol that the low bits i of a stream begin with, a0 | a1<<8 | length<<16.
+// loadTables uploads the look-up tables: entry i is the symbol that the low bits i of a stream begin with, a0 | a1<<8 |
+// length<<16.
 func (l *loader) loadTables(tables []*huffman.Table) error {
 	list := make([]byte, 0, (len(tables)+1)*codeTableBytes)
 	for _, t := range tables {
@@ -146,7 +153,7 @@ func (l *loader) loadTables(tables []*huffman.Table) error {
 		if err != nil {
 			return err
 		}
-		b, err := structBytes(&codeTableDesc{Entries: p, MaxLen: int64(short.MaxLen)})
+		b, err := structBytes(&kernels.CodeTable{Entries: p, MaxLen: int64(short.MaxLen)})
 		if err != nil {
 			return err
 		}
@@ -164,7 +171,7 @@ func (l *loader) loadWeight(w *weight, to *arena) error {
 		return err
 	}
 	defer l.file.Release(w.Tensor)
-	for _, p := range w.parts(w.form) {
+	for _, p := range w.blocks(w.form) {
 		if err := l.place(to, p); err != nil {
 			return err
 		}
@@ -183,51 +190,45 @@ func (l *loader) loadWeight(w *weight, to *arena) error {
 			return err
 		}
 	}
-	if w.use&useProduct != 0 {
-		w.product = l.chooseProduct(w, l.sms)
-	}
-	return l.putDesc(w, to)
+	return l.putDescriptor(w, w.form, to)
 }
 
-// place takes a part's block and queues the copy of its contents if the host has them.
-func (l *loader) place(a *arena, p part) error {
-	ptr, err := a.take(p.size)
+// place allocates a block and queues the copy of its contents if the host has them.
+func (l *loader) place(a *arena, b deviceBlock) error {
+	ptr, err := a.take(b.size)
 	if err != nil {
 		return err
 	}
-	*p.dst = ptr - driver.DevicePtr(p.skip)
-	if p.data == nil {
+	*b.dst = ptr - driver.DevicePtr(b.skip)
+	if b.data == nil {
 		return nil
 	}
-	return l.dev.CopyHtoDOn(l.upload, ptr, p.data())
+	return l.Dev.CopyHtoDOn(l.upload, ptr, b.data())
 }
 
-// putDesc places the descriptor of w.
-func (l *loader) putDesc(w *weight, to *arena) error {
-	d := w.desc
-	if w.form == formPacked {
-		d.Type = typePacked
-	}
+// putDescriptor places the descriptor of w in a form.
+func (l *loader) putDescriptor(w *weight, f form, to *arena) error {
+	d := w.descriptor(f)
 	b, err := structBytes(&d)
 	if err != nil {
 		return err
 	}
-	return l.place(to, hostPart(&w.descDev, b))
+	return l.place(to, hostBlock(&w.descDev, b))
 }
 
-// decodePlane decodes w into its plane, or into packed codes, as many groups at a time as fit a slot.
+// decodePlane decodes w into its plane, or into packed codes, as many groups at a time as fit a staging buffer.
 func (l *loader) decodePlane(w *weight) error {
 	c := w.Coded
 	unit, most := 1, c.Groups()
 	if w.form == formPacked {
-		unit, most = w.stageGroups(l.piece)
+		unit, most = w.unpackedGroups(l.stretch)
 	}
 	for g := 0; g < c.Groups(); {
-		end, err := pieceEnd(c, g, min(g+most, c.Groups()), unit, l.piece)
+		end, err := stretchEnd(c, g, min(g+most, c.Groups()), unit, l.stretch)
 		if err != nil {
 			return err
 		}
-		if err := l.decodePiece(w, g, end); err != nil {
+		if err := l.decodeStretch(w, g, end); err != nil {
 			return err
 		}
 		g = end
@@ -235,30 +236,31 @@ func (l *loader) decodePlane(w *weight) error {
 	return nil
 }
 
-// decodePiece decodes groups g … end − 1 of w, by a descriptor of these alone.
-func (l *loader) decodePiece(w *weight, g, end int) error {
-	piece := *w
+// decodeStretch decodes groups g … end − 1 of w, by a descriptor of these alone.
+func (l *loader) decodeStretch(w *weight, g, end int) error {
+	stretch := *w
 	if w.form == formPacked {
-		piece.desc.Type, piece.desc.DataZero = typeU8, w.packedBase()
+		stretch.desc.Type, stretch.desc.DataZero = kernels.TypeU8, w.packedBase()
 	}
-	return l.inSlot(func(a *arena) error {
-		for _, p := range piece.pieceParts(g, end) {
-			if err := l.place(a, p); err != nil {
+	return l.staged(func(a *arena) error {
+		for _, b := range stretch.stretchBlocks(g, end) {
+			if err := l.place(a, b); err != nil {
 				return err
 			}
 		}
-		return l.putDesc(&piece, a)
+		return l.putDescriptor(&stretch, w.form, a)
 	}, func() error {
 		if w.form == formPacked {
-			return l.decodePacked(&piece, g, end-g, l.stage)
+			return l.decodePacked(&stretch, g, end-g, l.bytes)
 		}
-		return l.decode(&piece, g, end-g, l.sms, piece.desc.Data+driver.DevicePtr(piece.planeBytes(g*w.Coded.Coding.RowsPerGroup)))
+		return decode(l.Launcher, &stretch, g, end-g, l.on.sms,
+			stretch.desc.Data+driver.DevicePtr(stretch.planeBytes(g*w.Coded.Coding.RowsPerGroup)))
 	})
 }
 
-// pieceEnd returns the end, at most `last`, of the longest run of groups from g on whose streams, and low bits, take at most `most` bytes each. The
-// run is a multiple of `unit` groups or ends with the last group.
-func pieceEnd(c *format.Coded, g, last, unit int, most int64) (int, error) {
+// stretchEnd returns the end, at most `last`, of the longest run of groups from g on whose streams, and low bits, take at most
+// `most` bytes each. The run is a multiple of `unit` groups or ends with the last group.
+func stretchEnd(c *format.Coded, g, last, unit int, most int64) (int, error) {
 	first, firstLow := int64(c.ChunkOffset[g*c.Tiles()]), int64(c.LowOffset(g, 0))
 	end := g
 	for end < last {
@@ -281,46 +283,13 @@ func pieceEnd(c *format.Coded, g, last, unit int, most int64) (int, error) {
 	return end, nil
 }
 
-// scaleRows returns the rows whose sub-scales are expanded at a time, into at most `most` bytes: a multiple of 32, so that packed values start on a whole word.
-func (w *weight) scaleRows(most int64) int {
-	if w.Coded.Scale.Kind != format.ScaleBlock {
-		return w.Rows
-	}
-	fit := int(most / max(w.blockScaleBytes(1), 1))
-	return min(w.Rows, max(fit/32*32, 32))
-}
-
-// subScaleParts lists the two-level scales of rows [r0, r0+n) as block_scales reads them; r0 is a multiple of 32.
-// The order is d, dmin, sub_scale, sub_min; absent ones have no size. dst is for the caller to set.
-func (w *weight) subScaleParts(r0, n int) []part {
-	c := w.Coded
-	if c.Scale.Kind != format.ScaleBlock {
-		return nil
-	}
-	supers, blocks := c.Cols/c.Scale.Super, c.Cols/c.Scale.Block
-	halves := func(v []uint16) part {
-		if v == nil {
-			return part{}
-		}
-		return hostPart(nil, v[r0*supers:(r0+n)*supers])
-	}
-	packed := func(v []byte) part {
-		if v == nil || c.Scale.SubBits == 0 {
-			return part{}
-		}
-		bit := int64(blocks) * int64(c.Scale.SubBits)
-		return hostPart(nil, v[int64(r0)*bit/8:(int64(r0+n)*bit+7)/8])
-	}
-	return []part{halves(c.D), halves(c.DMin), packed(c.SubScale), packed(c.SubMin)}
-}
-
 // expandScales computes the effective scale (and minimum) of every block, float16 in units of a power of two.
 func (l *loader) expandScales(w *weight) error {
 	for r := 0; r < w.Rows; {
-		n := min(w.scaleRows(l.piece), w.Rows-r)
+		n := min(w.scaleRows(l.stretch), w.Rows-r)
 		var src [4]driver.DevicePtr
-		if err := l.inSlot(func(a *arena) error {
-			for i, p := range w.subScaleParts(r, n) {
+		if err := l.staged(func(a *arena) error {
+			for i, p := range w.subScaleBlocks(r, n) {
 				if p.size == 0 {
 					continue
 				}
@@ -342,8 +311,47 @@ func (l *loader) expandScales(w *weight) error {
 func (l *loader) expandRows(w *weight, r, n int, src [4]driver.DevicePtr) error {
 	c, d := w.Coded, &w.desc
 	const threads = 256
-	grid := driver.D1(min(ceilDiv(ceilDiv(n, quadRows)*quadRows*int(d.BlockStride), threads), blocksPerSM*l.sms))
+	grid := driver.D1(min(ceilDiv(ceilDiv(n, quadRows)*quadRows*int(d.BlockStride), threads), blocksPerSM*l.on.sms))
 	at := driver.DevicePtr(w.blockScaleBytes(r))
-	return l.blockScales(grid, 0, src[0], src[1], src[2], src[3], int32(n), d.Blocks, d.BlockStride, int32(c.Scale.Super/c.Scale.Block),
-		int32(c.Scale.SubBits), int32(c.Scale.SubBias), 1/d.BlockUnit, 1/d.MinUnit, d.BlockScale+at, d.BlockMin+at)
+	return l.BlockScales(grid, kernels.BlockScalesArgs{D: src[0], DMin: src[1], Sub: src[2], SubMin: src[3], Rows: int32(n),
+		Blocks: d.Blocks, Stride: d.BlockStride,
+		PerSuper: int32(c.Scale.Super / c.Scale.Block), SubBits: int32(c.Scale.SubBits), SubBias: int32(c.Scale.SubBias),
+		InvUnit: 1 / d.BlockUnit, InvMinUnit: 1 / d.MinUnit,
+		Out: d.BlockScale + at, OutMin: d.BlockMin + at})
+}
+
+// decodePacked decodes groups first … first + n − 1 to plane and packs them. The descriptor on the device says TYPE_PACKED, which
+// only later readers heed.
+func (l *loader) decodePacked(w *weight, first, n int, plane driver.DevicePtr) error {
+	if err := decodeChunks(l.Launcher, w, first, n, l.on.sms, plane); err != nil {
+		return err
+	}
+	d := &w.desc
+	row := first * w.Coded.Coding.RowsPerGroup
+	quad, quads := int32(row/quadRows), int32(ceilDiv(min(n*w.Coded.Coding.RowsPerGroup, w.Rows-row), quadRows))
+	grid := driver.D1(min(ceilDiv(int(quads), gemvWarps), blocksPerSM*l.on.sms))
+	if w.packed.room > 0 {
+		if err := l.PackCount(grid, kernels.PackCountArgs{W: w.descDev, FirstQuad: quad, NQuads: quads, Plane: plane,
+			Starts: d.ExceptionStart}); err != nil {
+			return err
+		}
+		if err := l.PackStarts(driver.D1(1), kernels.PackStartsArgs{FirstQuad: quad, NQuads: quads,
+			Starts: d.ExceptionStart}); err != nil {
+			return err
+		}
+	}
+	return l.PackCodes(grid, kernels.PackCodesArgs{W: w.descDev, FirstQuad: quad, NQuads: quads, Plane: plane, Planes: d.Data,
+		Starts:     d.ExceptionStart,
+		Exceptions: d.Exceptions, Room: w.packed.room})
+}
+
+// exceptionsFit tells whether the exceptions fit the reserved room.
+func (l *loader) exceptionsFit(w *weight) (bool, error) {
+	if w.form != formPacked || w.packed.room == 0 {
+		return true, nil
+	}
+	n := make([]uint32, 1)
+	end := w.desc.ExceptionStart + driver.DevicePtr(ceilDiv(w.Rows, quadRows))*wordBytes
+	err := l.Dev.CopyDtoH(bytesOf(n), end)
+	return n[0] <= w.packed.room, err
 }

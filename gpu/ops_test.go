@@ -10,6 +10,8 @@ import (
 	"github.com/x448/float16"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
 func normals(rng *rand.Rand, n int) []float32 {
@@ -35,7 +37,7 @@ func TestElementwise(t *testing.T) {
 		grid := driver.D1(2)
 
 		y := up(r, a)
-		r.ok(r.add(grid, 0, y, up(r, b), int64(n)))
+		r.ok(r.Add(grid, kernels.AddArgs{Y: y, X: up(r, b), Scale: 1, N: int64(n)}))
 		want := make([]float32, n)
 		for i := range want {
 			want[i] = a[i] + b[i]
@@ -43,7 +45,7 @@ func TestElementwise(t *testing.T) {
 		assert.Equal(t, want, down[float32](r, y, n), "add %d", n)
 
 		y = room[float32](r, n)
-		r.ok(r.copyWords(grid, 0, y, up(r, a), int64(n)))
+		r.ok(r.CopyWords(grid, kernels.CopyWordsArgs{Dst: y, Src: up(r, a), N: int64(n)}))
 		assert.Equal(t, a, down[float32](r, y, n), "copy_words %d", n)
 	}
 }
@@ -57,10 +59,11 @@ func TestEmbedRows(t *testing.T) {
 			r := newRig(t)
 			ids := []int32{0, int32(s.rows - 1), int32(s.rows / 2), int32(s.rows), -1} // the last two do not exist
 			for _, as := range []form{formCoded, formPlane, formPacked} {
-				w := r.loadOne(f, "w", as, useEmbed)
-				p := &pass{launcher: r.launcher, n: 0, ids: up(r, ids)}
+				w := r.loadOne(f, "w", as, model.UseRows)
+				p := &pass{Launcher: r.Launcher, prog: &model.Program{}, n: 0, idsDev: up(r, ids)}
 				y := room[float32](r, len(ids)*s.cols)
-				r.ok(p.embed(w, span{0, len(ids)}, y))
+				p.buffers[model.BufX] = y
+				r.ok((&embedAction{w: w, dst: model.BufX, scale: 1}).run(p, tokenRange{0, len(ids)}))
 				got := down[float32](r, y, len(ids)*s.cols)
 				for i, id := range ids {
 					want := make([]float32, s.cols)
@@ -81,7 +84,7 @@ func TestBlockScales(t *testing.T) {
 		b := newBuilder(t, 10)
 		m := b.build(s)
 		r := newRig(t)
-		w := r.loadOne(b.open(m), "w", formPlane, useProduct)
+		w := r.loadOne(b.open(m), "w", formPlane, model.UseProduct)
 		c := m.coded
 		blocks, stride := s.cols/s.scale.Block, int(w.desc.BlockStride)
 		got := down[uint16](r, w.desc.BlockScale, (s.rows+3)/4*4*stride)

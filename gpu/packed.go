@@ -4,69 +4,55 @@ import (
 	"math/bits"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
-	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
 const (
-	quadRows  = 4  // rows that packed codes interleave (cuda/packed.cuh)
-	pieceCols = 32 // columns of a piece
 	// A width is chosen only if at most this share of the weights is estimated to lie outside.
 	maxClipped = 0.02
-	// clippedCost is what a clipped weight costs in time where instructions limit a product, as many bits to read: its word, and about forty
-	// instructions, while a weight that is not clipped takes two.
+	// clippedCost is what a clipped weight costs in time where instructions limit a product, as many bits to read: its word, and
+	// about forty instructions, while a weight that is not clipped takes two.
 	clippedCost = 128
-	// clipReserve is how much more remainders than estimated there is room for.
+	// clipReserve scales the estimated number of exceptions to the reserved one.
 	clipReserve = 1.25
-	// warpsPerSM is about how many warps of a packed product a multiprocessor holds at a time.
-	warpsPerSM = 24
 )
 
-// packing is how a weight's codes are packed when it is decoded at load.
-type packing struct {
-	bits int // 0: the codes cannot be packed
-	// clipped tells that codes do not hold all levels: what lies outside is kept apart, in room estimated from the code tables.
-	clipped  bool
-	room     uint32  // remainders
-	expected float64 // how many there will be
-	gemv     kernelID
-}
-
 // packedKernels returns the products for codes of each width, by kind of scale. min: blocks have minima.
-func packedKernels(d *matrixDesc, min bool) map[int]kernelID {
+func packedKernels(d *kernels.Matrix, min bool) map[int]kernels.ID {
 	switch {
-	case d.ScaleKind == scaleTensor, d.ScaleKind == scaleRow:
-		return map[int]kernelID{
-			3: kernelGemvPacked3,
-			4: kernelGemvPacked4,
-			5: kernelGemvPacked5,
-			6: kernelGemvPacked6,
-			8: kernelGemvPacked8,
+	case d.ScaleKind == kernels.ScaleTensor, d.ScaleKind == kernels.ScaleRow:
+		return map[int]kernels.ID{
+			3: kernels.GemvPacked3ID,
+			4: kernels.GemvPacked4ID,
+			5: kernels.GemvPacked5ID,
+			6: kernels.GemvPacked6ID,
+			8: kernels.GemvPacked8ID,
 		}
-	case d.ScaleKind != scaleBlock || d.BlockShift < 4:
+	case d.ScaleKind != kernels.ScaleBlock || d.BlockShift < 4:
 		return nil
 	case d.BlockShift == 4 && min:
-		return map[int]kernelID{
-			3: kernelGemvPacked3Block16Min,
-			8: kernelGemvPacked8Block16Min,
+		return map[int]kernels.ID{
+			3: kernels.GemvPacked3Block16MinID,
+			8: kernels.GemvPacked8Block16MinID,
 		}
 	case d.BlockShift == 4:
-		return map[int]kernelID{
-			3: kernelGemvPacked3Block16,
-			6: kernelGemvPacked6Block16,
-			8: kernelGemvPacked8Block16,
+		return map[int]kernels.ID{
+			3: kernels.GemvPacked3Block16ID,
+			6: kernels.GemvPacked6Block16ID,
+			8: kernels.GemvPacked8Block16ID,
 		}
 	case min:
-		return map[int]kernelID{
-			4: kernelGemvPacked4Block32Min,
-			5: kernelGemvPacked5Block32Min,
-			8: kernelGemvPacked8Block32Min,
+		return map[int]kernels.ID{
+			4: kernels.GemvPacked4Block32MinID,
+			5: kernels.GemvPacked5Block32MinID,
+			8: kernels.GemvPacked8Block32MinID,
 		}
 	}
-	return map[int]kernelID{
-		4: kernelGemvPacked4Block32,
-		5: kernelGemvPacked5Block32,
-		8: kernelGemvPacked8Block32,
+	return map[int]kernels.ID{
+		4: kernels.GemvPacked4Block32ID,
+		5: kernels.GemvPacked5Block32ID,
+		8: kernels.GemvPacked8Block32ID,
 	}
 }
 
@@ -91,7 +77,7 @@ func (w *weight) describePacked(tables []*huffman.Table) {
 	least := 0.0
 	kernels := packedKernels(d, c.DMin != nil)
 	for _, width := range []int{3, 4, 5, 6, 8} {
-		clip := window{}
+		clip := levelRange{}
 		if kernels[width] == 0 {
 			continue
 		}
@@ -99,7 +85,7 @@ func (w *weight) describePacked(tables []*huffman.Table) {
 			if shares == nil || width <= k.LowBits {
 				continue
 			}
-			if clip = bestWindow(shares, 1<<(width-k.LowBits)); clip.outside > maxClipped {
+			if clip = bestRange(shares, 1<<(width-k.LowBits)); clip.outside > maxClipped {
 				continue
 			}
 		}
@@ -118,8 +104,8 @@ func (w *weight) describePacked(tables []*huffman.Table) {
 	d.PackedCenter = max(0, min(1<<d.PackedBits-1, int32(usualCode(c))-d.PackedZero))
 }
 
-// levelShares estimates how often each level occurs, outliers aside, from the lengths of the pairs' codes. What is rare comes out too often, since
-// a code's length is limited.
+// levelShares estimates how often each level occurs, outliers aside, from the lengths of the pairs' codes. What is rare comes out
+// too often, since a code's length is limited.
 func levelShares(c *format.Coded, tables []*huffman.Table) []float64 {
 	cells := make([]int, len(tables)) // rows × steps
 	for i, t := range c.ChunkTable {
@@ -142,17 +128,17 @@ func levelShares(c *format.Coded, tables []*huffman.Table) []float64 {
 	return shares
 }
 
-// window is a run of levels, and the share of the weights outside.
-type window struct {
+// levelRange is a range of levels, and the share of the weights outside.
+type levelRange struct {
 	first   int
 	outside float64
 }
 
-// bestWindow returns the run of n levels that leaves least outside.
-func bestWindow(shares []float64, n int) window {
-	best := window{outside: 2}
+// bestRange returns the range of n levels that leaves least outside.
+func bestRange(shares []float64, n int) levelRange {
+	best := levelRange{outside: 2}
 	for first := range len(shares) - n + 1 {
-		w := window{first: first}
+		w := levelRange{first: first}
 		for a, p := range shares {
 			if a < first || a >= first+n {
 				w.outside += p
@@ -165,28 +151,18 @@ func bestWindow(shares []float64, n int) window {
 	return best
 }
 
-// packedParts are the packed codes and what they leave out.
-func (w *weight) packedParts() []part {
-	d := &w.desc
-	quads := int64(ceilDiv(w.Rows, quadRows))
-	ps := []part{{dst: &d.Data, size: quads * quadRows * int64(ceilDiv(w.Cols, pieceCols)) * int64(d.PackedBits) * wordBytes}}
-	if w.packed.room > 0 {
-		ps = append(ps, part{dst: &d.RemainderStart, size: (quads + 1) * wordBytes}, part{dst: &d.Remainders, size: int64(w.packed.room) * wordBytes})
-	}
-	return ps
-}
-
-// stageGroups returns how many groups are whole quads of rows, and how many load decodes at a time, to bytes, before it packs them.
-func (w *weight) stageGroups(piece int64) (unit, most int) {
+// unpackedGroups returns how many groups are whole quads of rows, and how many load decodes at a time, to bytes, before it packs
+// them.
+func (w *weight) unpackedGroups(stretch int64) (unit, most int) {
 	rows := w.Coded.Coding.RowsPerGroup
 	unit = quadRows >> min(bits.TrailingZeros(uint(rows)), 2)
-	fit := int(piece) / (unit * rows * int(w.desc.Stride))
+	fit := int(stretch) / (unit * rows * int(w.desc.Stride))
 	return unit, max(fit, 1) * unit
 }
 
-// stageBytes returns the bytes that the rows decoded at a time take.
-func (w *weight) stageBytes(piece int64) int64 {
-	_, most := w.stageGroups(piece)
+// unpackedBytes returns the bytes that the rows decoded at a time take.
+func (w *weight) unpackedBytes(stretch int64) int64 {
+	_, most := w.unpackedGroups(stretch)
 	return int64(min(most*w.Coded.Coding.RowsPerGroup, w.Rows)) * int64(w.desc.Stride)
 }
 
@@ -194,60 +170,4 @@ func (w *weight) stageBytes(piece int64) int64 {
 func (w *weight) packedBase() float32 {
 	d := &w.desc
 	return float32(d.PackedZero - d.PackedFirst<<d.LowBits)
-}
-
-// rowLanes returns how many lanes of a warp should share a row of a packed product: few waste fewer of them on the end of a row and share its
-// overhead, many give work to more warps.
-func (w *weight) rowLanes(sms int) int {
-	const overhead = 0.4 // of a row, in pieces
-	best, least := 0, 0.0
-	for lanes := 4; lanes <= 32; lanes *= 2 {
-		passes := float64(ceilDiv(ceilDiv(w.Cols, pieceCols), lanes)) + overhead
-		cost := passes * max(1, float64(ceilDiv(w.Rows, quadRows)*lanes)/float64(32*warpsPerSM*sms))
-		if best == 0 || cost < least {
-			best, least = lanes, cost
-		}
-	}
-	return best
-}
-
-// decodePacked decodes groups first … first + n − 1 to plane and packs them. The descriptor on the device says TYPE_PACKED, which only later readers heed.
-func (l *loader) decodePacked(w *weight, first, n int, plane driver.DevicePtr) error {
-	if err := l.decodeChunks(w, first, n, l.sms, plane); err != nil {
-		return err
-	}
-	d := &w.desc
-	row := first * w.Coded.Coding.RowsPerGroup
-	quad, quads := int32(row/quadRows), int32(ceilDiv(min(n*w.Coded.Coding.RowsPerGroup, w.Rows-row), quadRows))
-	grid := driver.D1(min(ceilDiv(int(quads), gemvWarps), blocksPerSM*l.sms))
-	if w.packed.room > 0 {
-		if err := l.packCount(grid, 0, w.descDev, quad, quads, plane, d.RemainderStart); err != nil {
-			return err
-		}
-		if err := l.packStarts(driver.D1(1), 0, quad, quads, d.RemainderStart); err != nil {
-			return err
-		}
-	}
-	return l.packCodes(grid, 0, w.descDev, quad, quads, plane, d.Data, d.RemainderStart, d.Remainders, w.packed.room)
-}
-
-// remaindersFit tells whether what was clipped has found room.
-func (l *loader) remaindersFit(w *weight) (bool, error) {
-	if w.form != formPacked || w.packed.room == 0 {
-		return true, nil
-	}
-	n := make([]uint32, 1)
-	end := w.desc.RemainderStart + driver.DevicePtr(ceilDiv(w.Rows, quadRows))*wordBytes
-	err := l.dev.CopyDtoH(bytesOf(n), end)
-	return n[0] <= w.packed.room, err
-}
-
-// unpack writes rows first … first + n − 1 of a packed matrix to plane, as decode does; first is a multiple of quadRows.
-func (l *launcher) unpack(w *weight, first, n, sms int, plane driver.DevicePtr) error {
-	quads := ceilDiv(n, quadRows)
-	grid := driver.D1(min(ceilDiv(quads, gemvWarps), blocksPerSM*sms))
-	if w.desc.Type == typeI32 {
-		return l.unpackCodesI32(grid, 0, w.descDev, int32(first/quadRows), int32(quads), plane)
-	}
-	return l.unpackCodesU8(grid, 0, w.descDev, int32(first/quadRows), int32(quads), plane)
 }

@@ -10,71 +10,68 @@ import (
 )
 
 const (
-	defaultBatch = 256 // tokens of a prefill batch
-	maxBatch     = 4096
-	maxCtx       = 1 << 24
-	// gemvBatch is the most tokens that are multiplied one by one; more go through gemm, which first decodes coded matrices.
-	gemvBatch = 8
+	maxBatch = 4096
+	maxCtx   = 1 << 24
+	maxPages = 1 << 20
 	// Logits are computed for as many tokens at a time as fit logitBytes, but at least gemvBatch and at most a gemm tile.
 	logitBytes = 16 << 20
-	gemmTokens = 64
-	// planeScratch bounds the decoded piece of a coded matrix during prefill, unless one group needs more.
-	planeScratch = 8 << 20
-	// loadPiece bounds each of the pieces of streams, low bits and sub-scales that load has on the device twice.
-	loadPiece = 8 << 20
+	// loadStretch bounds each of the stretches of streams, low bits and sub-scales that load has on the device twice.
+	loadStretch = 8 << 20
 	// kvBlock is how many values of an 8-bit cache share a scale.
 	kvBlock = 32
-	// A split of attention has at least splitPositions when the context is full; there are at most maxSplits.
-	splitPositions = 256
-	maxSplits      = 32
 )
 
-// layout is the memory plan in detail. Device memory is one arena: weights, descriptors and tables first; behind them the work
-// area, which load uses for pieces of what it decodes, and Forward for caches and activations.
-type layout struct {
+// devicePlan is the memory plan in detail. Device memory is one arena: weights, descriptors and tables first; then the work area,
+// which load uses for stretches of what it decodes, and Forward for caches and activations.
+type devicePlan struct {
 	engine.MemoryPlan
 	nCtx, batch int
-	weights     []*weight // in the order of the program, their form set
+	planeRoom   int64        // bounds the decoded piece of a coded matrix during prefill, unless one group needs more
+	corrected   *corrections // of predicted times; nil = none
+	weights     []*weight    // in the order of the program
+	forms       map[*weight]form
 	weightBytes int64
 	load        loadSizes
 	kvBytes     int64 // of one cache: keys or values of one layer
 	kvQ8        bool  // caches of 8 bits
+	sequences   int   // of a batch
 	caches      int
-	splits      int // of the positions that attention works on at a time
+	splits      int  // of the positions that attention works on at a time
+	tiles       bool // many tokens of a run attend on tensor cores
 	fwd         forwardSizes
 }
 
 // loadSizes are the bytes of what load works in.
 type loadSizes struct {
-	piece int64 // most bytes of each kind in a slot
-	slot  int64 // of which there are two
-	stage int64 // 0 = nothing is packed
+	stretch  int64 // most bytes of each kind in a staging buffer
+	staging  int64 // bytes of a staging buffer, of which there are two
+	unpacked int64 // rows as bytes, before they are packed; 0 = nothing is packed
 }
 
-func (s *loadSizes) total() int64 { return 2*s.slot + blockSpan(s.stage) }
+func (s *loadSizes) total() int64 { return 2*s.staging + allocationBytes(s.unpacked) }
 
-// grow makes room for what becomes of w.
+// grow reserves load memory for w.
 func (s *loadSizes) grow(w *weight, f form) {
 	if w.Coded == nil {
 		return
 	}
 	var scales, coded int64
-	for _, p := range w.subScaleParts(0, w.scaleRows(s.piece)) {
-		scales += blockSpan(p.size)
+	for _, p := range w.subScaleBlocks(0, w.scaleRows(s.stretch)) {
+		scales += allocationBytes(p.size)
 	}
 	if f == formPlane || f == formPacked {
-		coded = w.descSpan()
-		for _, p := range w.directoryParts() {
-			coded += blockSpan(p.size)
+		coded = w.descriptorBytes()
+		for _, p := range w.directoryBlocks() {
+			coded += allocationBytes(p.size)
 		}
-		for _, p := range w.streamParts() {
-			coded += blockSpan(min(p.size, s.piece))
+		for _, p := range w.streamBlocks() {
+			coded += allocationBytes(min(p.size, s.stretch))
 		}
 	}
 	if f == formPacked {
-		s.stage = max(s.stage, w.stageBytes(s.piece))
+		s.unpacked = max(s.unpacked, w.unpackedBytes(s.stretch))
 	}
-	s.slot = max(s.slot, scales, coded)
+	s.staging = max(s.staging, scales, coded)
 }
 
 // forwardSizes are the bytes of the blocks that Forward works in.
@@ -87,37 +84,47 @@ type forwardSizes struct {
 	partial        int64 // results of attention's splits; 0 = there is one
 	scaled         int64 // inputs times column scales; 0 = no tensor has any
 	plane          int64 // decoded piece of a matrix, for which there are two planes; 0 = none is coded
-	ids            int64 // positions and tokens
+	side           int64 // up to gemvBatch prepared vectors, side by side
+	ids            int64 // positions, tokens and page tables
 	freqs          int64 // rotation frequencies; 0 = no rotation
+	states         int64 // of sequences, in all places; 0 = the model has none
+	moves          int64 // where states of a batch's tokens come from and go to
 }
 
-// PlanMemory tells what Load would allocate on a device with the given properties. It allocates nothing on it. The error unwraps to
-// driver.ErrOutOfMemory when the model does not fit.
+// PlanMemory tells what Load would allocate on a device with the given properties. It allocates nothing on it. The error unwraps
+// to driver.ErrOutOfMemory when the model does not fit.
 func PlanMemory(info driver.Info, f *format.Reader, prog *model.Program, opt engine.LoadOptions) (engine.MemoryPlan, error) {
-	lay, err := planLayout(info, f, prog, opt)
-	if lay == nil {
+	plan, err := planDevice(info, f, prog, opt, KeptTimes(info, opt.CacheDir))
+	if plan == nil {
 		return engine.MemoryPlan{}, err
 	}
-	return lay.MemoryPlan, err
+	return plan.MemoryPlan, err
 }
 
-// planLayout chooses plan and layout. A layout that does not fit comes back together with the error.
-func planLayout(info driver.Info, f *format.Reader, prog *model.Program, opt engine.LoadOptions) (*layout, error) {
-	base, err := newLayout(f, prog, opt)
+// planDevice chooses plan and layout; times are those that plan auto corrects predictions by. A layout that does not fit comes
+// back together with the error.
+func planDevice(info driver.Info, f *format.Reader, prog *model.Program, opt engine.LoadOptions,
+	times []engine.ProductTime) (*devicePlan, error) {
+	base, err := newDevicePlan(info, f, prog, opt)
 	if err != nil {
 		return nil, err
 	}
+	on := processorOf(info)
 	base.Device = info.Label()
-	base.splits = attentionSplits(&prog.Config, max(info.SMs, 1), base.nCtx)
-	base.Budget = info.MemFree
-	if opt.MemoryBudget > 0 {
+	base.splits = attentionSplits(&prog.Config, on.sms, base.nCtx)
+	base.tiles = attendsInTiles(&prog.Config, on)
+	if opt.Plan == engine.PlanAuto || opt.Plan == "" {
+		base.Measured, base.corrected = times, newCorrections(times)
+	}
+	base.Budget = max(info.MemFree-info.MemReserve, 0)
+	if opt.MemoryBudget > 0 { // whoever names a budget may use the reserve
 		base.Budget = min(opt.MemoryBudget, info.MemFree)
 	}
 	resident, fused := *base, *base
-	if err := resident.size(f, prog, engine.PlanResident); err != nil {
+	if err := resident.size(f, prog, engine.PlanResident, nil); err != nil {
 		return nil, err
 	}
-	if err := fused.size(f, prog, engine.PlanFused); err != nil {
+	if err := fused.size(f, prog, engine.PlanFused, nil); err != nil {
 		return nil, err
 	}
 	chosen := &fused
@@ -134,7 +141,9 @@ func planLayout(info driver.Info, f *format.Reader, prog *model.Program, opt eng
 	default:
 		return nil, fmt.Errorf("unknown plan %q; use resident, fused, hybrid or auto", opt.Plan)
 	}
-	chosen.setForms(chosen.Plan)
+	for _, w := range chosen.weights {
+		w.settle(chosen.forms[w], on)
+	}
 	if chosen.Total() > base.Budget {
 		return chosen, chosen.tooLarge(&fused)
 	}
@@ -144,43 +153,74 @@ func planLayout(info driver.Info, f *format.Reader, prog *model.Program, opt eng
 func gib(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }
 
 // tooLarge explains a plan that does not fit and says what would.
-func (l *layout) tooLarge(fused *layout) error {
+func (l *devicePlan) tooLarge(fused *devicePlan) error {
 	hint := "compress the model again with a lower --bpw, or choose a smaller one"
-	perToken := max(fused.KV/int64(max(fused.nCtx, 1)), 1)
+	perToken := max(fused.KV/int64(max(fused.nCtx, 1)), 1) // of one sequence
 	const leastCtx = 64
 	switch fit := int64(fused.nCtx) - (fused.Total()-l.Budget+perToken-1)/perToken; {
 	case l.Plan == engine.PlanResident && fused.Total() <= l.Budget:
 		hint = "--plan fused fits"
 	case fit >= leastCtx:
+		fit -= fit % engine.PageTokens
 		hint = fmt.Sprintf("--plan fused --ctx %d fits", fit)
 	}
-	return fmt.Errorf("plan %s needs %s (weights %s, KV cache for %d tokens %s, scratch %s) but %s has %s free: %s: %w", l.Plan, gib(l.Total()), gib(l.Weights),
-		l.nCtx, gib(l.KV), gib(l.Scratch), l.Device, gib(l.Budget), hint, driver.ErrOutOfMemory)
+	return fmt.Errorf("plan %s needs %s (weights %s, KV cache for %d tokens %s, scratch %s) but %s has room for %s: %s: %w", l.Plan,
+		gib(l.Total()), gib(l.Weights),
+		l.Pages*engine.PageTokens, gib(l.KV), gib(l.Scratch), l.Device, gib(l.Budget), hint, driver.ErrOutOfMemory)
 }
 
-// newLayout collects and checks the weights that prog uses.
-func newLayout(f *format.Reader, prog *model.Program, opt engine.LoadOptions) (*layout, error) {
-	l := &layout{nCtx: opt.NCtx, batch: opt.MaxBatch}
+// prefillSizes returns the tokens of a prefill batch, and the bytes of a decoded piece of a matrix. A product of many tokens has
+// a block for each tile of its result, so a device of many multiprocessors has work for all only if a launch gets many rows and
+// tokens: 128 × 128 tiles of 4096 rows and 512 tokens are 128 blocks. Small devices take pieces that their caches hold.
+func prefillSizes(info driver.Info) (batch int, plane int64) {
+	const (
+		smallBatch, largeBatch = 256, 512
+		manySMs                = 32
+		leastPlane, mostPlane  = 8 << 20, 64 << 20
+		planePerSM             = 512 << 10
+		memoryShare            = 256 // a plane takes at most this part of all memory
+	)
+	if on := processorOf(info); !on.mma {
+		return smallBatch, leastPlane
+	}
+	batch = smallBatch
+	if info.SMs >= manySMs {
+		batch = largeBatch
+	}
+	return batch, max(leastPlane, min(mostPlane, planePerSM*int64(info.SMs), info.MemTotal/memoryShare))
+}
+
+// newDevicePlan collects and checks the weights that prog uses.
+func newDevicePlan(info driver.Info, f *format.Reader, prog *model.Program, opt engine.LoadOptions) (*devicePlan, error) {
+	l := &devicePlan{nCtx: opt.NCtx, sequences: max(opt.Sequences, 1)}
 	switch opt.KVType {
 	case engine.KVF16, "":
 	case engine.KVQ8:
 		l.kvQ8 = true
 		if prog.Config.HeadDim%kvBlock != 0 {
-			return nil, fmt.Errorf("heads of %d dimensions; an 8-bit cache needs multiples of %d (use --kv-type f16)", prog.Config.HeadDim, kvBlock)
+			return nil, fmt.Errorf("heads of %d dimensions; an 8-bit cache needs multiples of %d (use --kv-type f16)", prog.Config.HeadDim,
+				kvBlock)
 		}
 	default:
 		return nil, fmt.Errorf("unknown type of KV cache %q; use %s or %s", opt.KVType, engine.KVF16, engine.KVQ8)
 	}
-	if l.batch <= 0 {
-		l.batch = defaultBatch
-	}
 	if l.nCtx <= 0 {
 		l.nCtx = prog.Config.NCtx
 	}
-	l.batch = min(l.batch, maxBatch, max(l.nCtx, 1))
 	if l.nCtx < 1 || l.nCtx > maxCtx {
 		return nil, fmt.Errorf("context of %d tokens, expected 1 to %d", l.nCtx, maxCtx)
 	}
+	if l.sequences > maxBatch {
+		return nil, fmt.Errorf("%d sequences, expected at most %d", l.sequences, maxBatch)
+	}
+	opt.NCtx = l.nCtx
+	l.States = opt.StatePlaces(prog)
+	if l.Pages = opt.Pages(); l.Pages > maxPages {
+		return nil, fmt.Errorf("a cache of %d pages of %d tokens, expected at most %d", l.Pages, engine.PageTokens, maxPages)
+	}
+	l.batch, l.planeRoom = prefillSizes(info)
+	l.batch = min(opt.Batch(l.batch), maxBatch)
+	l.MemoryPlan.Batch = l.batch
 	c := collector{file: f, prog: prog, byName: map[string]*weight{}}
 	if err := c.collect(); err != nil {
 		return nil, err
@@ -189,115 +229,111 @@ func newLayout(f *format.Reader, prog *model.Program, opt engine.LoadOptions) (*
 	return l, nil
 }
 
-// setForms decides how each weight lies in device memory under a plan.
-func (l *layout) setForms(plan engine.Plan) {
-	for _, w := range l.weights {
-		w.form = w.formUnder(plan)
-	}
-}
-
-// formUnder returns w's form under a plan. A matrix of which only rows are looked up stays coded: a row decodes in no time.
-func (w *weight) formUnder(plan engine.Plan) form {
+// formUnder returns w's form under a plan; decoded: plan hybrid decodes it. A lookup-only matrix stays coded: decoding one row is
+// cheap.
+func (w *weight) formUnder(plan engine.Plan, decoded bool) form {
 	switch {
-	case w.use&useVector != 0:
+	case w.use&model.UseVector != 0:
 		return formVector
 	case w.Raw != nil:
 		return formRaw
-	case plan == engine.PlanFused || w.use&useProduct == 0 || plan == engine.PlanHybrid && !w.decoded:
+	case plan == engine.PlanFused || w.use&model.UseProduct == 0 || plan == engine.PlanHybrid && !decoded:
 		return formCoded
 	}
 	return w.residentForm()
 }
 
-// residentForm returns the form that w has once decoded.
-func (w *weight) residentForm() form {
-	if w.packed.bits > 0 {
-		return formPacked
-	}
-	return formPlane
-}
-
-// size fills in all sizes under a plan.
-func (l *layout) size(f *format.Reader, prog *model.Program, plan engine.Plan) error {
-	l.Plan = plan
-	l.weightBytes = tableBytes(f)
-	l.load = loadSizes{piece: loadPiece}
+// size fills in forms and sizes under a plan. decoded are the matrices that plan hybrid decodes.
+func (l *devicePlan) size(f *format.Reader, prog *model.Program, plan engine.Plan, decoded map[*weight]bool) error {
+	l.Plan, l.forms = plan, map[*weight]form{}
+	l.weightBytes = codeTableSizes(f)
+	l.load = loadSizes{stretch: loadStretch}
 	l.fwd = forwardSizes{}
 	for _, w := range l.weights {
-		form := w.formUnder(plan)
-		l.weightBytes += w.span(form) + w.descSpan()
+		form := w.formUnder(plan, decoded[w])
+		l.forms[w] = form
+		l.weightBytes += w.arenaBytes(form) + w.descriptorBytes()
 		l.load.grow(w, form)
-		l.fwd.grow(w, form, l.batch)
+		l.fwd.grow(w, form, l.batch, l.planeRoom)
 	}
 	l.sizeForward(prog)
-	work := max(l.load.total(), l.fwd.total()+int64(2*l.caches)*blockSpan(l.kvBytes))
+	l.KV = int64(2*l.caches)*allocationBytes(l.kvBytes) + allocationBytes(l.fwd.states)
+	work := max(l.load.total(), l.fwd.total()+l.KV)
 	l.Weights = l.weightBytes
-	l.KV = int64(2*l.caches) * blockSpan(l.kvBytes)
 	l.Scratch = work - l.KV
 	return nil
 }
 
-// tableBytes returns what the code tables take.
-func tableBytes(f *format.Reader) int64 {
-	n := blockSpan(int64(len(f.Tables())+1) * codeTableBytes)
+// codeTableSizes returns what the code tables take.
+func codeTableSizes(f *format.Reader) int64 {
+	n := allocationBytes(int64(len(f.Tables())+1) * codeTableBytes)
 	for _, t := range f.Tables() {
-		n += blockSpan(4 << longestCode(t))
+		n += allocationBytes(4 << longestCode(t))
 	}
 	return n
 }
 
 // grow makes room for what products with w need.
-func (s *forwardSizes) grow(w *weight, f form, batch int) {
-	if w.use&useProduct == 0 || w.Coded == nil {
+func (s *forwardSizes) grow(w *weight, f form, batch int, planeRoom int64) {
+	if w.use&model.UseProduct == 0 || w.Coded == nil {
 		return
 	}
-	s.preparedStride = max(s.preparedStride, blockSpan(preparedBytes(w.Coded)))
+	s.preparedStride = max(s.preparedStride, allocationBytes(preparedBytes(w.Coded)))
+	s.side = max(s.side, sideBytes(w.Coded))
 	if w.Coded.ColScale != nil {
 		s.scaled = max(s.scaled, int64(batch)*int64(w.Cols)*4)
 	}
 	if f == formCoded || f == formPacked {
-		s.plane = max(s.plane, min(w.planeBytes(w.Rows), max(planeScratch, w.planeBytes(max(w.Coded.Coding.RowsPerGroup, quadRows)))))
+		s.plane = max(s.plane, min(w.planeBytes(w.Rows), max(planeRoom, w.planeBytes(max(w.Coded.Coding.RowsPerGroup, quadRows)))))
 	}
 }
 
-// preparedBytes returns the size of a vector after x_prepare (cuda/prepared.cuh).
+// preparedBytes returns the size of a vector after x_prepare, for itself (cuda/prepared.cuh).
 func preparedBytes(c *format.Coded) int64 {
-	const header, perSixteenSteps, perStep, perFourSteps = 64, 2048, 16, 512
-	return header + perSixteenSteps*int64(ceilDiv(c.Steps(), 16)) + perStep*int64(c.Steps()) + perFourSteps*int64(c.Tiles())*int64(ceilDiv(c.StepsPerTile(), 4))
+	const header, perSixteenSteps = 64, 2048
+	return header + perSixteenSteps*int64(ceilDiv(c.Steps(), 16))
 }
 
-func (l *layout) sizeForward(prog *model.Program) {
+// sideBytes returns the size of gemvBatch vectors after x_prepare, side by side (cuda/prepared.cuh).
+func sideBytes(c *format.Coded) int64 {
+	const header, perSixteenSteps, perFourSteps = 64, 2048 + 256, 512
+	return header + gemvBatch*(perSixteenSteps*int64(ceilDiv(c.Steps(),
+		16))+perFourSteps*int64(c.Tiles())*int64(ceilDiv(c.StepsPerTile(), 4)))
+}
+
+func (l *devicePlan) sizeForward(prog *model.Program) {
 	s := &l.fwd
 	for b := range model.NumBuffers {
 		rows := l.batch
 		if b == model.BufLogits {
-			rows = l.logitRows(prog)
+			rows = l.logitBatch(prog)
 		}
 		s.buffers[b] = 4 * int64(rows) * int64(prog.Width(b))
 	}
 	k := &prog.Config
 	s.prepared = int64(l.batch) * s.preparedStride
-	s.ids = 4 * 2 * int64(l.batch)
-	s.freqs = 4 * int64(k.RopeDim/2)
-	s.tasks = blockSpan(counterBytes(k)) + taskBytes(prog)
+	s.ids = 4 * (3*int64(l.batch) + int64(min(l.sequences, l.batch))*int64(engine.PagesFor(l.nCtx)))
+	s.states, s.moves = 4*int64(l.States)*int64(engine.StateFloats(prog)), 0
+	if l.States > 0 {
+		s.moves = 4 * 2 * int64(l.batch)
+	}
+	s.freqs = 0
+	for i := range prog.Ropes {
+		s.freqs += 4 * int64(prog.Ropes[i].Dim/2)
+	}
+	s.tasks = allocationBytes(counterBytes(k)) + taskBytes(prog)
 	if l.splits > 1 {
 		s.partial = 4 * gemvBatch * int64(k.NHeads) * int64(l.splits) * int64(k.HeadDim+2)
 	}
-	values := int64(l.nCtx) * int64(prog.Width(model.BufK))
+	values := int64(l.Pages) * engine.PageTokens * int64(prog.Width(model.BufK))
 	l.kvBytes = 2 * values
 	if l.kvQ8 {
 		l.kvBytes = values + 2*(values/kvBlock)
 	}
 }
 
-// attentionSplits returns into how many ranges of positions attention divides the context of one token, so that every multiprocessor has work.
-func attentionSplits(k *model.Config, sms, nCtx int) int {
-	const blocksPerSM = 2
-	return max(1, min(ceilDiv(blocksPerSM*sms, attentionTiles(k)), nCtx/splitPositions, maxSplits))
-}
-
-// logitRows returns the most tokens whose logits are computed at a time.
-func (l *layout) logitRows(prog *model.Program) int {
+// logitBatch returns the most tokens whose logits are computed at a time.
+func (l *devicePlan) logitBatch(prog *model.Program) int {
 	fit := logitBytes / (4 * prog.Width(model.BufLogits))
 	return min(l.batch, max(gemvBatch, min(fit, gemmTokens)))
 }
@@ -306,10 +342,10 @@ func (l *layout) logitRows(prog *model.Program) int {
 func (s *forwardSizes) total() int64 {
 	n := int64(0)
 	for _, b := range s.buffers {
-		n += blockSpan(b)
+		n += allocationBytes(b)
 	}
-	for _, b := range []int64{s.prepared, s.scaled, s.plane, s.plane, s.ids, s.freqs, s.tasks, s.partial} {
-		n += blockSpan(b)
+	for _, b := range []int64{s.moves, s.prepared, s.side, s.scaled, s.plane, s.plane, s.ids, s.freqs, s.tasks, s.partial} {
+		n += allocationBytes(b)
 	}
 	return n
 }

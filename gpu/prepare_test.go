@@ -11,6 +11,7 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 )
 
 // prepareCase is a launch of x_prepare on random values: rows first … first + tokens − 1.
@@ -57,8 +58,9 @@ func (c prepareCase) check(r *rig) {
 		x[i] *= float32(c.magnitude)
 	}
 	coded := &format.Coded{Rows: 1, Cols: c.cols}
-	stride := blockSpan(preparedBytes(coded))
-	t := prepareTaskDesc{X: up(r, x), Xp: room[uint8](r, c.tokens*int(stride)), XpStride: stride, Cols: int32(c.cols), Steps: int32(coded.Steps()),
+	stride := allocationBytes(preparedBytes(coded))
+	t := kernels.PrepareTask{X: up(r, x), ActLinear: 1, Xp: room[uint8](r, c.tokens*int(stride)), XpStride: stride,
+		Cols: int32(c.cols), Steps: int32(coded.Steps()),
 		StepsPerTile: int32(coded.StepsPerTile()), Tiles: int32(coded.Tiles()), Eps: prepareEps}
 	if c.norm {
 		t.Norm = up(r, norm)
@@ -74,14 +76,15 @@ func (c prepareCase) check(r *rig) {
 	}
 	b, err := structBytes(&t)
 	r.ok(err)
-	r.ok(r.xPrepare(driver.D1(c.tokens), 0, up(r, b), int32(c.first), 1))
+	r.ok(r.XPrepare(driver.D1(c.tokens), kernels.XPrepareArgs{P: up(r, b), FirstToken: int32(c.first), Vectors: 1}))
 	for i := range c.tokens {
 		row := (c.first + i) * c.cols
 		want := c.want(x[row:row+c.cols], gate[row:row+c.cols], norm, scale)
 		if c.values {
 			requireClose(r.t, want, down[float32](r, t.Y+driver.DevicePtr(4*row), c.cols), 1e-11, c.name())
 		}
-		checkPrepared(r, t.Xp+driver.DevicePtr(i)*driver.DevicePtr(stride), want, coded, 1e-4*max(c.magnitude, 1e-30)*float64(c.cols), c.name())
+		checkPrepared(r, t.Xp+driver.DevicePtr(i)*driver.DevicePtr(stride), want, coded, 1e-4*max(c.magnitude, 1e-30)*float64(c.cols),
+			c.name())
 	}
 }
 
@@ -91,8 +94,7 @@ func checkPrepared(r *rig, xp driver.DevicePtr, v []float32, c *format.Coded, su
 	halves := down[uint16](r, xp+64, ceilDiv(c.Steps(), 16)*1024)
 	got, sum := make([]float32, len(v)), 0.0
 	for i := range 64 * c.Steps() {
-		block, piece, at := i/1024, i/32%32, i%32 // cuda/prepared.cuh
-		f := float16.Frombits(halves[block*1024+at/8*256+piece*8+at%8]).Float32()
+		f := float16.Frombits(halves[i]).Float32()
 		require.Less(r.t, math.Abs(float64(f)), 4.01, msg)
 		if i >= len(v) {
 			require.Zero(r.t, f, "padding: %s", msg)

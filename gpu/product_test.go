@@ -10,6 +10,7 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver/emu"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
@@ -28,44 +29,55 @@ var (
 
 // specs cover every scale kind and kernel, and shapes that fill no unit: rows, columns, tiles, groups.
 var specs = map[string]spec{
-	"tensor, 1 row":           {rows: 1, cols: 64, rowsPerGroup: 1, levels: 16, scale: tensorScale},
-	"tensor, odd columns":     {rows: 31, cols: 577, rowsPerGroup: 8, levels: 16, scale: tensorScale},
-	"tensor, short codes":     {rows: 33, cols: 100, rowsPerGroup: 16, levels: 4, maxLen: 7, scale: tensorScale},
-	"tensor, codes up to 10":  {rows: 33, cols: 576, rowsPerGroup: 5, levels: 8, maxLen: 10, scale: tensorScale},
-	"tensor, 32 levels":       {rows: 33, cols: 576, rowsPerGroup: 16, levels: 32, scale: tensorScale},
-	"tensor, 8 bits":          {rows: 33, cols: 130, rowsPerGroup: 16, levels: 16, lowBits: 4, scale: tensorScale},
-	"row, symmetric":          {rows: 65, cols: 576, rowsPerGroup: 32, levels: 15, zero: -7, scale: rowScale},
-	"row, low bits, permuted": {rows: 33, cols: 192, rowsPerGroup: 4, levels: 17, lowBits: 2, zero: -34, scale: rowScale, rowOrder: true},
+	"tensor, 1 row":          {rows: 1, cols: 64, rowsPerGroup: 1, levels: 16, scale: tensorScale},
+	"tensor, odd columns":    {rows: 31, cols: 577, rowsPerGroup: 8, levels: 16, scale: tensorScale},
+	"tensor, short codes":    {rows: 33, cols: 100, rowsPerGroup: 16, levels: 4, maxLen: 7, scale: tensorScale},
+	"tensor, codes up to 10": {rows: 33, cols: 576, rowsPerGroup: 5, levels: 8, maxLen: 10, scale: tensorScale},
+	"tensor, 32 levels":      {rows: 33, cols: 576, rowsPerGroup: 16, levels: 32, scale: tensorScale},
+	"tensor, 8 bits":         {rows: 33, cols: 130, rowsPerGroup: 16, levels: 16, lowBits: 4, scale: tensorScale},
+	"row, symmetric":         {rows: 65, cols: 576, rowsPerGroup: 32, levels: 15, zero: -7, scale: rowScale},
+	"row, low bits, permuted": {rows: 33, cols: 192, rowsPerGroup: 4, levels: 17, lowBits: 2, zero: -34, scale: rowScale,
+		rowOrder: true},
 	"row, 2 tiles":            {rows: 31, cols: 2112, rowsPerGroup: 16, levels: 9, zero: -4, scale: rowScale},
 	"row, 3 tiles, low":       {rows: 33, cols: 4160, rowsPerGroup: 7, levels: 16, lowBits: 1, zero: -16, scale: rowScale},
 	"row, 2 tiles, 20 groups": {rows: 39, cols: 2112, rowsPerGroup: 2, levels: 9, zero: -4, scale: rowScale},
 	"row, 9 tiles":            {rows: 5, cols: 18400, rowsPerGroup: 2, levels: 5, zero: -2, scale: rowScale},
 	"row, outliers":           {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, zero: -4, scale: rowScale, outliers: 6},
-	"row, outliers, low":      {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, lowBits: 2, zero: -18, scale: rowScale, outliers: 6, rowOrder: true},
-	"row, wide codes":         {rows: 33, cols: 320, rowsPerGroup: 8, levels: 32, lowBits: 5, zero: -512, scale: rowScale},
-	"row, far outliers":       {rows: 33, cols: 330, rowsPerGroup: 8, levels: 16, lowBits: 4, zero: -128, scale: rowScale, outliers: 6, far: true},
-	"block, far outliers":     {rows: 33, cols: 320, rowsPerGroup: 8, levels: 16, zero: -8, scale: q8, outliers: 6, far: true},
-	"row, column scales":      {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, zero: -4, scale: rowScale, colScale: true},
-	"row, clipped":            {rows: 31, cols: 1184, rowsPerGroup: 5, levels: 32, zero: -16, scale: rowScale, narrow: true, outliers: 3},
-	"row, clipped, low":       {rows: 131, cols: 330, rowsPerGroup: 8, levels: 32, lowBits: 1, zero: -32, scale: rowScale, narrow: true, outliers: 3, rowOrder: true},
-	"block, clipped":          {rows: 35, cols: 704, rowsPerGroup: 6, levels: 32, zero: -14, scale: q4_0, narrow: true},
-	"row, 3 bits":             {rows: 6, cols: 1100, rowsPerGroup: 4, levels: 8, zero: -4, scale: rowScale},
-	"row, 6 bits":             {rows: 34, cols: 1090, rowsPerGroup: 4, levels: 16, lowBits: 2, zero: -32, scale: rowScale},
-	"Q2_K":                    {rows: 33, cols: 512, rowsPerGroup: 16, levels: 4, scale: q2k, dMin: true, subMin: true},
-	"Q5_K":                    {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, lowBits: 1, scale: q4k, dMin: true, subMin: true},
-	"Q5_0":                    {rows: 33, cols: 96, rowsPerGroup: 16, levels: 32, zero: -16, scale: q8},
-	"blocks of 64":            {rows: 9, cols: 640, rowsPerGroup: 4, levels: 16, zero: -8, scale: format.Scale{Kind: format.ScaleBlock, Block: 64, Super: 64}},
-	"blocks of 8":             {rows: 9, cols: 88, rowsPerGroup: 4, levels: 16, zero: -8, scale: format.Scale{Kind: format.ScaleBlock, Block: 8, Super: 8}},
-	"values":                  {rows: 33, cols: 320, rowsPerGroup: 8, levels: 16, values: true, scale: q8},
-	"Q4_K":                    {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, scale: q4k, dMin: true, subMin: true},
-	"Q4_1":                    {rows: 31, cols: 576, rowsPerGroup: 16, levels: 16, scale: q8, dMin: true},
-	"Q8_0":                    {rows: 33, cols: 96, rowsPerGroup: 16, levels: 16, lowBits: 4, zero: -128, scale: q8},
-	"Q6_K":                    {rows: 33, cols: 2304, rowsPerGroup: 16, levels: 16, lowBits: 2, zero: -32, scale: q6k, rowOrder: true},
-	"Q3_K, column scales":     {rows: 33, cols: 256, rowsPerGroup: 3, levels: 8, zero: -4, scale: q3k, colScale: true},
-	"Q4_0, outliers":          {rows: 33, cols: 256, rowsPerGroup: 16, levels: 16, zero: -8, scale: q8, outliers: 5},
-	"GPTQ":                    {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, zero: -1, scale: gptq, dMin: true, subMin: true, noSub: true},
-	"bf16":                    {rows: 33, cols: 130, rowsPerGroup: 8, levels: 24, lowBits: 8, zero: 110, float: format.FloatBF16, scale: noScale},
-	"f16, outliers":           {rows: 33, cols: 130, rowsPerGroup: 8, levels: 3, lowBits: 11, zero: 14, float: format.FloatF16, scale: noScale, outliers: 3},
+	"row, outliers, low": {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, lowBits: 2, zero: -18, scale: rowScale, outliers: 6,
+		rowOrder: true},
+	"row, wide codes": {rows: 33, cols: 320, rowsPerGroup: 8, levels: 32, lowBits: 5, zero: -512, scale: rowScale},
+	"row, far outliers": {rows: 33, cols: 330, rowsPerGroup: 8, levels: 16, lowBits: 4, zero: -128, scale: rowScale,
+		outliers: 6, far: true},
+	"block, far outliers": {rows: 33, cols: 320, rowsPerGroup: 8, levels: 16, zero: -8, scale: q8, outliers: 6, far: true},
+	"row, column scales":  {rows: 33, cols: 320, rowsPerGroup: 8, levels: 9, zero: -4, scale: rowScale, colScale: true},
+	"row, clipped": {rows: 31, cols: 1184, rowsPerGroup: 5, levels: 32, zero: -16, scale: rowScale, narrow: true,
+		outliers: 3},
+	"row, clipped, low": {rows: 131, cols: 330, rowsPerGroup: 8, levels: 32, lowBits: 1, zero: -32, scale: rowScale,
+		narrow: true, outliers: 3, rowOrder: true},
+	"block, clipped": {rows: 35, cols: 704, rowsPerGroup: 6, levels: 32, zero: -14, scale: q4_0, narrow: true},
+	"row, 3 bits":    {rows: 6, cols: 1100, rowsPerGroup: 4, levels: 8, zero: -4, scale: rowScale},
+	"row, 6 bits":    {rows: 34, cols: 1090, rowsPerGroup: 4, levels: 16, lowBits: 2, zero: -32, scale: rowScale},
+	"Q2_K":           {rows: 33, cols: 512, rowsPerGroup: 16, levels: 4, scale: q2k, dMin: true, subMin: true},
+	"Q5_K":           {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, lowBits: 1, scale: q4k, dMin: true, subMin: true},
+	"Q5_0":           {rows: 33, cols: 96, rowsPerGroup: 16, levels: 32, zero: -16, scale: q8},
+	"blocks of 64": {rows: 9, cols: 640, rowsPerGroup: 4, levels: 16, zero: -8,
+		scale: format.Scale{Kind: format.ScaleBlock, Block: 64, Super: 64}},
+	"blocks of 8": {rows: 9, cols: 88, rowsPerGroup: 4, levels: 16, zero: -8,
+		scale: format.Scale{Kind: format.ScaleBlock, Block: 8, Super: 8}},
+	"values": {rows: 33, cols: 320, rowsPerGroup: 8, levels: 16, values: true, scale: q8},
+	"Q4_K":   {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, scale: q4k, dMin: true, subMin: true},
+	"Q4_1":   {rows: 31, cols: 576, rowsPerGroup: 16, levels: 16, scale: q8, dMin: true},
+	"Q8_0":   {rows: 33, cols: 96, rowsPerGroup: 16, levels: 16, lowBits: 4, zero: -128, scale: q8},
+	"Q6_K": {rows: 33, cols: 2304, rowsPerGroup: 16, levels: 16, lowBits: 2, zero: -32, scale: q6k,
+		rowOrder: true},
+	"Q3_K, column scales": {rows: 33, cols: 256, rowsPerGroup: 3, levels: 8, zero: -4, scale: q3k, colScale: true},
+	"Q4_0, outliers":      {rows: 33, cols: 256, rowsPerGroup: 16, levels: 16, zero: -8, scale: q8, outliers: 5},
+	"GPTQ": {rows: 33, cols: 512, rowsPerGroup: 16, levels: 16, zero: -1, scale: gptq, dMin: true, subMin: true,
+		noSub: true},
+	"bf16": {rows: 33, cols: 130, rowsPerGroup: 8, levels: 24, lowBits: 8, zero: 110, float: format.FloatBF16,
+		scale: noScale},
+	"f16, outliers": {rows: 33, cols: 130, rowsPerGroup: 8, levels: 3, lowBits: 11, zero: 14, float: format.FloatF16,
+		scale: noScale, outliers: 3},
 }
 
 // open writes a matrix to a container.
@@ -81,7 +93,7 @@ func TestDecodeBitForBit(t *testing.T) {
 			r := newRig(t)
 			f := b.open(m)
 			for _, as := range []form{formPlane, formPacked} {
-				w := r.loadOne(f, "w", as, useProduct)
+				w := r.loadOne(f, "w", as, model.UseProduct)
 				stride := int(w.desc.Stride)
 				code := planeReader(r, w, stride)
 				for i, row := range m.codes {
@@ -94,10 +106,11 @@ func TestDecodeBitForBit(t *testing.T) {
 	}
 }
 
-// Large tensors are decoded, and their scales expanded, in pieces; so are small ones when the pieces are tiny. Pieces take turns in two slots: events say
-// what waits for what, so that the result is the same in every order of streams that they allow.
+// Large tensors are decoded, and their scales expanded, in pieces; so are small ones when the pieces are tiny. Pieces take turns
+// in two slots: events say what waits for what, so that the result is the same in every order of streams that they allow.
 func TestLoadInPieces(t *testing.T) {
-	for _, name := range []string{"row, 3 tiles, low", "row, outliers, low", "row, far outliers", "Q6_K", "Q4_K", "Q3_K, column scales", "bf16", "row, clipped, low", "row, clipped"} {
+	for _, name := range []string{"row, 3 tiles, low", "row, outliers, low", "row, far outliers", "Q6_K", "Q4_K",
+		"Q3_K, column scales", "bf16", "row, clipped, low", "row, clipped"} {
 		t.Run(name, func(t *testing.T) {
 			s := specs[name]
 			s.rows = 140
@@ -108,17 +121,17 @@ func TestLoadInPieces(t *testing.T) {
 			whole := newRig(t)
 			piece := 4 * int64(max(len(m.coded.Stream), len(m.coded.Low))) / 4
 			groups := m.coded.Groups()
-			end, err := pieceEnd(m.coded, 0, groups, 4, piece)
+			end, err := stretchEnd(m.coded, 0, groups, 4, piece)
 			require.NoError(t, err)
 			require.Less(t, 2*end, groups, "the test needs several pieces")
 			for _, order := range []emu.Order{emu.AtOnce, emu.NewestFirst, emu.OldestFirst} {
 				pieces := newRigOrder(t, order)
-				pieces.piece = piece
+				pieces.stretch = piece
 				for _, as := range []form{formPlane, formPacked} {
-					comparePieces(t, whole, pieces, whole.loadOne(f, "w", as, useProduct), pieces.loadOne(f, "w", as, useProduct))
+					comparePieces(t, whole, pieces, whole.loadOne(f, "w", as, model.UseProduct), pieces.loadOne(f, "w", as, model.UseProduct))
 				}
 			}
-			_, err = pieceEnd(m.coded, 0, groups, 1, 64)
+			_, err = stretchEnd(m.coded, 0, groups, 1, 64)
 			assert.ErrorContains(t, err, "group 0")
 		})
 	}
@@ -126,11 +139,11 @@ func TestLoadInPieces(t *testing.T) {
 
 // comparePieces compares what two rigs have made of a matrix.
 func comparePieces(t *testing.T, whole, pieces *rig, a, c *weight) {
-	pa, pc := a.parts(a.form), c.parts(c.form)
+	pa, pc := a.blocks(a.form), c.blocks(c.form)
 	for i := range pa {
 		n := int(pa[i].size)
-		if pa[i].dst == &a.desc.Remainders {
-			n = wordBytes * int(down[uint32](whole, a.desc.RemainderStart, ceilDiv(a.Rows, quadRows)+1)[ceilDiv(a.Rows, quadRows)])
+		if pa[i].dst == &a.desc.Exceptions {
+			n = wordBytes * int(down[uint32](whole, a.desc.ExceptionStart, ceilDiv(a.Rows, quadRows)+1)[ceilDiv(a.Rows, quadRows)])
 		}
 		assert.Equal(t, down[uint8](whole, *pa[i].dst, n), down[uint8](pieces, *pc[i].dst, n), "form %d, part %d", a.form, i)
 	}
@@ -138,7 +151,8 @@ func comparePieces(t *testing.T, whole, pieces *rig, a, c *weight) {
 
 // The width is that of most codes; a matrix of which more has to be clipped than the code tables promise stays coded.
 func TestPackedWidth(t *testing.T) {
-	for name, want := range map[string]int32{"row, symmetric": 4, "tensor, 32 levels": 5, "row, clipped": 4, "row, clipped, low": 5, "block, clipped": 4, "row, 3 bits": 3,
+	for name, want := range map[string]int32{"row, symmetric": 4, "tensor, 32 levels": 5, "row, clipped": 4, "row, clipped, low": 5,
+		"block, clipped": 4, "row, 3 bits": 3,
 		"Q6_K": 6, "Q4_K": 4, "Q8_0": 8, "Q2_K": 3, "Q5_0": 5, "values": 8, "row, wide codes": 0, "blocks of 8": 0, "bf16": 0} {
 		b := newBuilder(t, 8)
 		m := b.build(specs[name])
@@ -154,8 +168,8 @@ func TestWrongEstimateKeepsMatrixCoded(t *testing.T) {
 	m := b.build(specs["row, clipped"])
 	r, coded := newRig(t), newRig(t)
 	f := b.open(m)
-	coded.loadOne(f, "w", formCoded, useProduct)
-	w := r.loadOne(f, "w", formPacked, useProduct, func(w *weight) { w.packed.room = 2 })
+	coded.loadOne(f, "w", formCoded, model.UseProduct)
+	w := r.loadOne(f, "w", formPacked, model.UseProduct, func(w *weight) { w.packed.room = 2 })
 	assert.Equal(t, formCoded, w.form)
 	assert.Equal(t, coded.used, r.used)
 	multiplyAndCompare(t, r, b.rng, w, m.values, 1, false, "coded again")
@@ -167,13 +181,13 @@ func planeReader(r *rig, w *weight, stride int) func(i int) int32 {
 	n, data := w.Rows*stride, w.desc.Data
 	if w.form == formPacked {
 		data = room[uint8](r, int(w.planeBytes(w.Rows)))
-		r.ok(r.unpack(w, 0, w.Rows, 2, data))
+		r.ok(unpack(r.Launcher, w, rowRange{0, w.Rows}, 2, data))
 	}
 	switch w.desc.Type {
-	case typeU8:
+	case kernels.TypeU8:
 		p := down[uint8](r, data, n)
 		return func(i int) int32 { return int32(p[i]) + int32(w.desc.DataZero) }
-	case typeI32:
+	case kernels.TypeI32:
 		p := down[int32](r, data, n)
 		return func(i int) int32 { return p[i] + int32(w.desc.DataZero) }
 	}
@@ -202,7 +216,7 @@ func TestProductsOfSmallIntegersAreExact(t *testing.T) {
 		}
 		s.exact = true
 		s.scale.Scale, s.scale.Min = 0.5, 0
-		t.Run(name, func(t *testing.T) { checkProducts(t, s, true, 1, 9) })
+		t.Run(name, func(t *testing.T) { checkProducts(t, s, true, 1, 9, 2, 8) })
 	}
 }
 
@@ -219,39 +233,73 @@ func checkProducts(t *testing.T, s spec, exact bool, tokens ...int) {
 	f := b.open(m)
 	r := newRig(t)
 	for _, as := range []form{formCoded, formPlane, formPacked} {
-		w := r.loadOne(f, "w", as, useProduct)
+		w := r.loadOne(f, "w", as, model.UseProduct)
 		for _, n := range tokens {
 			if n > 64 && s.cols > 600 || n > 3 && s.cols > 10000 {
 				continue // the emulator needs long for large products
 			}
-			for _, r.mma = range []bool{false, true} { // with and without tensor cores
-				w.product = r.chooseProduct(w, 2)
-				multiplyAndCompare(t, r, b.rng, w, m.values, n, exact, fmt.Sprintf("form %d, %d tokens, tensor cores %t", as, n, r.mma))
-				if n <= gemvBatch {
-					break
+			for _, on := range []processor{{sms: 2}, {sms: 2, mma: true}, {sms: 2, mma: true, async: true}} {
+				if on.async && n <= gemmTokens || on.mma && n <= gemvBatch {
+					break // the same kernels as before
 				}
+				w.settle(w.form, on)
+				multiplyAndCompare(t, r, b.rng, w, m.values, n, exact, fmt.Sprintf("form %d, %d tokens, %+v", as, n, on))
 			}
 		}
 	}
 }
 
-// Blocks work on several groups at a time, tile by tile, and on those that share a table in a tile together: sums are the same for every number of blocks.
+// A vector's product has the same bits alone and with others, whatever kernel takes how many of them.
+func TestVectorsDoNotDependOnEachOther(t *testing.T) {
+	for name, s := range specs {
+		if s.cols > 10000 {
+			continue // the emulator needs long for large products
+		}
+		t.Run(name, func(t *testing.T) {
+			b := newBuilder(t, 16)
+			m := b.build(s)
+			f := b.open(m)
+			r := newRig(t)
+			x, bias := normals(b.rng, gemvBatch*s.cols), up(r, normals(b.rng, s.rows))
+			for _, as := range []form{formCoded, formPacked} {
+				w := r.loadOne(f, "w", as, model.UseProduct)
+				product := func(x []float32) []float32 {
+					n := len(x) / w.Cols
+					p := r.multiplier(w, x, bias, n)
+					r.ok(r.Launcher.Dev.Do(func() error { return p.runActions(tokenRange{0, n}) }))
+					return down[float32](r, p.buffers[model.BufProj], n*w.Rows)
+				}
+				var want []float32
+				for i := range gemvBatch {
+					want = append(want, product(x[i*w.Cols:(i+1)*w.Cols])...)
+				}
+				for n := 2; n <= gemvBatch; n++ {
+					require.Equal(t, want[:n*w.Rows], product(x[:n*w.Cols]), "form %d, %d vectors", as, n)
+				}
+			}
+		})
+	}
+}
+
+// Blocks work on several groups at a time, tile by tile, and on those that share a table in a tile together: sums are the same
+// for every number of blocks.
 func TestProductsDoNotDependOnGrid(t *testing.T) {
-	for _, name := range []string{"row, 2 tiles, 20 groups", "row, 3 tiles, low", "row, 9 tiles", "Q6_K", "row, far outliers", "values"} {
+	for _, name := range []string{"row, 2 tiles, 20 groups", "row, 3 tiles, low", "row, 9 tiles", "Q6_K", "row, far outliers",
+		"values"} {
 		s := specs[name]
 		s.cols, s.rowsPerGroup = max(s.cols, 2304), 2
 		t.Run(name, func(t *testing.T) {
 			b := newBuilder(t, 14)
 			m := b.build(s)
 			r := newRig(t)
-			w := r.loadOne(b.open(m), "w", formCoded, useProduct)
-			w.product = r.chooseProduct(w, 2)
+			w := r.loadOne(b.open(m), "w", formCoded, model.UseProduct)
+			w.settle(w.form, r.on)
 			x, bias := normals(b.rng, w.Cols), normals(b.rng, w.Rows)
 			want := referenceProduct(m.values, x, bias)
 			var first []float32
 			for _, w.product.gemvGrid = range []int{1, 2, 3, 5, 7, m.coded.Groups()} {
 				p := r.multiplier(w, x, up(r, bias), 1)
-				r.ok(r.launcher.dev.Do(func() error { return p.runActions(span{0, 1}) }))
+				r.ok(r.Launcher.Dev.Do(func() error { return p.runActions(tokenRange{0, 1}) }))
 				got := down[float32](r, p.buffers[model.BufProj], w.Rows)
 				requireClose(t, want, got, 1e-6, "%d blocks", w.product.gemvGrid)
 				if first == nil {
@@ -280,13 +328,14 @@ func multiplyAndCompare(t *testing.T, r *rig, rng *rand.Rand, w *weight, values 
 		bias[i] = float32(rng.IntN(9) - 4)
 	}
 	p := r.multiplier(w, x, up(r, bias), n)
-	require.NoError(t, r.launcher.dev.Do(func() error { return p.runActions(span{0, n}) }), msg)
+	require.NoError(t, r.Launcher.Dev.Do(func() error { return p.runActions(tokenRange{0, n}) }), msg)
 	got := down[float32](r, p.buffers[model.BufProj], n*w.Rows)
 	var want []float32
 	for tok := range n {
 		want = append(want, referenceProduct(values, x[tok*w.Cols:(tok+1)*w.Cols], bias)...)
 	}
-	if exact && (n <= gemvBatch || w.desc.Type != typeI32) { // sums of 16 products of wide codes exceed what half precision holds
+	// sums of 16 products of wide codes exceed what half precision holds
+	if exact && (n <= gemvBatch || w.desc.Type != kernels.TypeI32) {
 		assert.Equal(t, want, got, msg)
 		return
 	}
@@ -307,7 +356,7 @@ func TestProductsOfRawMatrices(t *testing.T) {
 		}
 		f := writeModel(t, nil, nil, nil, map[string]*format.Raw{"w": rawOf(rows, cols, typ, flat)})
 		r := newRig(t)
-		w := r.loadOne(f, "w", formRaw, useProduct)
+		w := r.loadOne(f, "w", formRaw, model.UseProduct)
 		for _, n := range []int{1, 2, 65} {
 			multiplyAndCompare(t, r, rng, w, values, n, false, fmt.Sprintf("%s, %d tokens", typ, n))
 		}

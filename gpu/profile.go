@@ -2,10 +2,12 @@ package gpu
 
 import (
 	"errors"
+	"fmt"
 	"sort"
 	"time"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/predict"
 )
@@ -14,10 +16,13 @@ import (
 type profile struct {
 	dev     driver.Device
 	model   *predict.Model // nil: the device is not described
-	entries [numKernels]engine.ProfileEntry
+	entries [kernels.Count]engine.ProfileEntry
 	events  []driver.Event // in pairs, for use again
-	open    []kernelID     // launches whose events have not been read
+	open    []kernels.ID   // launches whose events have not been read
+	next    []predict.Work // what the next launches have to do
 }
+
+var _ kernels.Observer = (*profile)(nil)
 
 // profileBatch is how many launches are timed before their events are read.
 const profileBatch = 4096
@@ -33,8 +38,16 @@ func newProfile(dev driver.Device, info driver.Info) (*profile, error) {
 	return p, err
 }
 
-// measure runs `start`, which launches a kernel, between two events.
-func (p *profile) measure(l *launcher, id kernelID, c driver.LaunchConfig, args []uint64, start func() error) error {
+// expect tells what the next launches have to do.
+func (p *profile) expect(work []predict.Work) { p.next = work }
+
+// Launch implements kernels.Observer: it launches a kernel between two events.
+func (p *profile) Launch(id kernels.ID, c driver.LaunchConfig, launch func() error) error {
+	if len(p.next) == 0 || p.next[0].Kernel != id.String() {
+		return fmt.Errorf("gpu: kernel %s is launched, but the cost of the action does not have it", id)
+	}
+	work := p.next[0]
+	p.next = p.next[1:]
 	if len(p.open) == profileBatch {
 		if err := p.read(); err != nil {
 			return err
@@ -48,23 +61,22 @@ func (p *profile) measure(l *launcher, id kernelID, c driver.LaunchConfig, args 
 		p.events = append(p.events, e)
 	}
 	before, after := p.events[2*len(p.open)], p.events[2*len(p.open)+1]
-	if err := before.Record(l.stream); err != nil {
+	if err := before.Record(c.Stream); err != nil {
 		return err
 	}
-	if err := start(); err != nil {
+	if err := launch(); err != nil {
 		return err
 	}
 	p.open = append(p.open, id)
 	e := &p.entries[id]
 	e.Calls++
-	work := l.work(kernelTable[id].name, c, args)
-	for _, t := range work.Tasks {
-		e.Bytes += t.Bytes
+	for _, item := range work.Items {
+		e.Bytes += item.Bytes
 	}
 	if p.model != nil {
 		e.Predicted += time.Duration(p.model.Time(work).Seconds * float64(time.Second))
 	}
-	return after.Record(l.stream)
+	return after.Record(c.Stream)
 }
 
 // read adds the times of the launches since the last read.
@@ -85,7 +97,7 @@ func (p *profile) list() []engine.ProfileEntry {
 	var all []engine.ProfileEntry
 	for id, e := range p.entries {
 		if e.Calls > 0 {
-			e.Name = kernelTable[id].name
+			e.Name = kernels.ID(id).String()
 			all = append(all, e)
 		}
 	}

@@ -4,10 +4,11 @@ import (
 	"errors"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 )
 
-// planeRing are two planes that pieces of coded matrices are decoded to in turn, on a stream of its own: while one piece is multiplied, the
-// next is decoded, also across matrices and layers.
+// planeRing are two planes that pieces of coded matrices are decoded to in turn, on a stream of its own: while one piece is
+// multiplied, the next is decoded, also across matrices and layers.
 type planeRing struct {
 	stream   driver.Stream
 	planes   [2]driver.DevicePtr
@@ -24,26 +25,26 @@ func newPlaneRing(dev driver.Device, planes [2]driver.DevicePtr) (*planeRing, er
 	}
 	for i := range r.planes {
 		if r.decoded[i], err = dev.NewEvent(); err != nil {
-			return nil, err
+			return nil, errors.Join(err, r.free())
 		}
 		if r.consumed[i], err = dev.NewEvent(); err != nil {
-			return nil, err
+			return nil, errors.Join(err, r.free())
 		}
 	}
 	return r, nil
 }
 
-// use runs decode, which fills a plane, on the ring's stream, and multiply, which reads it, on the launcher's.
-func (r *planeRing) use(l *launcher, decode, multiply func(plane driver.DevicePtr) error) error {
+// overlap runs decode, which fills a plane, on the ring's stream, and multiply, which reads it, on the launcher's.
+func (r *planeRing) overlap(l *kernels.Launcher, decode, multiply func(plane driver.DevicePtr) error) error {
 	i := r.next
 	r.next ^= 1
 	if err := r.stream.Wait(r.consumed[i]); err != nil {
 		return err
 	}
-	stream := l.stream
-	l.stream = r.stream
+	stream := l.Stream
+	l.Stream = r.stream
 	err := decode(r.planes[i])
-	l.stream = stream
+	l.Stream = stream
 	if err != nil {
 		return err
 	}
@@ -57,9 +58,16 @@ func (r *planeRing) use(l *launcher, decode, multiply func(plane driver.DevicePt
 }
 
 func (r *planeRing) free() error {
+	return destroy(r.decoded[0], r.consumed[0], r.decoded[1], r.consumed[1], r.stream)
+}
+
+// destroy gives back streams and events; nil ones were never made.
+func destroy(all ...interface{ Destroy() error }) error {
 	var errs []error
-	for i := range r.planes {
-		errs = append(errs, r.decoded[i].Destroy(), r.consumed[i].Destroy())
+	for _, d := range all {
+		if d != nil {
+			errs = append(errs, d.Destroy())
+		}
 	}
-	return errors.Join(append(errs, r.stream.Destroy())...)
+	return errors.Join(errs...)
 }

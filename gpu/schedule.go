@@ -2,26 +2,28 @@ package gpu
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
-// scheduler turns the program into actions. Small models spend their time starting kernels, so it joins what can be: products of the
-// same input, the addition of a product to the residual stream, rotation and cache with attention, and the preparation of a product's
-// input with the launch before it.
+// scheduler turns the program into actions. Small models spend their time starting kernels, so it joins what can be: products of
+// the same input, the addition of a product to the residual stream, rotation and cache with attention, and the preparation of a
+// product's input with the launch before it.
 type scheduler struct {
 	p       *pass
 	byName  map[string]*weight
 	actions []action
 	tasks   []byte           // descriptions for kernels
 	at      driver.DevicePtr // where they will be
-	done    driver.DevicePtr // counters: of launches behind which something is prepared, then of attention tiles
+	done    driver.DevicePtr // counters: of launches after which something is prepared, then of query groups
 	partial driver.DevicePtr
 	// what the buffers' contents still need before they can be multiplied
 	pending map[model.Buffer]*prepareAction
-	holds   *prepareAction // whose vectors are the prepared ones
-	rotated map[model.Buffer]bool
+	holds   *prepareAction       // whose vectors are the prepared ones
+	ropes   map[model.Buffer]int // number of the position embedding that rotates a buffer, plus 1
 }
 
 const (
@@ -37,11 +39,12 @@ func taskBytes(prog *model.Program) int64 {
 
 func counterBytes(k *model.Config) int64 { return 4 * int64(1+gemvBatch*k.NHeads) }
 
-// schedule compiles the program. Its actions refer to the buffers of p, which must be there.
-func (p *pass) schedule(lay *layout, tasks, partial driver.DevicePtr, caches []cachePair) ([]action, error) {
-	s := &scheduler{p: p, byName: make(map[string]*weight, len(lay.weights)), done: tasks, at: tasks + driver.DevicePtr(blockSpan(counterBytes(&p.prog.Config))),
-		partial: partial, pending: map[model.Buffer]*prepareAction{}, rotated: map[model.Buffer]bool{}}
-	for _, w := range lay.weights {
+// schedule compiles the program to the actions of p, whose buffers they refer to. Before they run, the tasks have to be uploaded.
+func (p *pass) schedule(weights []*weight, tasks, partial driver.DevicePtr, caches []cachePair) (*scheduler, error) {
+	s := &scheduler{p: p, byName: make(map[string]*weight, len(weights)), done: tasks,
+		at:      tasks + driver.DevicePtr(allocationBytes(counterBytes(&p.prog.Config))),
+		partial: partial, pending: map[model.Buffer]*prepareAction{}, ropes: map[model.Buffer]int{}}
+	for _, w := range weights {
 		s.byName[w.Name] = w
 	}
 	nodes := p.prog.Nodes
@@ -50,8 +53,8 @@ func (p *pass) schedule(lay *layout, tasks, partial driver.DevicePtr, caches []c
 		if err != nil {
 			return nil, err
 		}
-		for _, node := range nodes[i : i+n] { // what was prepared of it is so no more
-			if node.Op != model.OpRMSNorm && node.Op != model.OpSwiGLU {
+		for _, node := range nodes[i : i+n] { // overwriting the buffer invalidates its prepared vectors
+			if node.Op != model.OpRMSNorm && node.Op != model.OpGLU {
 				delete(s.pending, node.Dst)
 			}
 		}
@@ -61,10 +64,16 @@ func (p *pass) schedule(lay *layout, tasks, partial driver.DevicePtr, caches []c
 	if err := s.describe(); err != nil {
 		return nil, err
 	}
-	if err := p.dev.Memset(s.done, 0, counterBytes(&p.prog.Config)); err != nil {
-		return nil, err
+	p.actions = s.actions
+	return s, nil
+}
+
+// upload brings the descriptions of all tasks to the device.
+func (s *scheduler) upload() error {
+	if err := s.p.Dev.Memset(s.done, 0, counterBytes(&s.p.prog.Config)); err != nil {
+		return err
 	}
-	return s.actions, p.dev.CopyHtoD(s.at, s.tasks)
+	return s.p.Dev.CopyHtoD(s.at, s.tasks)
 }
 
 // node schedules the first of nodes, perhaps with some of the next, and returns how many.
@@ -76,19 +85,24 @@ func (s *scheduler) node(nodes []model.Node, caches *[]cachePair) (int, error) {
 	}
 	switch n.Op {
 	case model.OpEmbed:
-		s.add(&embedAction{h, s.byName[n.Weight], n.Dst})
+		s.add(&embedAction{h, s.byName[n.Weight], n.Dst, factor(n)})
 	case model.OpRMSNorm:
+		if n.Heads > 1 {
+			return 1, s.normHeads(h, n)
+		}
 		a := s.prepare(h, n.A, n.Dst)
-		a.task.Norm, a.task.Eps = s.byName[n.Weight].vector, s.p.prog.Config.NormEps
-	case model.OpSwiGLU:
+		a.task.Norm, a.task.Eps = s.byName[n.Weight].vector, n.Eps
+	case model.OpGLU:
 		a := s.prepare(h, n.A, n.Dst)
-		a.task.Up = s.p.buffers[n.B]
+		a.task.Up, a.task.ActLinear, a.task.ActCubic = s.p.buffers[n.B], n.Act.Linear, n.Act.Cubic
 	case model.OpAdd:
-		s.add(&addAction{h, n.Dst, n.A})
+		s.add(&addAction{h, n.Dst, n.A, factor(n)})
 	case model.OpRoPE:
-		s.rotated[n.Dst] = true
+		s.ropes[n.Dst] = n.Rope + 1
 	case model.OpAttention:
 		return 1, s.attend(h, n, caches)
+	case model.OpShortConv:
+		s.shortConv(h, n)
 	case model.OpMatMul:
 		return s.products(nodes), nil
 	default:
@@ -97,51 +111,74 @@ func (s *scheduler) node(nodes []model.Node, caches *[]cachePair) (int, error) {
 	return 1, nil
 }
 
+// factor returns a node's factor, of which 0 stands for 1.
+func factor(n *model.Node) float32 {
+	if n.Scale == 0 {
+		return 1
+	}
+	return n.Scale
+}
+
+// normHeads schedules the normalization of every head of a buffer.
+func (s *scheduler) normHeads(h header, n *model.Node) error {
+	if n.A != n.Dst {
+		return fmt.Errorf("%s: the GPU normalizes heads in place", h.where)
+	}
+	s.add(&normHeadsAction{header: h, buffer: n.Dst, weight: s.byName[n.Weight].vector, heads: n.Heads, eps: n.Eps})
+	return nil
+}
+
 func (s *scheduler) add(a action) { s.actions = append(s.actions, a) }
 
 // prepare schedules what turns buffer a into buffer dst. The caller says what that is.
 func (s *scheduler) prepare(h header, a, dst model.Buffer) *prepareAction {
 	p := &prepareAction{header: h, values: true}
-	p.task = prepareTaskDesc{X: s.p.buffers[a], Y: s.p.buffers[dst], Cols: int32(s.p.prog.Width(dst))}
+	p.task = kernels.PrepareTask{X: s.p.buffers[a], Y: s.p.buffers[dst], Cols: int32(s.p.prog.Width(dst))}
 	s.add(p)
 	s.pending[dst] = p
 	return p
 }
 
-// products schedules the products of the same input at the head of nodes.
-func (s *scheduler) products(nodes []model.Node) int {
+// sameInput returns how many products of the same input are at the head of nodes.
+func sameInput(nodes []model.Node) int {
 	n := 1
 	for n < len(nodes) && nodes[n].Op == model.OpMatMul && nodes[n].A == nodes[0].A && nodes[n].Dst != nodes[0].A {
 		n++
 	}
+	return n
+}
+
+// addsToResidual tells whether add does nothing but add the result of product to the residual stream.
+func addsToResidual(product, add *model.Node) bool {
+	return add.Op == model.OpAdd && factor(add) == 1 && add.A == product.Dst && add.Dst == model.BufX && add.Last == product.Last
+}
+
+// products schedules the products of the same input at the head of nodes.
+func (s *scheduler) products(nodes []model.Node) int {
+	n := sameInput(nodes)
 	used := n
-	residual := n == 1 && len(nodes) > 1 && nodes[1].Op == model.OpAdd && nodes[1].A == nodes[0].Dst && nodes[1].Dst == model.BufX && nodes[1].Last == nodes[0].Last
+	residual := n == 1 && len(nodes) > 1 && addsToResidual(&nodes[0], &nodes[1])
 	if residual {
 		used++
 	}
 	var groups []*productAction
 	for i := range nodes[:n] {
-		st := s.step(&nodes[i])
-		scaled := st.weight.Coded != nil && st.weight.Coded.ColScale != nil
-		var g *productAction
-		for _, have := range groups {
-			if kernel, ok := have.takes(st); ok && !scaled {
-				g, have.kernel = have, kernel
-			}
-		}
+		o := s.operands(&nodes[i])
+		g := joinable(groups, o)
 		if g == nil {
-			g = &productAction{header: header{st.where, st.Last}, kernel: st.weight.product.gemv, input: s.p.buffers[st.A], residual: residual}
-			if scaled {
+			g = &productAction{header: header{o.Weight, o.Last}, kernel: o.weight.product.gemv, input: s.p.buffers[o.A],
+				residual: residual}
+			if o.weight.scaledColumns() {
 				g.input = s.p.scaled
 			}
 			groups = append(groups, g)
 		}
-		g.last = g.last && st.Last
-		g.steps, g.weights = append(g.steps, st), append(g.weights, st.weight)
+		g.last = g.last && o.Last
+		g.products = append(g.products, o)
 	}
 	for _, g := range groups {
 		s.input(g)
-		if g.steps[0].Dst == model.BufLogits {
+		if g.products[0].Dst == model.BufLogits {
 			s.add(&logitsAction{*g})
 		} else {
 			s.add(g)
@@ -150,25 +187,41 @@ func (s *scheduler) products(nodes []model.Node) int {
 	return used
 }
 
-func (s *scheduler) step(n *model.Node) *step {
-	st := &step{Node: n, where: n.Weight, weight: s.byName[n.Weight]}
+func (s *scheduler) operands(n *model.Node) *productOperands {
+	o := &productOperands{Node: n, weight: s.byName[n.Weight]}
 	if n.Bias != "" {
-		st.vector = s.byName[n.Bias].vector
+		o.bias = s.byName[n.Bias].vector
 	}
-	return st
+	return o
 }
 
-// takes tells whether st can join the launch, and which kernel does both.
-func (a *productAction) takes(st *step) (kernelID, bool) {
-	first, w := a.steps[0], st.weight
+// scaledColumns tells whether inputs of w are to be multiplied by column scales.
+func (w *weight) scaledColumns() bool { return w.Coded != nil && w.Coded.ColScale != nil }
+
+// joinable returns the launch that o can join, which then has the kernel that does both; nil = none.
+func joinable(groups []*productAction, o *productOperands) *productAction {
+	for _, g := range slices.Backward(groups) {
+		if kernel, ok := g.takes(o); ok {
+			g.kernel = kernel
+			return g
+		}
+	}
+	return nil
+}
+
+// takes tells whether o can join the launch, and which kernel does both.
+func (a *productAction) takes(o *productOperands) (kernels.ID, bool) {
+	first, w := a.products[0], o.weight
+	if first.weight.scaledColumns() || w.scaledColumns() || first.Dst == model.BufLogits || o.Dst == model.BufLogits {
+		return 0, false
+	}
 	kernel, ok := mixedGemv(a.kernel, w.product.gemv)
-	return kernel, ok && first.weight.desc.Tiles == w.desc.Tiles && first.weight.desc.StepsPerTile == w.desc.StepsPerTile &&
-		(first.weight.Coded == nil || first.weight.Coded.ColScale == nil) && st.Dst != model.BufLogits && first.Dst != model.BufLogits
+	return kernel, ok && first.weight.desc.Tiles == w.desc.Tiles && first.weight.desc.StepsPerTile == w.desc.StepsPerTile
 }
 
-// input sees to it that the input of g is prepared.
+// input schedules the preparation of g's input if it is missing.
 func (s *scheduler) input(g *productAction) {
-	w, buf := g.weights[0], g.steps[0].A
+	w, buf := g.products[0].weight, g.products[0].A
 	a := s.pending[buf]
 	if g.input == s.p.scaled {
 		a = s.prepare(g.header, buf, buf)
@@ -176,60 +229,45 @@ func (s *scheduler) input(g *productAction) {
 		a.task.Y, a.task.ColScale, a.last = s.p.scaled, w.desc.ColScale, g.last
 	}
 	needs := false
-	for _, w := range g.weights {
-		needs = needs || w.product.prepared || w.product.halfGemm
+	for _, o := range g.products {
+		needs = needs || o.weight.product.prepared || o.weight.product.halfGemm
 	}
 	if !needs {
 		return
 	}
 	geometry := [2]int32{w.desc.StepsPerTile, w.desc.Tiles}
-	if a == nil || a.task.Xp != 0 && (s.holds != a || [2]int32{a.task.StepsPerTile, a.task.Tiles} != geometry) || a.last != g.last {
+	if a == nil || a.task.Side != 0 && (s.holds != a || [2]int32{a.task.StepsPerTile, a.task.Tiles} != geometry) ||
+		a.last != g.last {
 		// Rounding only: of what nothing computes, or once more, in another order or for other tokens.
 		a = s.prepare(g.header, buf, buf)
 		a.values, a.task.Y, a.last = false, 0, g.last
 	}
 	s.holds = a
-	a.task.Xp, a.task.XpStride, a.task.Done = s.p.prepared, s.p.preparedStride, s.done
+	a.task.Xp, a.task.XpStride, a.task.Side, a.task.Done = s.p.prepared, s.p.preparedStride, s.p.side, s.done
 	a.task.Steps, a.task.StepsPerTile, a.task.Tiles = w.desc.Steps, w.desc.StepsPerTile, w.desc.Tiles
-	for _, w := range g.weights {
-		a.few = a.few || w.product.prepared
-		a.many = a.many || w.product.halfGemm
+	for _, o := range g.products {
+		a.forGemv = a.forGemv || o.weight.product.prepared
+		a.forGemm = a.forGemm || o.weight.product.halfGemm
 	}
-}
-
-// attend schedules attention with the rotations before it.
-func (s *scheduler) attend(h header, n *model.Node, caches *[]cachePair) error {
-	k, b := &s.p.prog.Config, &s.p.buffers
-	if s.rotated[n.A] != s.rotated[n.B] || s.rotated[n.C] || len(*caches) == 0 {
-		return fmt.Errorf("%s: the GPU rotates queries and keys, or neither", h.where)
-	}
-	a := &attendAction{header: h, q: n.A}
-	a.task = attentionTaskDesc{Q: b[n.A], K: b[n.B], V: b[n.C], KCache: (*caches)[0].keys, VCache: (*caches)[0].values, Partial: s.partial, Done: s.done + 4, Y: b[n.Dst],
-		NHeads: int32(k.NHeads), NKvHeads: int32(k.NKVHeads), HeadDim: int32(k.HeadDim), RopeDim: int32(k.RopeDim), NCtx: int32(s.p.nCtx), Scale: attentionScale(k.HeadDim)}
-	if s.rotated[n.A] && k.RopeDim > 0 {
-		a.task.InvFreq = s.p.freqs
-	}
-	if s.p.prog.RopeNeox {
-		a.task.Neox = 1
-	}
-	*caches = (*caches)[1:]
-	clear(s.rotated)
-	s.add(a)
-	return nil
 }
 
 // merge lets launches prepare what the next action would.
 func (s *scheduler) merge() {
 	for i := range len(s.actions) - 1 {
 		next, ok := s.actions[i+1].(*prepareAction)
-		_, last := s.actions[i].about()
-		if !ok || next.last != last {
+		if !ok {
 			continue
 		}
 		switch a := s.actions[i].(type) {
 		case *productAction:
+			if a.last != next.last {
+				continue
+			}
 			a.after = next
 		case *attendAction:
+			if a.last != next.last {
+				continue
+			}
 			a.after = next
 		default:
 			continue
@@ -265,9 +303,9 @@ func (s *scheduler) describe() error {
 func (s *scheduler) describeProducts(a *productAction) error {
 	s.tasks = append(s.tasks, make([]byte, -len(s.tasks)&(taskAlign-1))...)
 	a.tasks = s.at + driver.DevicePtr(len(s.tasks))
-	for _, st := range a.steps {
-		w := st.weight
-		t := gemvTaskDesc{W: w.descDev, Bias: st.vector, Y: s.p.buffers[st.Dst], Blocks: int32(w.product.gemvGrid)}
+	for _, o := range a.products {
+		w := o.weight
+		t := kernels.GemvTask{W: w.descDev, Bias: o.bias, Y: s.p.buffers[o.Dst], Blocks: int32(w.product.gemvGrid)}
 		if a.residual {
 			t.Y, t.Accumulate = s.p.buffers[model.BufX], 1
 		}
@@ -277,7 +315,6 @@ func (s *scheduler) describeProducts(a *productAction) error {
 		}
 		s.tasks = append(s.tasks, b...)
 		a.blocks += w.product.gemvGrid
-		a.shared = max(a.shared, w.product.gemvShared)
 	}
 	return nil
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
-// Single multiplies one matrix of a file with the same vectors again and again, for measurements of kernels. It is a model of one product.
+// Single multiplies one matrix of a file with the same vectors again and again, for measurements of kernels. It is a model of one
+// product.
 type Single struct {
 	*Backend
 	Launches []Launch // of one Multiply, the preparation of the vectors left out
@@ -37,11 +38,12 @@ func (s *Single) open(f *format.Reader, name string, plan engine.Plan, x []float
 		return fmt.Errorf("%s: there is no tensor %s", f.Path(), name)
 	}
 	if len(x) == 0 || len(x)%t.Cols != 0 {
-		return fmt.Errorf("tensor %s: %d inputs are no vectors of %d", name, len(x), t.Cols)
+		return fmt.Errorf("tensor %s: %d inputs are not vectors of %d", name, len(x), t.Cols)
 	}
 	n := len(x) / t.Cols
 	cfg := model.Config{NEmbd: t.Rows, NFF: t.Cols, NVocab: 1, NHeads: 1, NKVHeads: 1, HeadDim: 8}
-	prog := &model.Program{Config: cfg, Nodes: []model.Node{{Op: model.OpMatMul, A: model.BufGate, Dst: model.BufProj, Weight: name}}}
+	prog := &model.Program{Config: cfg, Nodes: []model.Node{{Op: model.OpMatMul, A: model.BufGate, Dst: model.BufProj,
+		Weight: name}}}
 	opt := engine.LoadOptions{Plan: plan, NCtx: n, MaxBatch: n}
 	info, err := s.dev.Info()
 	if err != nil {
@@ -69,8 +71,8 @@ func (s *Single) open(f *format.Reader, name string, plan engine.Plan, x []float
 		if err := s.dev.CopyHtoD(s.pass.buffers[model.BufGate], bytesOf(x)); err != nil {
 			return err
 		}
-		s.pass.n = n
-		return s.pass.runActions(span{0, n})
+		s.pass.setRuns([]engine.Run{{N: n}})
+		return s.pass.runActions(tokenRange{0, n})
 	})
 }
 
@@ -86,15 +88,15 @@ func (s *Single) Multiply() (elapsed time.Duration, err error) {
 			return errors.Join(err, start.Destroy())
 		}
 		defer func() { err = errors.Join(err, start.Destroy(), end.Destroy()) }()
-		if err := start.Record(s.pass.stream); err != nil {
+		if err := start.Record(s.pass.Stream); err != nil {
 			return err
 		}
 		for _, a := range s.products {
-			if err := a.run(s.pass, span{0, s.pass.n}); err != nil {
+			if err := a.run(s.pass, tokenRange{0, s.pass.n}); err != nil {
 				return err
 			}
 		}
-		if err := end.Record(s.pass.stream); err != nil {
+		if err := end.Record(s.pass.Stream); err != nil {
 			return err
 		}
 		elapsed, err = end.Since(start)

@@ -1,12 +1,11 @@
 package gpu
 
 import (
-	"context"
-	"fmt"
-	"time"
+	"slices"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 	"github.com/ellm-gpu/ellm-gpu/internal/predict"
@@ -28,23 +27,25 @@ type TensorForm struct {
 
 // Forecast is what loading and running a model on a device would be, found without the device.
 type Forecast struct {
-	Plan    engine.MemoryPlan
-	Tensors []TensorForm
-	Decode  []Launch // of one token
-	Prefill []Launch // of a prompt
+	Plan      engine.MemoryPlan
+	Tensors   []TensorForm
+	Sequences int      // decoded together
+	Decode    []Launch // of one token of each sequence
+	Prefill   []Launch // of a prompt
 }
 
 // ForecastRun plans for a device with the given properties and notes the launches of a prompt of n tokens and of the token that
-// follows m tokens. It reads no weights. An error that unwraps to driver.ErrOutOfMemory comes with the plan, which does not fit.
+// follows m tokens, of opt.Sequences sequences together. It reads no weights. An error that unwraps to driver.ErrOutOfMemory
+// comes with the plan, which does not fit.
 func ForecastRun(info driver.Info, f *format.Reader, prog *model.Program, opt engine.LoadOptions, n, m int) (*Forecast, error) {
-	lay, err := planLayout(info, f, prog, opt)
-	if lay == nil {
+	plan, err := planDevice(info, f, prog, opt, KeptTimes(info, opt.CacheDir))
+	if plan == nil {
 		return nil, err
 	}
-	fc := &Forecast{Plan: lay.MemoryPlan}
-	for _, w := range lay.weights {
+	fc := &Forecast{Plan: plan.MemoryPlan}
+	for _, w := range plan.weights {
 		t := TensorForm{Name: w.Name, Rows: w.Rows, Cols: w.Cols, Form: w.formName(w.form)}
-		for _, p := range w.parts(w.form) {
+		for _, p := range w.blocks(w.form) {
 			t.Bytes += p.size
 		}
 		fc.Tensors = append(fc.Tensors, t)
@@ -52,135 +53,42 @@ func ForecastRun(info driver.Info, f *format.Reader, prog *model.Program, opt en
 	if err != nil {
 		return fc, err
 	}
-	tr := newTracer(info)
-	if err := tr.prepare(f, prog, lay); err != nil {
+	p, err := forecastPass(plan, prog, processorOf(info))
+	if err != nil {
 		return fc, err
 	}
-	n, m = min(n, lay.nCtx), min(m, lay.nCtx-1)
-	if fc.Prefill, err = tr.forward(n, 0); err != nil {
-		return fc, err
-	}
-	fc.Decode, err = tr.forward(1, m)
-	return fc, err
+	n, m = min(n, plan.nCtx), min(m, plan.nCtx-1)
+	fc.Sequences = max(opt.Sequences, 1)
+	fc.Prefill, fc.Decode = p.forecast(1, n, 0), p.forecast(fc.Sequences, 1, m)
+	return fc, nil
 }
 
-// formName names a form of w.
-func (w *weight) formName(f form) string {
-	if f == formPacked {
-		return fmt.Sprintf("%d bits", w.packed.bits)
-	}
-	return [...]string{formVector: "vector", formRaw: "raw", formCoded: "coded", formPlane: "decoded"}[f]
+// forecastPass is the pass of a plan on a device that is not there: its memory is addresses only.
+func forecastPass(plan *devicePlan, prog *model.Program, on processor) (*pass, error) {
+	next := driver.DevicePtr(arenaAlign)
+	p, _, err := newPass(&kernels.Launcher{}, plan, prog, on.sms, func(n int64) (driver.DevicePtr, error) {
+		at := next
+		next += driver.DevicePtr(allocationBytes(n))
+		return at, nil
+	})
+	return p, err
 }
 
-// tracer is a device that executes nothing and notes what is launched. Its memory is addresses only.
-type tracer struct {
-	info     driver.Info
-	l        *launcher
-	pass     *pass
-	next     driver.DevicePtr
-	launches []Launch
-}
-
-func newTracer(info driver.Info) *tracer {
-	return &tracer{info: info, next: arenaAlign}
-}
-
-// prepare sets up the forward pass of a layout.
-func (t *tracer) prepare(f *format.Reader, prog *model.Program, lay *layout) error {
-	var err error
-	if t.l, err = newLauncher(t); err != nil {
-		return err
-	}
-	t.l.mma = hasMMA(t.info)
-	for _, w := range lay.weights {
-		if w.use&useProduct != 0 {
-			w.product = t.l.chooseProduct(w, max(t.info.SMs, 1))
+// forecast returns the launches for the next n tokens of each of some sequences, after `past` others, with the logits of the last
+// of each.
+func (p *pass) forecast(sequences, n, past int) (all []Launch) {
+	for start := 0; start < n; start += max(1, p.batch/sequences) {
+		run := engine.Run{Pos: past + start, N: min(max(1, p.batch/sequences), n-start)}
+		p.setRuns(slices.Repeat([]engine.Run{run}, sequences))
+		wanted := tokenRange{p.n, 0}
+		if start+run.N == n {
+			wanted = tokenRange{p.n - sequences, sequences}
+		}
+		for _, a := range p.actions {
+			for _, w := range costOf(a, p, a.tokens(p, wanted)) {
+				all = append(all, Launch{w, a.label()})
+			}
 		}
 	}
-	work, err := newArena(t, lay.Total()-lay.weightBytes)
-	if err != nil {
-		return err
-	}
-	t.pass, err = newPass(t.l, lay, f, prog, work, max(t.info.SMs, 1))
-	return err
+	return all
 }
-
-// forward returns the launches for n tokens behind `past` others, with the logits of the last.
-func (t *tracer) forward(n, past int) ([]Launch, error) {
-	t.launches = nil
-	err := t.pass.run(context.Background(), make([]int32, n), past, 1, make([]float32, t.pass.prog.Config.NVocab))
-	return t.launches, err
-}
-
-// product returns the launches of one product with w in a given form.
-func (t *tracer) product(w *weight, as form) ([]Launch, error) {
-	l, err := newLauncher(t)
-	if err != nil {
-		return nil, err
-	}
-	l.mma = hasMMA(t.info)
-	t.l, t.launches = l, nil
-	kept, keptProduct := w.form, w.product
-	defer func() { w.form, w.product = kept, keptProduct }()
-	w.form = as
-	w.product = l.chooseProduct(w, max(t.info.SMs, 1))
-	l.where = w.Name
-	p := &pass{launcher: l, sms: max(t.info.SMs, 1), batch: 1}
-	st := &step{Node: &model.Node{Op: model.OpMatMul, A: model.BufGate}, where: w.Name, weight: w}
-	a := &productAction{steps: []*step{st}, weights: []*weight{w}, kernel: w.product.gemv, blocks: w.product.gemvGrid, shared: w.product.gemvShared}
-	err = a.run(p, span{0, 1})
-	return t.launches, err
-}
-
-// Launch implements driver.Device.
-func (t *tracer) Launch(k driver.Kernel, c driver.LaunchConfig, args ...uint64) error {
-	t.launches = append(t.launches, Launch{t.l.work(k.Name(), c, args), t.l.where})
-	return nil
-}
-
-type tracedKernel string
-
-func (k tracedKernel) Name() string { return string(k) }
-
-type tracedStream struct{}
-
-func (tracedStream) Synchronize() error      { return nil }
-func (tracedStream) Destroy() error          { return nil }
-func (tracedStream) Wait(driver.Event) error { return nil }
-
-type tracedEvent struct{}
-
-func (tracedEvent) Record(driver.Stream) error                { return nil }
-func (tracedEvent) Since(driver.Event) (time.Duration, error) { return 0, nil }
-func (tracedEvent) Synchronize() error                        { return nil }
-func (tracedEvent) Destroy() error                            { return nil }
-
-var _ driver.Device = (*tracer)(nil)
-
-// The rest of driver.Device.
-func (t *tracer) Do(f func() error) error    { return f() }
-func (t *tracer) Info() (driver.Info, error) { return t.info, nil }
-func (t *tracer) Alloc(n int64) (driver.DevicePtr, error) {
-	p := t.next
-	t.next += driver.DevicePtr(blockSpan(n))
-	return p, nil
-}
-func (t *tracer) Reserve(n int64) (driver.DevicePtr, error)                { return t.Alloc(n) }
-func (t *tracer) Allow(driver.DevicePtr, int64) error                      { return nil }
-func (t *tracer) Forbid(driver.DevicePtr) error                            { return nil }
-func (t *tracer) Free(driver.DevicePtr) error                              { return nil }
-func (t *tracer) CopyHtoD(driver.DevicePtr, []byte) error                  { return nil }
-func (t *tracer) CopyHtoDOn(driver.Stream, driver.DevicePtr, []byte) error { return nil }
-func (t *tracer) HostFloats(n int) ([]float32, error)                      { return make([]float32, n), nil }
-func (t *tracer) Capture(driver.Stream, func() error) (driver.Graph, error) {
-	return nil, &driver.Error{Op: "forecast", Kind: driver.ErrNoGraphs}
-}
-func (t *tracer) CopyDtoH([]byte, driver.DevicePtr) error    { return nil }
-func (t *tracer) Memset(driver.DevicePtr, byte, int64) error { return nil }
-func (t *tracer) Kernel(name string, nargs int) (driver.Kernel, error) {
-	return tracedKernel(name), nil
-}
-func (t *tracer) NewStream() (driver.Stream, error) { return tracedStream{}, nil }
-func (t *tracer) NewEvent() (driver.Event, error)   { return tracedEvent{}, nil }
-func (t *tracer) Synchronize() error                { return nil }
-func (t *tracer) Close() error                      { return nil }

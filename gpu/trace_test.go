@@ -41,14 +41,14 @@ func TestForecastIsWhatHappens(t *testing.T) {
 		require.NoError(t, b.Load(context.Background(), m.file, m.prog, opt))
 		assert.Equal(t, fc.Plan.Plan, b.Memory().Plan)
 		assert.Equal(t, fc.Plan.Total(), b.Memory().Total())
-		loaded := b.l.count
-		_, err = b.Forward(context.Background(), prompt(n), 0, 1)
+		loaded := b.l.Launched
+		_, err = b.Forward(context.Background(), engine.SingleRun(prompt(n), 0, 1))
 		require.NoError(t, err)
-		assert.Equal(t, int64(len(fc.Prefill)), b.l.count-loaded, "%s: launches of the prompt", plan)
-		loaded = b.l.count
-		_, err = b.Forward(context.Background(), prompt(1), n, 1)
+		assert.Equal(t, int64(len(fc.Prefill)), b.l.Launched-loaded, "%s: launches of the prompt", plan)
+		loaded = b.l.Launched
+		_, err = b.Forward(context.Background(), engine.SingleRun(prompt(1), n, 1))
 		require.NoError(t, err)
-		assert.Equal(t, int64(len(fc.Decode)), b.l.count-loaded, "%s: launches of a token", plan)
+		assert.Equal(t, int64(len(fc.Decode)), b.l.Launched-loaded, "%s: launches of a token", plan)
 		require.NoError(t, b.Close())
 	}
 }
@@ -72,7 +72,8 @@ func TestForecastCountsAllWeights(t *testing.T) {
 				got += l.Work.Products()
 			}
 		}
-		assert.InDelta(t, 0, got-want, float64(m.prog.Config.NVocab*m.prog.Config.NEmbd), "%s: the embedding is a product only if it is tied", plan)
+		assert.InDelta(t, 0, got-want, float64(m.prog.Config.NVocab*m.prog.Config.NEmbd),
+			"%s: the embedding is a product only if it is tied", plan)
 		p, err := fc.Predict(nano, 16, 8)
 		require.NoError(t, err)
 		assert.Equal(t, len(fc.Decode), p.Launches)
@@ -102,7 +103,7 @@ func TestHybridOnTheEmulator(t *testing.T) {
 	assert.Equal(t, engine.PlanHybrid, b.Memory().Plan)
 	assert.LessOrEqual(t, b.Memory().Total(), budget)
 	forms := map[form]int{}
-	for _, w := range b.lay.weights {
+	for _, w := range b.plan.weights {
 		forms[w.form]++
 	}
 	assert.Positive(t, forms[formPacked])
@@ -111,7 +112,8 @@ func TestHybridOnTheEmulator(t *testing.T) {
 	require.NoError(t, b.Close())
 }
 
-// Tables are loaded where a block comes to a chunk with another one than before: pass by pass, in it tile by tile, or all chunks tile by tile.
+// Tables are loaded where a block comes to a chunk with another one than before: pass by pass, in it tile by tile, or all chunks
+// tile by tile.
 func TestTableLoads(t *testing.T) {
 	c := &format.Coded{Rows: 10, Cols: 33 * format.StepCols, Coding: format.Coding{RowsPerGroup: 1}}
 	require.Equal(t, 2, c.Tiles())

@@ -31,9 +31,16 @@ def command(text):
         return f.read().strip()
 
 
-steps = []
+# A step has a line when it starts and one when it ends. What only started was interrupted, or is running now.
+lines_of = {}
 for line in read(os.path.join(out, "steps.tsv"), "").splitlines():
-    name, result, seconds, note = line.split("\t")
+    fields = line.split("\t")
+    if len(fields) == 4:  # the last line may have been cut off
+        lines_of[fields[0]] = fields
+steps = []
+for name, result, seconds, note in lines_of.values():
+    if result == "started":
+        result, note = "interrupted", "it did not end: the machine, or the script, stopped (out of memory?)"
     log = read(os.path.join(out, "logs", name), "")
     step = {"name": name, "result": result, "seconds": int(seconds), "note": note}
     tests = re.findall(r"^--- (PASS|FAIL|SKIP): (\S+)", log, re.M)
@@ -62,6 +69,7 @@ report = {
     "devices": read_json(os.path.join(out, "devices.json")),
     "steps": steps,
     "measured": measured,
+    "rates": read_json(os.path.join(out, "rates.json")),
     "products": read_json(os.path.join(out, "products.json")),
     "predicted": predicted,
 }
@@ -79,6 +87,9 @@ for s in steps:
     if s.get("failed"):
         note += ": " + ", ".join(s["failed"][:8])
     lines.append("| %s | %s | %d | %s |" % (s["name"], s["result"], s["seconds"], note))
+if report["rates"]:
+    lines += ["", "## Rates (measured)", "", "| what | value | |", "|---|---|---|"]
+    lines += ["| %s | %.4g | %s |" % (r["name"], r["value"], r["unit"]) for r in report["rates"]["rates"]]
 lines += ["", "## Measured", "", "| model | plan | test | t/s | ± |", "|---|---|---|---|---|"]
 for r in measured:
     test = "tg%d" % r["n_gen"] if r["n_gen"] else "pp%d" % r["n_prompt"]
@@ -116,7 +127,17 @@ if timed or pairs:
 text = read(os.path.join(out, "products.md"))
 if text:
     lines += ["", text.replace("# Products", "## Products", 1).rstrip()]
-with open(os.path.join(out, "report.json"), "w") as f:
-    json.dump(report, f, indent=1)
-with open(os.path.join(out, "report.md"), "w") as f:
-    f.write("\n".join(lines) + "\n")
+
+
+def write(name, text):
+    """Whole or not at all: the machine may stop at any time."""
+    path = os.path.join(out, name)
+    with open(path + ".tmp", "w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(path + ".tmp", path)
+
+
+write("report.json", json.dumps(report, indent=1))
+write("report.md", "\n".join(lines) + "\n")

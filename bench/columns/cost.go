@@ -6,8 +6,8 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
-	"github.com/ellm-gpu/ellm-gpu/internal/convert"
 	"github.com/ellm-gpu/ellm-gpu/internal/quant"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
 // matrix is a sample of rows, each divided by its root mean square.
@@ -16,7 +16,7 @@ type matrix struct {
 	weights []float32
 }
 
-func sample(src convert.Source, i, n int) (*matrix, error) {
+func sample(src source.Model, i, n int) (*matrix, error) {
 	t := src.Tensors()[i]
 	m := &matrix{cols: t.Cols}
 	for _, r := range quant.Sample(t.Rows, n) {

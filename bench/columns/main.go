@@ -2,9 +2,10 @@
 //
 //	columns [-rows N] IN IMATRIX
 //
-// IMATRIX is what llama-imatrix, or compress --save-imatrix, found about IN. Rows of every matrix are rounded with the steps that E[x²]^(−exponent) gives their
-// columns. The error is Σ E[x²]·e², E as in IMATRIX; a bit is a quarter of it. E of the steps is also IMATRIX's ("seen"), or what random tokens cause ("guessed"). The
-// levels are coded by their entropy: of all columns together, or of -tiles equal parts of the columns, sorted by the magnitude of their levels.
+// IMATRIX is what llama-imatrix, or compress --save-imatrix, found about IN. Rows of every matrix are rounded with the steps that
+// E[x²]^(−exponent) gives their columns. The error is Σ E[x²]·e², E as in IMATRIX; a bit is a quarter of it. E of the steps is
+// also IMATRIX's ("seen"), or what random tokens cause ("guessed"). The levels are coded by their entropy: of all columns
+// together, or of -tiles equal parts of the columns, sorted by the magnitude of their levels.
 package main
 
 import (
@@ -18,9 +19,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/ellm-gpu/ellm-gpu/internal/codec"
 	"github.com/ellm-gpu/ellm-gpu/internal/convert"
 	"github.com/ellm-gpu/ellm-gpu/internal/imatrix"
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
 func main() {
@@ -46,7 +48,7 @@ type gains struct {
 }
 
 func run(out io.Writer, in, imatrixFile string, rows, tiles int) error {
-	src, err := convert.OpenSource(in)
+	src, err := source.Open(in)
 	if err != nil {
 		return err
 	}
@@ -98,7 +100,7 @@ func costs(x *matrix, seen, guessed []float32, tiles int) (*[2][len(exponents)]r
 		if convert.ColumnFactors(meanSq, 0) == nil {
 			return nil, errors.New("its input is always 0")
 		}
-		codec.Parallel(len(exponents), func(i int) { bits[s][i] = cost(x, seen, convert.ColumnFactors(meanSq, exponents[i]), tiles) })
+		parallel.Do(len(exponents), func(i int) { bits[s][i] = cost(x, seen, convert.ColumnFactors(meanSq, exponents[i]), tiles) })
 	}
 	return &bits, nil
 }

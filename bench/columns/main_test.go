@@ -16,8 +16,8 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
-// Normal weights whose columns' inputs differ: the best steps go with E[x²]^(−1/2) if columns have tables of their own, and save half of log2 of the ratio of
-// the arithmetic to the geometric mean of E[x²]. With one table smaller exponents are better.
+// Normal weights whose columns' inputs differ: the best steps go with E[x²]^(−1/2) if columns have tables of their own, and save
+// half of log2 of the ratio of the arithmetic to the geometric mean of E[x²]. With one table smaller exponents are better.
 func TestCost(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
 	const cols = 1024
@@ -44,14 +44,16 @@ func TestRun(t *testing.T) {
 	model := testmodel.Path(t)
 	require.Error(t, run(io.Discard, model, filepath.Join(dir, "missing"), 4, 2))
 	none := filepath.Join(dir, "none.gguf")
-	require.NoError(t, imatrix.Write(none, &imatrix.File{Matrices: map[string]*imatrix.Matrix{"x": {MeanSq: []float32{1}, Count: 1}}, ChunkSize: 512, Chunks: 1}))
+	require.NoError(t, imatrix.Write(none, &imatrix.File{Matrices: map[string]*imatrix.Matrix{"x": {MeanSq: []float32{1},
+		Count: 1}}, ChunkSize: 512, Chunks: 1}))
 	require.ErrorContains(t, run(io.Discard, model, none, 4, 2), "knows none")
 	seen := filepath.Join(dir, "seen.gguf")
 	square := &imatrix.Matrix{MeanSq: make([]float32, 128), Count: 1}
 	for i := range square.MeanSq {
 		square.MeanSq[i] = float32(1 + i%7)
 	}
-	require.NoError(t, imatrix.Write(seen, &imatrix.File{Matrices: map[string]*imatrix.Matrix{"blk.0.attn_q.weight": square}, ChunkSize: 512, Chunks: 1}))
+	require.NoError(t, imatrix.Write(seen, &imatrix.File{Matrices: map[string]*imatrix.Matrix{"blk.0.attn_q.weight": square},
+		ChunkSize: 512, Chunks: 1}))
 	var out strings.Builder
 	require.NoError(t, run(&out, model, seen, 4, 2))
 	require.Contains(t, out.String(), "attn_q")

@@ -54,7 +54,8 @@ func newWorkbench(t *testing.T) *workbench {
 
 // compare runs quality.sh and returns what it printed.
 func (w *workbench) compare(options ...string) (string, error) {
-	args := append([]string{"quality.sh", w.model, w.text, "--chunks", "1", "--work", filepath.Join(w.dir, "work"), "--out", w.dir}, options...)
+	args := append([]string{"quality.sh", w.model, w.text, "--chunks", "1", "--work", filepath.Join(w.dir, "work"), "--out",
+		w.dir}, options...)
 	cmd := exec.Command("bash", args...)
 	cmd.Env = append(os.Environ(), "ELLM="+w.ellm)
 	out, err := cmd.CombinedOutput()
@@ -132,16 +133,18 @@ func TestOurRowsAlone(t *testing.T) {
 	require.Contains(t, out, "is of another model or texts")
 }
 
-// fakePeer makes programs that behave like llama.cpp's as far as the scripts can see: llama-quantize writes a file of a size that depends on
-// the type, llama-perplexity prints the same divergence for all.
+// fakePeer makes programs that behave like llama.cpp's as far as the scripts can see: llama-quantize writes a file of a size that
+// depends on the type, llama-perplexity prints the same divergence for all.
 func (w *workbench) fakePeer() string {
 	dir := filepath.Join(w.dir, "peer")
 	require.NoError(w, os.Mkdir(dir, 0o700))
-	const sizes = `case ${@: -2:1} in Q8_0) n=720000;; Q6_K) n=560000;; Q4_K_M) n=420000;; IQ4_XS) n=400000;; Q3_K_M) n=360000;; *) n=300000;; esac`
+	const sizes = `case ${@: -2:1} in Q8_0) n=720000;; Q6_K) n=560000;; Q4_K_M) n=420000;; ` +
+		`IQ4_XS) n=400000;; Q3_K_M) n=360000;; *) n=300000;; esac`
 	for name, script := range map[string]string{
-		"llama-quantize":   sizes + "\nhead -c $n /dev/zero > ${@: -3:1}",
-		"llama-imatrix":    "touch ${@: -1}",
-		"llama-perplexity": "cat <<'END'\nMean PPL(Q)                   :  15.548946 ±   0.949164\nMean PPL(base)                :  15.190327 ±   0.925061\nMean    KLD:   0.500000 ±   0.000537\n99.9%   KLD:   0.251936\nSame top p: 90.941 ± 0.569 %\nEND",
+		"llama-quantize": sizes + "\nhead -c $n /dev/zero > ${@: -3:1}",
+		"llama-imatrix":  "touch ${@: -1}",
+		"llama-perplexity": "cat <<'END'\nMean PPL(Q)                   :  15.548946 ±   0.949164\nMean PPL(base)                :  " +
+			"15.190327 ±   0.925061\nMean    KLD:   0.500000 ±   0.000537\n99.9%   KLD:   0.251936\nSame top p: 90.941 ± 0.569 %\nEND",
 	} {
 		require.NoError(w, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/bash\n"+script+"\n"), 0o700))
 	}
@@ -155,7 +158,8 @@ func TestNextToPeer(t *testing.T) {
 	require.NoError(t, os.Remove(filepath.Join(w.dir, "quality_tiny-llama.json")))
 	calibration := filepath.Join(w.dir, "calibration.txt")
 	require.NoError(t, os.WriteFile(calibration, []byte(testmodel.HeldOut()[8000:]), 0o600))
-	out, err = w.compare("--peer", w.fakePeer(), "--types", "Q3_K_M Q4_K_M", "--sizes", "Q4_K_M 0.85*Q4_K_M", "--calibrate", calibration, "--calibrate-chunks", "2", "--own-tokens", "512")
+	out, err = w.compare("--peer", w.fakePeer(), "--types", "Q3_K_M Q4_K_M", "--sizes", "Q4_K_M 0.85*Q4_K_M", "--calibrate",
+		calibration, "--calibrate-chunks", "2", "--own-tokens", "512")
 	require.NoError(t, err, out)
 	b, err := os.ReadFile(filepath.Join(w.dir, "quality_tiny-llama.json"))
 	require.NoError(t, err)
@@ -172,7 +176,8 @@ func TestNextToPeer(t *testing.T) {
 		require.NotContains(t, r.Command, w.dir)
 		if r.Calibration != nil {
 			// The first of our files of either kind saves the calibration for the others.
-			first, next := " --calibrate calibration.txt --calibrate-tokens 1024 --save-calibration calibration.txt.1024.cal", " --calibration calibration.txt.1024.cal"
+			first, next := " --calibrate calibration.txt --calibrate-tokens 1024 --save-calibration calibration.txt.1024.cal",
+				" --calibration calibration.txt.1024.cal"
 			switch own := "its own text, 512 tokens"; {
 			case r.Program == "llama.cpp":
 				first, next = "--imatrix imatrix.2.gguf", "--imatrix imatrix.2.gguf"
@@ -196,12 +201,14 @@ func TestNextToPeer(t *testing.T) {
 	}
 	table, err := os.ReadFile(filepath.Join(w.dir, "quality_tiny-llama.md"))
 	require.NoError(t, err)
-	require.Regexp(t, `\| \*\*ellm-gpu\*\* size of Q4_K_M, calibrated with calibration.txt, 1024 tokens \|.* × Q4_K_M \|`, string(table))
+	require.Regexp(t,
+		`\| \*\*ellm-gpu\*\* size of Q4_K_M, calibrated with calibration.txt, 1024 tokens \|.* × Q4_K_M \|`, string(table))
 	// The tiny model's divergence is far below what the fake prints, so the bars are met; no unseen text was given.
 	for heading, size := range map[string]string{"### Without data": "0.85 × Q4_K_M, its own text", "### Calibrated": "Q4_K_M"} {
 		_, rest, ok := strings.Cut(string(table), heading+"\n")
 		require.True(t, ok, heading)
-		require.Regexp(t, `\n\| `+size+` \| 0\.4 \| 0\.50000 \| 0\.4 \| 0\.\d{5} \| 0\.\d{3} \| [01]\.\d\d \| met \|  \|  \|  \|  \|\n`, rest)
+		require.Regexp(t, `\n\| `+size+
+			` \| 0\.4 \| 0\.50000 \| 0\.4 \| 0\.\d{5} \| 0\.\d{3} \| [01]\.\d\d \| met \|  \|  \|  \|  \|\n`, rest)
 	}
 	w.checkPlot()
 }

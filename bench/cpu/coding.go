@@ -5,6 +5,7 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
 	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
 // benchCoding compares this project's decoders with huff0's on the same integers, on one core.
@@ -19,26 +20,26 @@ func benchCoding(o *options, r *report, _ *bandwidth) error {
 			return err
 		}
 		works, names := []work{{float64(s.weights), f}}, []string{""}
-		for isa := decode.Generic; isa <= decode.Best(); isa++ {
-			d, err := s.decoder(isa)
+		for i := isa.Generic; i <= decode.Best(); i++ {
+			d, err := s.decoder(i)
 			if err != nil {
 				return err
 			}
-			p, err := s.fused(isa, min(dot.ISA(isa), dot.Best()))
+			p, err := s.fused(i, dot.With(min(i, dot.Best().ISA)))
 			if err != nil {
 				return err
 			}
 			works = append(works, work{float64(s.weights), d}, work{float64(s.weights), p})
-			names = append(names, "decoding, "+isa.String(), "decoding and product, "+isa.String())
+			names = append(names, "decoding, "+i.String(), "decoding and product, "+i.String())
 		}
 		got, err := rates(works, o.rounds, o.each)
 		if err != nil {
 			return err
 		}
-		for i, name := range names[1:] {
+		for n, name := range names[1:] {
 			r.add(row{
 				What: fmt.Sprintf("%s: integers of %.2f bits of entropy in %.2f", name, s.entropy, s.rate), Unit: "G weights/s per core",
-				Ours: scaled(got[i+1], 1e-9), Peer: scaled(got[0], 1e-9), PeerName: fmt.Sprintf("huff0, %.2f bits", s.huffRate),
+				Ours: scaled(got[n+1], 1e-9), Peer: scaled(got[0], 1e-9), PeerName: fmt.Sprintf("huff0, %.2f bits", s.huffRate),
 				Bytes: s.rate / 8 * 1e9, LimitName: "reading them",
 			})
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/cpu/decode"
 	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
 // TestSample checks that both codings hold the same integers, and that products of decoded chunks run through all of them.
@@ -34,11 +35,11 @@ func TestSample(t *testing.T) {
 		}
 	}
 	require.Equal(t, rows*cols, at)
-	for isa := decode.Generic; isa <= decode.Best(); isa++ {
-		f, err := s.decoder(isa)
+	for i := isa.Generic; i <= decode.Best(); i++ {
+		f, err := s.decoder(i)
 		require.NoError(t, err)
 		require.NoError(t, f())
-		f, err = s.fused(isa, dot.Generic)
+		f, err = s.fused(i, dot.With(isa.Generic))
 		require.NoError(t, err)
 		require.NoError(t, f())
 	}
@@ -52,8 +53,8 @@ func TestTokenProducts(t *testing.T) {
 	require.Equal(t, 40*(3*(130+128+130+4400+70)+35*130), size)
 }
 
-// BenchmarkCoding decodes the same integers with huff0 and with this project's decoders. It reports the mean of its runs and the best one, which says more on a
-// machine that others use, too.
+// BenchmarkCoding decodes the same integers with huff0 and with this project's decoders. It reports the mean of its runs and the
+// best one, which says more on a machine that others use, too.
 func BenchmarkCoding(b *testing.B) {
 	for _, bits := range []float64{3, 4, 5} {
 		s, err := newSample(bits, sampleRows, sampleCols)
@@ -75,11 +76,11 @@ func BenchmarkCoding(b *testing.B) {
 		}
 		f, err := s.huff0()
 		run("huff0", f, err)
-		for isa := decode.Generic; isa <= decode.Best(); isa++ {
-			f, err = s.decoder(isa)
-			run("decode/"+isa.String(), f, err)
-			f, err = s.fused(isa, dot.ISA(isa))
-			run("fused/"+isa.String(), f, err)
+		for i := isa.Generic; i <= decode.Best(); i++ {
+			f, err = s.decoder(i)
+			run("decode/"+i.String(), f, err)
+			f, err = s.fused(i, dot.With(i))
+			run("fused/"+i.String(), f, err)
 		}
 	}
 }

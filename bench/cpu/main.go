@@ -1,5 +1,6 @@
-// Command cpu measures this project on the processor it runs on and prints one table: ours, another program, the limit that the machine sets, and
-// their ratios. What is compared runs alternately, and ratios are formed round by round, so that a machine that is busy at times does not favour either.
+// Command cpu measures this project on the processor it runs on and prints one table: ours, another program, the limit that the
+// machine sets, and their ratios. What is compared runs alternately, and ratios are formed round by round, so that a machine that
+// is busy at times does not favour either.
 //
 //	go run ./bench/cpu -json bench/results/cpu.json
 //	go run ./bench/cpu -program bin/ellm-gpu -model qwen.ellm -peer llama.cpp/build/bin -peer-model Qwen.gguf

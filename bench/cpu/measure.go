@@ -13,8 +13,8 @@ type work struct {
 	run    func() error
 }
 
-// rates measures all works in turn, `rounds` times, and returns amounts per second, [work][round]. Each measurement repeats its work for at least the
-// given time, after one that does not count.
+// rates measures all works in turn, `rounds` times, and returns amounts per second, [work][round]. Each measurement repeats its
+// work for at least the given time, after one that does not count.
 func rates(works []work, rounds int, each time.Duration) ([][]float64, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

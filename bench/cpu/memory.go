@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"runtime"
 	"slices"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // memoryBytes is what all cores together read: more than caches hold.
@@ -17,7 +19,8 @@ type bandwidth struct {
 }
 
 func newBandwidth(size int) *bandwidth {
-	b := &bandwidth{parts: make([][]byte, runtime.GOMAXPROCS(0)), found: make([]int, runtime.GOMAXPROCS(0)), samples: make([][]float64, 4)}
+	b := &bandwidth{parts: make([][]byte, runtime.GOMAXPROCS(0)), found: make([]int, runtime.GOMAXPROCS(0)),
+		samples: make([][]float64, 4)}
 	for i := range b.parts {
 		b.parts[i] = make([]byte, size/len(b.parts))
 		for j := range b.parts[i] {
@@ -33,9 +36,9 @@ func (b *bandwidth) measure(o *options) error {
 	all := one * float64(len(b.parts))
 	got, err := rates([]work{
 		{one, func() error { b.read(0); return nil }},
-		{all, func() error { inParallel(len(b.parts), b.read); return nil }},
+		{all, func() error { parallel.Do(len(b.parts), b.read); return nil }},
 		{one / 2, func() error { b.copy(0); return nil }},
-		{all / 2, func() error { inParallel(len(b.parts), b.copy); return nil }},
+		{all / 2, func() error { parallel.Do(len(b.parts), b.copy); return nil }},
 	}, o.rounds, o.each)
 	for i := range got {
 		b.samples[i] = append(b.samples[i], got[i]...)

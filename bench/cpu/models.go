@@ -45,7 +45,8 @@ const firstPrompt = "Explain in two sentences why bell-shaped numbers can be sto
 // benchModels measures whole models against the peer.
 func benchModels(o *options, r *report, mem *bandwidth) error {
 	for _, m := range o.models {
-		for _, tests := range [][]test{{{"resident", 0, o.nGen}, {"fused", 0, o.nGen / 4}}, {{"resident", o.nPrompt, 0}, {"fused", o.nPrompt, 0}}} {
+		for _, tests := range [][]test{{{"resident", 0, o.nGen}, {"fused", 0, o.nGen / 4}},
+			{{"resident", o.nPrompt, 0}, {"fused", o.nPrompt, 0}}} {
 			if err := benchTests(o, r, m, tests); err != nil {
 				return err
 			}
@@ -88,7 +89,8 @@ func benchTests(o *options, r *report, m model, tests []test) error {
 		}
 		r.add(x)
 		if t.nGen > 0 && slices.Max(ours[i].memory) > 0 {
-			r.add(row{What: name + ": memory, " + t.plan, Unit: "MB resident", Ours: ours[i].memory, Peer: peer.memory, PeerName: filepath.Base(m.peer), Lower: true})
+			r.add(row{What: name + ": memory, " + t.plan, Unit: "MB resident", Ours: ours[i].memory, Peer: peer.memory,
+				PeerName: filepath.Base(m.peer), Lower: true})
 		}
 	}
 	return nil
@@ -107,7 +109,8 @@ func (s *samples) add(m measured, err error) error {
 
 // runOurs runs the program's own benchmark.
 func runOurs(o *options, m model, t test) (measured, error) {
-	return runBench(exec.Command(o.program, append([]string{"bench", m.ours, "--device", "cpu", "--plan", t.plan, "--json"}, t.args()...)...))
+	return runBench(exec.Command(o.program, append([]string{"bench", m.ours, "--device", "cpu", "--plan", t.plan, "--json"},
+		t.args()...)...))
 }
 
 // runPeer runs llama-bench, which knows one plan.
@@ -136,8 +139,8 @@ func runBench(c *exec.Cmd) (measured, error) {
 	return measured{results[0].AvgTS, memory}, nil
 }
 
-// runWatched runs a program and returns the most memory it had, mapped files included as far as they were read; 0 where the system does not tell. (What wait4
-// reports counts this process's memory, too: that of the child before it became the program.)
+// runWatched runs a program and returns the most memory it had, mapped files included as far as they were read; 0 where the
+// system does not tell. (What wait4 reports counts this process's memory, too: that of the child before it became the program.)
 func runWatched(c *exec.Cmd) (bytes float64, err error) {
 	if err := c.Start(); err != nil {
 		return 0, err
@@ -172,7 +175,8 @@ func highWater(status string) float64 {
 
 func tail(b []byte) []byte { return b[max(0, len(b)-2000):] }
 
-// weightBytes returns what a token reads: all weights as the plan keeps them, but for an embedding table of its own, which stays coded.
+// weightBytes returns what a token reads: all weights as the plan keeps them, but for an embedding table of its own, which stays
+// coded.
 func weightBytes(o *options, m model, plan string) (float64, error) {
 	c := exec.Command(o.program, "plan", m.ours, "--device", "cpu", "--plan", plan, "--json")
 	out, err := c.Output()
@@ -227,6 +231,7 @@ func benchFirstToken(o *options, r *report, m model) error {
 		}
 		times = append(times, time.Since(start).Seconds())
 	}
-	r.add(row{What: filepath.Base(m.ours) + ": first token, from process start, 20-token prompt", Unit: "s", Ours: times, Lower: true})
+	r.add(row{What: filepath.Base(m.ours) + ": first token, from process start, 20-token prompt", Unit: "s", Ours: times,
+		Lower: true})
 	return nil
 }

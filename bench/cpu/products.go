@@ -16,8 +16,8 @@ const (
 
 // benchProducts measures products with resident weights on one core, with every instruction set that this processor has.
 func benchProducts(o *options, r *report, _ *bandwidth) error {
-	for _, isa := range dot.Available()[1:] {
-		if err := productsOf(isa, o, r); err != nil {
+	for _, k := range dot.Available()[1:] {
+		if err := productsOf(k, o, r); err != nil {
 			return err
 		}
 	}
@@ -25,25 +25,25 @@ func benchProducts(o *options, r *report, _ *bandwidth) error {
 }
 
 // productsOf measures products with one vector from memory, at each width, and with many from the cache.
-func productsOf(isa dot.ISA, o *options, r *report) error {
+func productsOf(k dot.Kernels, o *options, r *report) error {
 	var works []work
 	var rows []row
-	x := quantized(isa, productSteps)
+	x := quantized(k, productSteps)
 	out := make([]int32, 2*productRows)
 	for _, width := range []int{4, 5, 6, 8} {
 		w := randomRows(width, productRows)
 		n := float64(productRows * productSteps * dot.StepCols)
-		works = append(works, work{n, func() error { isa.Dot(out, w, x); return nil }})
+		works = append(works, work{n, func() error { k.Dot(out, w, x); return nil }})
 		rows = append(rows, row{
-			What: fmt.Sprintf("resident product, one vector, %d bits, %s", width, isa), Unit: "G weights/s per core",
+			What: fmt.Sprintf("resident product, one vector, %d bits, %s", width, k), Unit: "G weights/s per core",
 			Bytes: float64(width) / 8 * 1e9, LimitName: "reading them",
 		})
 	}
-	escaped, escapedRows := escapeWorks(isa, x, out)
+	escaped, escapedRows := escapeWorks(k, x, out)
 	works, rows = append(works, escaped...), append(rows, escapedRows...)
-	works = append(works, gemmWork(isa), gemmBlocksWork(isa, 16), gemmBlocksWork(isa, 32))
+	works = append(works, gemmWork(k), gemmBlocksWork(k, 16), gemmBlocksWork(k, 32))
 	for _, scales := range []string{"scales of rows", "scales of 16 columns", "scales of 32 columns"} {
-		rows = append(rows, row{What: fmt.Sprintf("resident product, many vectors, %s, %s", scales, isa), Unit: "G products/s per core"})
+		rows = append(rows, row{What: fmt.Sprintf("resident product, many vectors, %s, %s", scales, k), Unit: "G products/s per core"})
 	}
 	got, err := rates(works, o.rounds, o.each)
 	if err != nil {
@@ -59,7 +59,8 @@ func productsOf(isa dot.ISA, o *options, r *report) error {
 // randomRows returns packed rows of productSteps steps.
 func randomRows(width, rows int) *dot.Rows {
 	rng := rand.New(rand.NewPCG(uint64(width), 1))
-	w := &dot.Rows{Width: width, NibbleStride: productSteps * dot.NibbleBytes(width), BitsStride: productSteps * dot.BitBytes(width), Count: rows, Steps: productSteps}
+	w := &dot.Rows{Width: width, NibbleStride: productSteps * dot.NibbleBytes(width),
+		BitsStride: productSteps * dot.BitBytes(width), Count: rows, Steps: productSteps}
 	w.Nibble, w.Bits = make([]byte, rows*w.NibbleStride), make([]byte, rows*w.BitsStride)
 	for _, b := range [][]byte{w.Nibble, w.Bits} {
 		for i := range b {
@@ -70,29 +71,29 @@ func randomRows(width, rows int) *dot.Rows {
 }
 
 // vectors returns the quantized activations of productTokens tokens.
-func vectors(isa dot.ISA) (x []int8, stride int) {
-	one := quantized(isa, productSteps)
+func vectors(k dot.Kernels) (x []int8, stride int) {
+	one := quantized(k, productSteps)
 	for range productTokens {
 		x = append(x, one...)
 	}
 	return x, len(one)
 }
 
-func gemmWork(isa dot.ISA) work {
-	codes := randomRows(8, dot.TileRows).Nibble
+func gemmWork(k dot.Kernels) work {
+	codes := randomRows(8, dot.PanelRows).Nibble
 	for i := range codes {
 		codes[i] &= 63
 	}
-	x, stride := vectors(isa)
-	tile, out := make([]byte, dot.TileBytes(productSteps)), make([]int32, 2*dot.TileRows*productTokens)
+	x, stride := vectors(k)
+	tile, out := make([]byte, dot.PanelBytes(productSteps)), make([]int32, 2*dot.PanelRows*productTokens)
 	return work{float64(len(codes) * productTokens), func() error {
-		isa.Tile(tile, codes, productSteps*dot.StepCols, productSteps)
-		isa.Gemm(out, tile, 6, x, stride, productSteps, productTokens)
+		k.Panel(tile, codes, productSteps*dot.StepCols, productSteps)
+		k.Gemm(out, tile, 6, productSteps, dot.Tokens{Q: x, Stride: stride, Count: productTokens})
 		return nil
 	}}
 }
 
-func gemmBlocksWork(isa dot.ISA, block int) work {
+func gemmBlocksWork(k dot.Kernels, block int) work {
 	w := randomRows(8, dot.BlockRows)
 	for i := range w.Nibble {
 		w.Nibble[i] &= 63
@@ -102,11 +103,11 @@ func gemmBlocksWork(isa dot.ISA, block int) work {
 	for i := range w.Scale {
 		w.Scale[i] = 1 + float32(i%7)
 	}
-	x, stride := vectors(isa)
+	x, stride := vectors(k)
 	n := dot.BlockRows * productTokens
 	acc, rest, scale := make([]float32, n), make([]float32, n), make([]float32, productTokens)
 	return work{float64(len(w.Nibble) * productTokens), func() error {
-		isa.GemmBlocks(acc, rest, scale, w, block, x, stride, productTokens)
+		k.GemmBlocks(acc, rest, scale, w, block, dot.Tokens{Q: x, Stride: stride, Count: productTokens})
 		return nil
 	}}
 }

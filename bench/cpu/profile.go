@@ -14,7 +14,8 @@ import (
 	sampling "github.com/ellm-gpu/ellm-gpu/internal/sample"
 )
 
-// profileModel runs a model in this process and writes a profile of each of the hot loops to a directory, for "go tool pprof -top".
+// profileModel runs a model in this process and writes a profile of each of the hot loops to a directory, for "go tool pprof
+// -top".
 func profileModel(path, dir string) error {
 	for _, l := range []struct {
 		name string
@@ -39,7 +40,7 @@ func profileLoop(f *format.Reader, path string, t test) (float64, error) {
 	ctx := context.Background()
 	b := cpu.New()
 	defer b.Close()
-	s, err := engine.NewSession(ctx, f, b, engine.LoadOptions{Plan: engine.Plan(t.plan), NCtx: t.nPrompt + t.nGen + 2})
+	s, err := engine.New(ctx, f, b, engine.LoadOptions{Plan: engine.Plan(t.plan), NCtx: t.nPrompt + t.nGen + 2})
 	if err != nil {
 		return 0, err
 	}
@@ -66,7 +67,7 @@ func profileLoop(f *format.Reader, path string, t test) (float64, error) {
 	return float64(n) / took.Seconds(), nil
 }
 
-func once(ctx context.Context, s *engine.Session, t test) (time.Duration, error) {
+func once(ctx context.Context, s *engine.Engine, t test) (time.Duration, error) {
 	s.Reset()
 	tokens := make([]int32, max(t.nPrompt, 1))
 	for i := range tokens {
@@ -77,7 +78,8 @@ func once(ctx context.Context, s *engine.Session, t test) (time.Duration, error)
 		err := s.Evaluate(ctx, tokens, t.nPrompt-1, func(int, []float32) error { return nil })
 		return time.Since(start), err
 	}
-	r, err := s.Generate(ctx, engine.Request{Prompt: tokens, MaxTokens: t.nGen + 1, IgnoreEnd: true, Sampler: sampling.New(sampling.Options{})})
+	r, err := s.Generate(ctx, engine.Request{Prompt: tokens, MaxTokens: t.nGen + 1, IgnoreEnd: true,
+		Sampler: sampling.New(sampling.Options{})})
 	if err != nil {
 		return 0, err
 	}

@@ -13,7 +13,8 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
 )
 
-// row is one line of the table. Ours and Peer are samples in the order of the rounds, Limit is one number in the same unit. Lower says that less is better.
+// row is one line of the table. Ours and Peer are samples in the order of the rounds, Limit is one number in the same unit. Lower
+// says that less is better.
 type row struct {
 	What      string    `json:"what"`
 	Unit      string    `json:"unit"`
@@ -63,7 +64,8 @@ func (r *report) finish(mem *bandwidth) {
 func (r *report) add(x row) { r.Rows = append(r.Rows, x) }
 
 func describe() machine {
-	return machine{Processor: processor(), Cores: runtime.GOMAXPROCS(0), System: runtime.GOOS + "/" + runtime.GOARCH, Decoding: decode.Best().String(), Products: dot.Best().String()}
+	return machine{Processor: processor(), Cores: runtime.GOMAXPROCS(0), System: runtime.GOOS + "/" + runtime.GOARCH,
+		Decoding: decode.Best().String(), Products: dot.Best().String()}
 }
 
 func processor() string {
@@ -91,7 +93,8 @@ func commit() string {
 // print writes the table in Markdown.
 func (r *report) print(w io.Writer) {
 	m := &r.Machine
-	fmt.Fprintf(w, "%s, %d cores, %s; decoding %s, products %s; %s, %s\n\n", m.Processor, m.Cores, m.System, m.Decoding, m.Products, r.Date, r.Commit)
+	fmt.Fprintf(w, "%s, %d cores, %s; decoding %s, products %s; %s, %s\n\n", m.Processor, m.Cores, m.System, m.Decoding,
+		m.Products, r.Date, r.Commit)
 	fmt.Fprintln(w, "| what | unit | ours | peer | ours ÷ peer | limit | ours ÷ limit |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|")
 	for i := range r.Rows {

@@ -2,11 +2,9 @@ package main
 
 import (
 	"fmt"
-	"runtime"
-	"sync"
-	"sync/atomic"
 
 	"github.com/ellm-gpu/ellm-gpu/cpu/dot"
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // shape is what decides the matrices of a model.
@@ -27,7 +25,8 @@ func shapes() []shape {
 // matrices returns rows and columns of every product of a token.
 func (s *shape) matrices() (m [][2]int) {
 	for range s.layers {
-		m = append(m, [2]int{s.hidden + 2*s.kv, s.hidden}, [2]int{s.hidden, s.hidden}, [2]int{2 * s.ffn, s.hidden}, [2]int{s.hidden, s.ffn})
+		m = append(m, [2]int{s.hidden + 2*s.kv, s.hidden}, [2]int{s.hidden, s.hidden}, [2]int{2 * s.ffn, s.hidden},
+			[2]int{s.hidden, s.ffn})
 	}
 	return append(m, [2]int{s.vocab, s.hidden})
 }
@@ -45,7 +44,8 @@ func benchShapes(o *options, r *report, _ *bandwidth) error {
 		}
 		ms := 1e3 * float64(size) / median(got[0])
 		r.add(row{
-			What: fmt.Sprintf("products of a token, shapes of %s, %.0f MB at %d bits: %.2f ms", s.name, float64(size)/1e6, shapeWidth, ms), Unit: "GB/s",
+			What: fmt.Sprintf("products of a token, shapes of %s, %.0f MB at %d bits: %.2f ms", s.name, float64(size)/1e6, shapeWidth,
+				ms), Unit: "GB/s",
 			Ours: scaled(got[0], 1e-9), Bytes: 1e9, AllCores: true, LimitName: "reading",
 		})
 	}
@@ -53,14 +53,15 @@ func benchShapes(o *options, r *report, _ *bandwidth) error {
 }
 
 // tokenProducts makes matrices of random codes and returns a function that multiplies each with a vector, and their bytes.
-func tokenProducts(isa dot.ISA, matrices [][2]int) (f func() error, size int) {
+func tokenProducts(k dot.Kernels, matrices [][2]int) (f func() error, size int) {
 	const unit = 32
 	pattern := randomRows(8, 1024).Nibble
 	var all []dot.Rows
 	most := 0
 	for _, m := range matrices {
 		steps := (m[1] + dot.StepCols - 1) / dot.StepCols
-		w := dot.Rows{Width: shapeWidth, NibbleStride: steps * dot.NibbleBytes(shapeWidth), BitsStride: steps * dot.BitBytes(shapeWidth), Count: m[0], Steps: min(steps, 32)}
+		w := dot.Rows{Width: shapeWidth, NibbleStride: steps * dot.NibbleBytes(shapeWidth),
+			BitsStride: steps * dot.BitBytes(shapeWidth), Count: m[0], Steps: min(steps, 32)}
 		w.Nibble, w.Bits = make([]byte, m[0]*w.NibbleStride), make([]byte, m[0]*w.BitsStride)
 		for _, b := range [][]byte{w.Nibble, w.Bits} {
 			for i := 0; i < len(b); i += copy(b[i:], pattern) {
@@ -69,17 +70,17 @@ func tokenProducts(isa dot.ISA, matrices [][2]int) (f func() error, size int) {
 		}
 		all, most = append(all, w), max(most, steps)
 	}
-	x := quantized(isa, most)
+	x := quantized(k, most)
 	return func() error {
 		for i := range all {
-			inParallel((all[i].Count+unit-1)/unit, func(u int) { multiplyUnit(isa, &all[i], u*unit, min(unit, all[i].Count-u*unit), x) })
+			parallel.Do((all[i].Count+unit-1)/unit, func(u int) { multiplyUnit(k, &all[i], u*unit, min(unit, all[i].Count-u*unit), x) })
 		}
 		return nil
 	}, size
 }
 
 // multiplyUnit multiplies n rows from `first` on, in tiles of up to 32 steps.
-func multiplyUnit(isa dot.ISA, w *dot.Rows, first, n int, x []int8) {
+func multiplyUnit(k dot.Kernels, w *dot.Rows, first, n int, x []int8) {
 	var out [64]int32
 	nb, bb := dot.NibbleBytes(w.Width), dot.BitBytes(w.Width)
 	part := *w
@@ -87,20 +88,6 @@ func multiplyUnit(isa dot.ISA, w *dot.Rows, first, n int, x []int8) {
 	for at, steps := 0, w.NibbleStride/nb; at < steps; at += part.Steps {
 		part.Steps = min(32, steps-at)
 		part.Nibble, part.Bits = w.Nibble[first*w.NibbleStride+at*nb:], w.Bits[first*w.BitsStride+at*bb:]
-		isa.Dot(out[:], &part, x[at*2*dot.StepCols:])
+		k.Dot(out[:], &part, x[at*2*dot.StepCols:])
 	}
-}
-
-// inParallel calls f(0) … f(n−1) on all cores.
-func inParallel(n int, f func(i int)) {
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range min(n, runtime.GOMAXPROCS(0)) {
-		wg.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				f(i)
-			}
-		})
-	}
-	wg.Wait()
 }

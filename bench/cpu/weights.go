@@ -13,6 +13,7 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
 // sample is a matrix of bell-shaped integers as this project codes it and as huff0 does.
@@ -30,7 +31,8 @@ type sample struct {
 	huffRate float64
 }
 
-// sampleRows and sampleCols are the shape of a sample: 4 M weights with the columns of a whole tile, more than the caches of one core hold when decoded.
+// sampleRows and sampleCols are the shape of a sample: 4 M weights with the columns of a whole tile, more than the caches of one
+// core hold when decoded.
 const (
 	sampleRows = 2048
 	sampleCols = 2048
@@ -44,7 +46,8 @@ func newSample(entropy float64, rows, cols int) (*sample, error) {
 	rng := rand.New(rand.NewPCG(7, uint64(entropy*1000)))
 	// h(σ) = log2(σ·√(2πe)) for a grid of step 1.
 	sigma := math.Exp2(entropy) / math.Sqrt(2*math.Pi*math.E)
-	m := &codec.Matrix{Rows: rows, Cols: cols, Codes: make([]int32, rows*cols), Scale: format.Scale{Kind: format.ScaleTensor, Scale: 1}}
+	m := &codec.Matrix{Rows: rows, Cols: cols, Codes: make([]int32, rows*cols), Scale: format.Scale{Kind: format.ScaleTensor,
+		Scale: 1}}
 	symbols := make([]byte, len(m.Codes))
 	for i := range m.Codes {
 		q := min(max(math.Round(rng.NormFloat64()*sigma), -127), 127)
@@ -124,8 +127,8 @@ func (s *sample) huff0() (func() error, error) {
 }
 
 // decoder returns a function that decodes all chunks, one into the other's place.
-func (s *sample) decoder(isa decode.ISA) (func() error, error) {
-	m, err := decode.New(s.coded, decode.NewTables(s.tables), isa)
+func (s *sample) decoder(i isa.ISA) (func() error, error) {
+	m, err := decode.New(s.coded, decode.NewTables(s.tables), i)
 	if err != nil {
 		return nil, err
 	}
@@ -143,8 +146,8 @@ func (s *sample) decoder(isa decode.ISA) (func() error, error) {
 }
 
 // fused returns a function that multiplies the matrix with one vector, decoding every chunk into the first-level cache.
-func (s *sample) fused(isa decode.ISA, products dot.ISA) (func() error, error) {
-	m, err := decode.New(s.coded, decode.NewTables(s.tables), isa)
+func (s *sample) fused(i isa.ISA, products dot.Kernels) (func() error, error) {
+	m, err := decode.New(s.coded, decode.NewTables(s.tables), i)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +161,8 @@ func (s *sample) fused(isa decode.ISA, products dot.ISA) (func() error, error) {
 		for g := range c.Groups() {
 			for k := range c.Tiles() {
 				m.Chunk(g, k, buf, stride)
-				rows := dot.Rows{Width: max(7, width), Below: width, Nibble: buf, NibbleStride: stride, Count: c.GroupRows(g), Steps: c.TileSteps(k)}
+				rows := dot.Rows{Width: max(7, width), Below: width, Nibble: buf, NibbleStride: stride, Count: c.GroupRows(g),
+					Steps: c.TileSteps(k)}
 				products.Dot(out, &rows, x[k*c.StepsPerTile()*2*format.StepCols:])
 			}
 		}
@@ -167,13 +171,13 @@ func (s *sample) fused(isa decode.ISA, products dot.ISA) (func() error, error) {
 }
 
 // quantized returns a vector of activations for package dot.
-func quantized(isa dot.ISA, steps int) []int8 {
+func quantized(k dot.Kernels, steps int) []int8 {
 	rng := rand.New(rand.NewPCG(9, 9))
 	x := make([]float32, steps*dot.StepCols)
 	for i := range x {
 		x[i] = float32(rng.NormFloat64())
 	}
 	q := make([]int8, 2*len(x))
-	isa.Quantize(q, x)
+	k.Quantize(q, x)
 	return q
 }

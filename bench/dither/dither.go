@@ -132,8 +132,8 @@ func spread(weights []float32, b *gguf.Blocks, l *gguf.Layout, rng *rand.Rand) {
 	}
 }
 
-// cells returns where the cell of every code begins, relative to its value, and how wide it is, for a scale of 1. A cell reaches half-way to the
-// neighbouring values; that of the first and the last value is as wide on its outer side as on its inner one.
+// cells returns where the cell of every code begins, relative to its value, and how wide it is, for a scale of 1. A cell reaches
+// half-way to the neighbouring values; that of the first and the last value is as wide on its outer side as on its inner one.
 func cells(l *gguf.Layout) (low, width [256]float32) {
 	for c := range l.Codes {
 		low[c], width[c] = -0.5, 1

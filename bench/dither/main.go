@@ -1,5 +1,6 @@
-// Command dither makes a stand-in for an unquantized model out of a quantized one: a GGUF file of F16 weights, each of them somewhere in
-// the cell that its quantized value stands for. A quantizer can then not find the old grid again, which it would otherwise do to its advantage.
+// Command dither makes a stand-in for an unquantized model out of a quantized one: a GGUF file of F16 weights, each of them
+// somewhere in the cell that its quantized value stands for. A quantizer can then not find the old grid again, which it would
+// otherwise do to its advantage.
 //
 //	dither [-seed N] IN.gguf OUT.gguf
 //

@@ -30,7 +30,8 @@ func (o *options) shapes() []shape {
 	}
 	return []shape{
 		{"SmolLM2-135M", 576, 576}, {"SmolLM2-135M", 1536, 576}, {"SmolLM2-135M", 576, 1536},
-		{"SmolLM2-1.7B, Llama-3.2-1B", 2048, 2048}, {"SmolLM2-1.7B, Llama-3.2-1B", 8192, 2048}, {"SmolLM2-1.7B, Llama-3.2-1B", 2048, 8192},
+		{"SmolLM2-1.7B, Llama-3.2-1B", 2048, 2048}, {"SmolLM2-1.7B, Llama-3.2-1B", 8192, 2048},
+		{"SmolLM2-1.7B, Llama-3.2-1B", 2048, 8192},
 		{"phi3-mini", 3072, 3072}, {"phi3-mini", 8192, 3072}, {"phi3-mini", 3072, 8192},
 		{"mistral-7B", 4096, 4096}, {"mistral-7B", 14336, 4096}, {"mistral-7B", 4096, 14336},
 	}

@@ -2,6 +2,8 @@
 //
 // usage: kernels [-device 0] [-json FILE] [-md FILE] [-cublas FILE] [-full]
 //
+//	kernels [-device 0] -rates FILE
+//
 // Every case is checked against the same product on the host. Times are medians of repetitions that alternate between
 // the cases of a shape, with the caches filled with other data before each. On the emulator (-device emu) a few
 // tiny cases are computed and checked, and nothing is timed.
@@ -12,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strconv"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
@@ -25,8 +28,11 @@ func main() {
 	flag.StringVar(&o.json, "json", "", "write the results to this `file`")
 	flag.StringVar(&o.markdown, "md", "", "write a table to this `file`")
 	flag.StringVar(&o.cublas, "cublas", "", "`file` with times of cuBLAS on the same device (bench/kernels/cublas.py)")
+	flag.StringVar(&o.rates, "rates", "", "measure the rates that device descriptions assume, write them to this `file`, and "+
+		"no products")
 	flag.BoolVar(&o.full, "full", false, "more batch sizes, code length limits and rows per chunk")
 	flag.Parse()
+	debug.SetGCPercent(20) // a matrix is hundreds of megabytes, and a small board has few
 	if err := o.run(); err != nil {
 		fmt.Fprintln(os.Stderr, "kernels:", err)
 		os.Exit(1)
@@ -34,8 +40,8 @@ func main() {
 }
 
 type options struct {
-	device, json, markdown, cublas string
-	full                           bool
+	device, json, markdown, cublas, rates string
+	full                                  bool
 }
 
 func (o *options) open() (driver.Device, error) {
@@ -46,7 +52,7 @@ func (o *options) open() (driver.Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("-device %s: expected the number of a GPU, or emu", o.device)
 	}
-	return cuda.Open(n)
+	return cuda.Open(n, cuda.Options{})
 }
 
 func (o *options) run() (err error) {
@@ -60,6 +66,9 @@ func (o *options) run() (err error) {
 		return err
 	}
 	defer b.close()
+	if o.rates != "" {
+		return b.writeRates(o.rates)
+	}
 	r := &report{Device: b.info.Label(), Timed: b.timed, Described: b.described}
 	if b.timed {
 		if r.CopyGBps, err = b.copyRate(); err != nil {
@@ -69,28 +78,51 @@ func (o *options) run() (err error) {
 			return err
 		}
 	}
+	failed := 0
 	for _, s := range o.shapes() {
-		results, err := b.shape(s, o.settings())
-		if err != nil {
-			return fmt.Errorf("%s: %w", s, err)
+		for _, group := range b.groups(s, o.settings()) {
+			results, err := b.shape(s, group)
+			if err != nil { // the others are worth knowing
+				failed++
+				r.Failed = append(r.Failed, fmt.Sprintf("%s, %s: %v", s, group[0].coding.name, err))
+				fmt.Println(r.Failed[len(r.Failed)-1])
+			}
+			for i := range results {
+				results[i].rate(r)
+				fmt.Println(results[i].line(r.Timed))
+			}
+			r.Results = append(r.Results, results...)
+			if err := o.write(r); err != nil { // each time: the machine may not live to see the end
+				return err
+			}
 		}
-		for i := range results {
-			results[i].rate(r)
-			fmt.Println(results[i].line(r.Timed))
-		}
-		r.Results = append(r.Results, results...)
 	}
+	if failed > 0 {
+		return fmt.Errorf("%d groups of cases failed", failed)
+	}
+	return nil
+}
+
+// write writes the report, whole or not at all.
+func (o *options) write(r *report) error {
 	if o.json != "" {
 		js, err := json.MarshalIndent(r, "", " ")
-		if err == nil {
-			err = os.WriteFile(o.json, append(js, '\n'), 0o644)
-		}
 		if err != nil {
+			return err
+		}
+		if err := replaceFile(o.json, append(js, '\n')); err != nil {
 			return err
 		}
 	}
 	if o.markdown != "" {
-		return os.WriteFile(o.markdown, []byte(r.markdown()), 0o644)
+		return replaceFile(o.markdown, []byte(r.markdown()))
 	}
 	return nil
+}
+
+func replaceFile(path string, data []byte) error {
+	if err := os.WriteFile(path+".tmp", data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
 }

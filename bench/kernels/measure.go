@@ -18,9 +18,11 @@ import (
 
 const (
 	repetitions = 11
-	flushBytes  = 256 << 20 // more than any cache
-	worstError  = 1e-6      // normalized mean squared error of a product
-	checkedRows = 64        // that are computed on the host, too
+	flushBytes  = 256 << 20 // more than any cache; smallFlush for devices with little memory, whose caches are small, too
+	smallFlush  = 16 << 20
+	smallDevice = 12 << 30 // bytes of memory
+	worstError  = 1e-6     // normalized mean squared error of a product
+	checkedRows = 64       // that are computed on the host, too
 )
 
 // kept is a device that outlives the backends on it.
@@ -37,6 +39,7 @@ type bench struct {
 	described string         // which description model is of; "" = none is near
 	dir       string
 	flush     driver.DevicePtr
+	flushed   int64 // bytes at flush
 }
 
 func newBench(dev driver.Device, timed bool) (*bench, error) {
@@ -58,8 +61,11 @@ func newBench(dev driver.Device, timed bool) (*bench, error) {
 	if b.model, err = predict.NewModel(d); err != nil {
 		return nil, err
 	}
+	if b.flushed = flushBytes; b.info.MemTotal < smallDevice {
+		b.flushed = smallFlush
+	}
 	return b, dev.Do(func() error {
-		b.flush, err = dev.Alloc(flushBytes)
+		b.flush, err = dev.Alloc(b.flushed)
 		return err
 	})
 }
@@ -78,7 +84,7 @@ func (b *bench) copyRate() (rate float64, err error) {
 		if err != nil {
 			return err
 		}
-		const half = flushBytes / 2
+		half := uint64(b.flushed / 2)
 		c := driver.LaunchConfig{Grid: driver.D1(16 * max(b.info.SMs, 1)), Block: driver.D1(256)}
 		var times []time.Duration
 		for range repetitions {
@@ -88,7 +94,7 @@ func (b *bench) copyRate() (rate float64, err error) {
 			}
 			times = append(times, t)
 		}
-		rate = flushBytes / float64(median(times).Nanoseconds())
+		rate = float64(b.flushed) / float64(median(times).Nanoseconds())
 		return nil
 	})
 	return rate, err
@@ -124,6 +130,27 @@ type measured struct {
 	result
 	file  *format.Reader
 	times []time.Duration
+}
+
+// groups divides settings into those that are measured in turns: the ones of a coding, or, where memory does not hold that many
+// matrices at once, single ones. Matrices of different codings are never in memory together.
+func (b *bench) groups(s shape, settings []setting) (groups [][]setting) {
+	byCoding := map[coding][]setting{}
+	for _, st := range settings {
+		byCoding[st.coding] = append(byCoding[st.coding], st)
+	}
+	const bytesPerWeight = 2 // on the device, in the widest form, with what loading takes
+	for _, c := range codings {
+		group := byCoding[c]
+		if len(group) > 0 && int64(len(group))*int64(s.rows)*int64(s.cols)*bytesPerWeight <= (b.info.MemFree-b.info.MemReserve)/2 {
+			groups = append(groups, group)
+			continue
+		}
+		for i := range group {
+			groups = append(groups, group[i:i+1])
+		}
+	}
+	return groups
 }
 
 // shape measures all settings that s admits, in turns.
@@ -167,7 +194,7 @@ func (b *bench) shape(s shape, settings []setting) (results []result, err error)
 
 func (b *bench) repeat(m *measured, fill byte) error {
 	if err := b.dev.Do(func() error {
-		return errors.Join(b.dev.Memset(b.flush, fill, flushBytes), b.dev.Synchronize())
+		return errors.Join(b.dev.Memset(b.flush, fill, b.flushed), b.dev.Synchronize())
 	}); err != nil {
 		return err
 	}
@@ -232,4 +259,19 @@ func (m *measured) check(w *codec.Matrix, x []float32) error {
 		return fmt.Errorf("normalized mean squared error %.3g, expected at most %g", m.Error, worstError)
 	}
 	return nil
+}
+
+// writeRates measures the rates that device descriptions assume.
+func (b *bench) writeRates(path string) error {
+	r, err := b.measureRates()
+	if err != nil {
+		return err
+	}
+	for _, x := range r.Rates {
+		fmt.Printf("%-20s %12.4g %s\n", x.Name, x.Value, x.Unit)
+	}
+	for _, m := range r.Missing {
+		fmt.Println("not measured:", m)
+	}
+	return r.write(path)
 }

@@ -20,6 +20,7 @@ type report struct {
 	CopyGBps  float64      `json:"copy_gb_s,omitempty"`   // measured: read and written by a copying kernel
 	CuBLAS    []cublasTime `json:"cublas_bf16,omitempty"` // measured
 	Results   []result     `json:"results"`
+	Failed    []string     `json:"failed,omitempty"` // cases without a result, and why
 }
 
 // cublasTime is a bf16 product of one vector in cuBLAS.
@@ -47,21 +48,25 @@ type result struct {
 	GBps         float64 `json:"gb_s,omitempty"`
 	GWeights     float64 `json:"g_weights_s,omitempty"` // times tokens
 	OfCopy       float64 `json:"of_copy_rate,omitempty"`
-	OfIssue      float64 `json:"of_issue_limit,omitempty"` // time to start all instructions of the main loops, over the time measured
-	OfCuBLAS     float64 `json:"times_cublas_bf16,omitempty"`
-	PredictedUS  float64 `json:"predicted_us,omitempty"`
-	issueUS      float64
+	// time to start all instructions of the main loops, over the time measured
+	OfIssue     float64 `json:"of_issue_limit,omitempty"`
+	OfCuBLAS    float64 `json:"times_cublas_bf16,omitempty"`
+	PredictedUS float64 `json:"predicted_us,omitempty"`
+	issueUS     float64
+	Work        []predict.Work `json:"work,omitempty"` // what the prediction is made from (bench/refit)
 }
 
 func newResult(s shape, st setting, f *format.Reader, single *gpu.Single, m *predict.Model) result {
 	t, _ := f.Tensor("w")
-	r := result{Model: s.model, Rows: s.rows, Cols: s.cols, Tokens: st.tokens, Coding: st.coding.name, MaxLen: st.maxLen, RowsPerChunk: t.Coded.Coding.RowsPerGroup,
-		Plan: string(st.plan), Form: single.Form, Bits: 8 * float64(single.Bytes) / float64(s.rows*s.cols)}
+	r := result{Model: s.model, Rows: s.rows, Cols: s.cols, Tokens: st.tokens, Coding: st.coding.name, MaxLen: st.maxLen,
+		RowsPerChunk: t.Coded.Coding.RowsPerGroup,
+		Plan:         string(st.plan), Form: single.Form, Bits: 8 * float64(single.Bytes) / float64(s.rows*s.cols)}
 	var kernels []string
 	for _, l := range single.Launches {
 		if m != nil {
 			r.PredictedUS += 1e6 * m.Time(l.Work).Seconds
 			r.issueUS += 1e6 * m.IssueSeconds(l.Work)
+			r.Work = append(r.Work, l.Work)
 		}
 		if !slices.Contains(kernels, l.Kernel) {
 			kernels = append(kernels, l.Kernel)
@@ -90,7 +95,8 @@ func (r *result) rate(rep *report) {
 
 // line is for the terminal.
 func (r *result) line(timed bool) string {
-	s := fmt.Sprintf("%5d × %5d × %3d  %-16s L≤%-2d %3d rows  %-8s %-20s", r.Rows, r.Cols, r.Tokens, r.Coding, r.MaxLen, r.RowsPerChunk, r.Form, r.Kernel)
+	s := fmt.Sprintf("%5d × %5d × %3d  %-16s L≤%-2d %3d rows  %-8s %-20s", r.Rows, r.Cols, r.Tokens, r.Coding, r.MaxLen,
+		r.RowsPerChunk, r.Form, r.Kernel)
 	if !timed {
 		return s + fmt.Sprintf("  error %.1e, not timed", r.Error)
 	}
@@ -104,16 +110,22 @@ func (r *report) markdown() string {
 		b.WriteString("Computed and checked on the emulator; nothing was timed.\n")
 		return b.String()
 	}
-	fmt.Fprintf(&b, "Copying kernel: %.1f GB/s (read and written, measured). Predictions: rates of %s, not measured.\n\n", r.CopyGBps, r.Described)
-	b.WriteString("| rows × columns | tokens | coding | limit | rows per chunk | form | kernel | bits | measured µs | GB/s | G weights/s | of copy rate | of issue limit | × cuBLAS bf16 | predicted µs |\n")
+	fmt.Fprintf(&b, "Copying kernel: %.1f GB/s (read and written, measured). Predictions: rates of %s, not measured.\n\n",
+		r.CopyGBps, r.Described)
+	b.WriteString("| rows × columns | tokens | coding | limit | rows per chunk | form | kernel | bits | measured µs | GB/s | G " +
+		"weights/s | of copy rate | of issue limit | × cuBLAS bf16 | predicted µs |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, m := range r.Results {
 		cublas := ""
 		if m.OfCuBLAS > 0 {
 			cublas = fmt.Sprintf("%.2f", m.OfCuBLAS)
 		}
-		fmt.Fprintf(&b, "| %d × %d | %d | %s | %d | %d | %s | %s | %.2f | %.1f | %.1f | %.1f | %.0f %% | %.0f %% | %s | %.1f |\n", m.Rows, m.Cols, m.Tokens, m.Coding, m.MaxLen,
+		fmt.Fprintf(&b, "| %d × %d | %d | %s | %d | %d | %s | %s | %.2f | %.1f | %.1f | %.1f | %.0f %% | %.0f %% | %s | %.1f |\n",
+			m.Rows, m.Cols, m.Tokens, m.Coding, m.MaxLen,
 			m.RowsPerChunk, m.Form, m.Kernel, m.Bits, m.MeasuredUS, m.GBps, m.GWeights, 100*m.OfCopy, 100*m.OfIssue, cublas, m.PredictedUS)
+	}
+	for _, f := range r.Failed {
+		fmt.Fprintf(&b, "\nFailed: %s\n", f)
 	}
 	return b.String()
 }

@@ -1,9 +1,11 @@
-// Command probe finds how much the error of each type of matrix changes a model's predictions, and from it how many bits each should get.
+// Command probe finds how much the error of each type of matrix changes a model's predictions, and from it how many bits each
+// should get.
 //
 //	probe -f TEXT [-chunks N] [-kappa K] [-o OFFSETS.json] IN
 //
-// IN is what ellm-gpu compress takes, OFFSETS.json what its --offsets takes. For every type the model is compressed with steps of K times the matrices' rms
-// where it is probed and 2^−Fine of that elsewhere; the KL divergence from the unquantized model is what the type's errors do.
+// IN is what ellm-gpu compress takes, OFFSETS.json what its --offsets takes. For every type the model is compressed with steps of
+// K times the matrices' rms where it is probed and 2^−Fine of that elsewhere; the KL divergence from the unquantized model is
+// what the type's errors do.
 package main
 
 import (
@@ -20,7 +22,8 @@ func main() {
 	var text, out string
 	flag.StringVar(&text, "f", "", "text that the model is judged by; nothing that it is evaluated with later")
 	flag.IntVar(&p.chunks, "chunks", 2, "chunks of 512 tokens that are compared, at least 2")
-	flag.Float64Var(&p.kappa, "kappa", 0.5, "step of the probed matrices in units of their rms: about the bits per weight that are of interest")
+	flag.Float64Var(&p.kappa, "kappa", 0.5, "step of the probed matrices in units of their rms: about the bits per weight that "+
+		"are of interest")
 	flag.StringVar(&out, "o", "", "file for the offsets")
 	flag.Parse()
 	if flag.NArg() != 1 || text == "" || p.chunks < minChunks {

@@ -18,12 +18,14 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/eval"
 	"github.com/ellm-gpu/ellm-gpu/internal/quant"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
 const (
 	nCtx      = 512
 	minChunks = 2 // of text; fewer say nothing
-	// Fine is by how many bits all other matrices are finer than the probed ones. (Much finer ones would not fit the 8 bits that products are fast with.)
+	// Fine is by how many bits all other matrices are finer than the probed ones. (Much finer ones would not fit the 8 bits that
+	// products are fast with.)
 	Fine = 3
 )
 
@@ -33,14 +35,14 @@ type probe struct {
 	kappa  float64
 	dir    string // for temporary files
 
-	src    convert.Source
+	src    source.Model
 	tokens []int32
 }
 
 // measure returns the offsets that are best for the model at path, by the text in another file.
 func (p *probe) measure(ctx context.Context, path, text string) (quant.Offsets, error) {
 	var err error
-	if p.src, err = convert.OpenSource(path); err != nil {
+	if p.src, err = source.Open(path); err != nil {
 		return nil, err
 	}
 	defer p.src.Close()
@@ -130,7 +132,7 @@ func (p *probe) divergence(ctx context.Context, key string, sizes map[string]flo
 	}
 	defer logits.Close()
 	kld := 0.0
-	err = p.with(ctx, file, func(s *engine.Session) error {
+	err = p.with(ctx, file, func(s *engine.Engine) error {
 		r, err := eval.KLD(ctx, s, eval.NewFileReference(logits), p.tokens, eval.KLDOptions{NCtx: nCtx})
 		kld = r.KLD.Value
 		return err
@@ -145,7 +147,7 @@ func (p *probe) reference(ctx context.Context, text, out string) error {
 	if _, err := convert.Compress(ctx, p.src, file, convert.Options{Scheme: convert.SchemeBF16}, nil); err != nil {
 		return err
 	}
-	return p.with(ctx, file, func(s *engine.Session) error {
+	return p.with(ctx, file, func(s *engine.Engine) error {
 		ids := s.Tokenizer().Encode(text, true, false)
 		if len(ids) < minChunks*nCtx {
 			return fmt.Errorf("the text has %d tokens, at least %d are needed", len(ids), minChunks*nCtx)
@@ -161,7 +163,7 @@ func (p *probe) reference(ctx context.Context, text, out string) error {
 }
 
 // with calls f with the model in file, on the CPU.
-func (p *probe) with(ctx context.Context, file string, f func(*engine.Session) error) error {
+func (p *probe) with(ctx context.Context, file string, f func(*engine.Engine) error) error {
 	r, err := format.Open(file)
 	if err != nil {
 		return err
@@ -169,15 +171,16 @@ func (p *probe) with(ctx context.Context, file string, f func(*engine.Session) e
 	defer r.Close()
 	b := cpu.New()
 	defer b.Close()
-	s, err := engine.NewSession(ctx, r, b, engine.LoadOptions{NCtx: nCtx})
+	s, err := engine.New(ctx, r, b, engine.LoadOptions{NCtx: nCtx})
 	if err != nil {
 		return err
 	}
 	return f(s)
 }
 
-// solve distributes bits: divergences add up, and each falls to a quarter with one more bit per weight of its matrices. Their sum is smallest for a given size
-// when all have the same divergence per weight (reverse water-filling), so a type gets ½·log2 of what it has above the average.
+// solve distributes bits: divergences add up, and each falls to a quarter with one more bit per weight of its matrices. Their sum
+// is smallest for a given size when all have the same divergence per weight (reverse water-filling), so a type gets ½·log2 of
+// what it has above the average.
 func solve(sizes, harm map[string]float64) quant.Offsets {
 	weights, mean, layers := 0.0, 0.0, 0.0
 	for k, n := range sizes {

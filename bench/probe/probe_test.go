@@ -25,7 +25,8 @@ func TestProbe(t *testing.T) {
 	var o quant.Offsets
 	require.NoError(t, json.Unmarshal(b, &o))
 	require.NoError(t, o.Check())
-	for _, k := range []string{"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", quant.First, quant.Last} {
+	for _, k := range []string{"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", quant.First,
+		quant.Last} {
 		assert.Contains(t, o, k)
 	}
 	assert.Greater(t, o["attn_v"], o["attn_q"]) // what every model of this kind has

@@ -2,9 +2,9 @@
 //
 //	rdo [-rows N] IN
 //
-// Each weight may take the nearest level or its neighbour towards zero, whichever makes error + λ·bits smallest, with λ on the slope of the
-// quantizer's own rate–distortion curve and bits from the histogram that results, iterated. Levels are reconstructed at LMMSE scale in both cases, rows are
-// scaled to one mean magnitude, as row classes do.
+// Each weight may take the nearest level or its neighbour towards zero, whichever makes error + λ·bits smallest, with λ on the
+// slope of the quantizer's own rate–distortion curve and bits from the histogram that results, iterated. Levels are reconstructed
+// at LMMSE scale in both cases, rows are scaled to one mean magnitude, as row classes do.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 	"math"
 	"os"
 
-	"github.com/ellm-gpu/ellm-gpu/internal/convert"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
 func main() {
@@ -33,7 +33,7 @@ func main() {
 var steps = [...]float64{1, 0.5, 0.25}
 
 func run(path string, n int) error {
-	src, err := convert.OpenSource(path)
+	src, err := source.Open(path)
 	if err != nil {
 		return err
 	}
@@ -62,8 +62,9 @@ func run(path string, n int) error {
 	return nil
 }
 
-// sample returns weights of rows spread over tensor i, divided by the standard deviation that a normal row of their mean magnitude has.
-func sample(src convert.Source, i, n int) ([]float64, error) {
+// sample returns weights of rows spread over tensor i, divided by the standard deviation that a normal row of their mean
+// magnitude has.
+func sample(src source.Model, i, n int) ([]float64, error) {
 	t := src.Tensors()[i]
 	n = min(n, t.Rows)
 	row := make([]float32, t.Cols)

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 )
@@ -27,16 +26,18 @@ type countFile struct {
 
 // classes lists instructions by how many of them a multiprocessor completes per clock. What is not here counts as "int".
 var classes = map[string][]string{
-	"half":    {"HFMA2", "HADD2", "HMUL2", "HSET2", "HSETP2", "HMNMX2"},
-	"fp32":    {"FFMA", "FADD", "FMUL", "FMUL32I", "FADD32I", "FFMA32I"},
-	"shift":   {"SHF", "SHL", "SHR", "BFE", "BFI", "ISETP", "ISET", "ICMP", "IMNMX", "FSETP", "FSET", "FMNMX", "FSEL", "SEL", "PRMT", "BMSK", "SGXT"},
+	"half": {"HFMA2", "HADD2", "HMUL2", "HSET2", "HSETP2", "HMNMX2"},
+	"fp32": {"FFMA", "FADD", "FMUL", "FMUL32I", "FADD32I", "FFMA32I"},
+	"shift": {"SHF", "SHL", "SHR", "BFE", "BFI", "ISETP", "ISET", "ICMP", "IMNMX", "FSETP", "FSET", "FMNMX", "FSEL", "SEL",
+		"PRMT", "BMSK", "SGXT"},
 	"mul":     {"IMAD", "XMAD"},
 	"convert": {"F2F", "F2I", "I2F", "I2I", "I2FP", "F2FP", "FRND", "POPC", "FLO", "SHFL", "BREV"},
 	"special": {"MUFU", "RRO"},
 	"shared":  {"LDS", "STS", "ATOMS"},
 	"global":  {"LDG", "LD", "STG", "ST", "ATOM", "ATOMG", "RED", "LDL", "STL"},
 	"tensor":  {"HMMA", "IMMA", "BMMA", "HGMMA", "IGMMA"},
-	"control": {"BRA", "BRX", "EXIT", "SSY", "SYNC", "BAR", "DEPBAR", "BSSY", "BSYNC", "WARPSYNC", "VOTE", "VOTEU", "PBK", "BRK", "PCNT", "CONT", "CAL", "CALL",
+	"control": {"BRA", "BRX", "EXIT", "SSY", "SYNC", "BAR", "DEPBAR", "BSSY", "BSYNC", "WARPSYNC", "VOTE", "VOTEU", "PBK",
+		"BRK", "PCNT", "CONT", "CAL", "CALL",
 		"RET", "MEMBAR", "R2UR", "S2R", "S2UR", "CS2R", "ENDCOLLECTIVE", "BREAK", "YIELD", "ERRBAR"},
 }
 
@@ -62,21 +63,12 @@ func classOf(op string) string {
 	return "int"
 }
 
-// countKernels returns the main loops of a cubin's kernels, those that touch every weight of a matrix.
-func countKernels(path, arch string) ([]kernelCount, error) {
-	code, err := output("cuobjdump", "-sass", path)
-	if err != nil {
-		return nil, err
-	}
-	text, err := output("cuobjdump", "-res-usage", path)
-	if err != nil {
-		return nil, err
-	}
-	resources := parseUsage(text)
+// counts returns the main loops of a module's kernels, those that touch every weight of a matrix.
+func (m *module) counts() []kernelCount {
 	var all []kernelCount
-	for _, k := range parseCode(code) {
-		r := resources[k.name]
-		c := kernelCount{Kernel: k.name, Arch: arch, Registers: r.registers, Shared: r.shared, Counts: map[string]int{}}
+	for _, k := range m.kernels {
+		r := m.resources[k.name]
+		c := kernelCount{Kernel: k.name, Arch: m.arch, Registers: r.registers, Shared: r.shared, Counts: map[string]int{}}
 		if multiplies(k.name) {
 			at, body, weights := findMainLoop(k)
 			c.Weights = weights
@@ -92,13 +84,13 @@ func countKernels(path, arch string) ([]kernelCount, error) {
 		}
 		all = append(all, c)
 	}
-	return all, nil
+	return all
 }
 
 var nvccVersion = regexp.MustCompile(`V(\d+\.\d+\.\d+)`)
 
-// count reads the cubins of all architectures in dir.
-func count(dir string, archs []string) (*countFile, error) {
+// countAll returns the counts of modules compiled by the nvcc at hand.
+func countAll(modules []module) (*countFile, error) {
 	version, err := output("nvcc", "--version")
 	if err != nil {
 		return nil, err
@@ -107,16 +99,8 @@ func count(dir string, archs []string) (*countFile, error) {
 	if m := nvccVersion.FindSubmatch(version); m != nil {
 		f.Compiler = string(m[1])
 	}
-	for _, arch := range archs {
-		path := filepath.Join(dir, arch+".cubin")
-		if _, err := os.Stat(path); err != nil {
-			return nil, err
-		}
-		k, err := countKernels(path, arch)
-		if err != nil {
-			return nil, err
-		}
-		f.Kernels = append(f.Kernels, k...)
+	for _, m := range modules {
+		f.Kernels = append(f.Kernels, m.counts()...)
 	}
 	return f, nil
 }
@@ -142,7 +126,11 @@ func (f *countFile) encode() ([]byte, error) {
 
 // writeCounts writes the counts of dir's cubins to path.
 func writeCounts(path, dir string, archs []string) error {
-	f, err := count(dir, archs)
+	modules, err := readModules(dir, archs)
+	if err != nil {
+		return err
+	}
+	f, err := countAll(modules)
 	if err != nil {
 		return err
 	}

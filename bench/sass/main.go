@@ -5,17 +5,14 @@
 package main
 
 import (
-	"bytes"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 )
 
 func main() {
-	arch := flag.String("arch", "sm_53,sm_80,sm_86,sm_90", "architectures, separated by commas; those without a cubin are left out")
+	arch := flag.String("arch", "sm_53", "architectures, separated by commas")
 	counts := flag.String("json", "", "instead of printing, write instruction counts by class to this `file`")
 	flag.Parse()
 	err := error(nil)
@@ -31,23 +28,13 @@ func main() {
 }
 
 func run(dir string, archs []string) error {
-	found, spills := 0, 0
-	for _, arch := range archs {
-		files, err := filepath.Glob(filepath.Join(dir, "*"+arch+".cubin"))
-		if err != nil {
-			return err
-		}
-		for _, f := range files {
-			n, err := report(f)
-			if err != nil {
-				return err
-			}
-			found++
-			spills += n
-		}
+	modules, err := readModules(dir, archs)
+	if err != nil {
+		return err
 	}
-	if found == 0 {
-		return fmt.Errorf("%s holds no cubin for %s (make kernels)", dir, strings.Join(archs, " or "))
+	spills := 0
+	for _, m := range modules {
+		spills += m.print()
 	}
 	if spills > 0 {
 		return fmt.Errorf("%d kernels spill registers or keep arrays in local memory", spills)
@@ -55,20 +42,12 @@ func run(dir string, archs []string) error {
 	return nil
 }
 
-// report prints the kernels of one cubin and returns how many of them use local memory.
-func report(path string) (spills int, err error) {
-	code, err := output("cuobjdump", "-sass", path)
-	if err != nil {
-		return 0, err
-	}
-	usage, err := output("cuobjdump", "-res-usage", path)
-	if err != nil {
-		return 0, err
-	}
-	resources := parseUsage(usage)
-	fmt.Printf("%s\n%-26s %6s %6s %6s %6s   %s\n", filepath.Base(path), "kernel", "instr", "regs", "shared", "local", "main loop: instructions / weights = per weight")
-	for _, k := range parseCode(code) {
-		r := resources[k.name]
+// print writes a line for each kernel and returns how many of them use local memory.
+func (m *module) print() (spills int) {
+	fmt.Printf("%s\n%-26s %6s %6s %6s %6s   %s\n", m.arch, "kernel", "instr", "regs", "shared", "local",
+		"main loop: instructions / weights = per weight")
+	for _, k := range m.kernels {
+		r := m.resources[k.name]
 		if r.local > 0 {
 			spills++
 		}
@@ -78,24 +57,14 @@ func report(path string) (spills int, err error) {
 		}
 		fmt.Printf("%-26s %6d %6d %6d %6d   %s\n", k.name, len(k.code), r.registers, r.shared, r.local, cost)
 	}
-	return spills, nil
+	return spills
 }
 
 // multiplies tells whether a kernel touches every weight of a matrix, so that instructions per weight mean something.
 func multiplies(name string) bool {
-	if strings.HasSuffix(name, "_mixed") { // the loops of others
+	if strings.Contains(name, "_mixed") { // the loops of others
 		return false
 	}
-	return strings.HasPrefix(name, "gemv_") || strings.HasPrefix(name, "gemm_") || strings.HasPrefix(name, "decode_chunks_") || strings.HasPrefix(name, "unpack_codes_")
-}
-
-func output(name string, args ...string) ([]byte, error) {
-	var stderr bytes.Buffer
-	cmd := exec.Command(name, args...)
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w %s", name, strings.Join(args, " "), err, stderr.Bytes())
-	}
-	return out, nil
+	return strings.HasPrefix(name, "gemv_") || strings.HasPrefix(name, "gemm_") || strings.HasPrefix(name, "decode_chunks_") ||
+		strings.HasPrefix(name, "unpack_codes_") || strings.HasPrefix(name, "attention_tiles_")
 }

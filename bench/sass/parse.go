@@ -116,8 +116,8 @@ func (l loop) own(code []instruction, all []loop) []instruction {
 	return own
 }
 
-// marks tell by which instruction of a kernel's main loop its weights are counted, and how many one stands for in a lane. The first
-// line that fits a kernel and finds something holds.
+// marks tell by which instruction of a kernel's main loop its weights are counted, and how many one stands for in a lane. The
+// first line that fits a kernel and finds something holds.
 var marks = []struct {
 	prefix, op string
 	weights    int
@@ -125,7 +125,9 @@ var marks = []struct {
 	{"gemv_fused_", "LDS", 2},       // a look-up is a pair
 	{"gemm_mma_", "HMMA.16816", 64}, // 16 × 16 × 8 products of a warp
 	{"gemm_mma_", "HMMA.1688", 32},  // 16 × 8 × 8
-	{"decode_chunks_", "ST", 2},     // a pair is stored
+	{"gemm_wide_", "HMMA.16816", 64},
+	{"attention_tiles_", "HMMA.16816", 64},
+	{"decode_chunks_", "ST", 2}, // a pair is stored
 	{"decode_chunks_", "STG", 2},
 	{"unpack_codes_u8", "ST", 4}, // four bytes, or a pair of 16 bits
 	{"unpack_codes_u8", "STG", 4},
@@ -137,7 +139,8 @@ var marks = []struct {
 
 // weights counts the weights (times tokens) that the instructions of one pass handle in a lane.
 func weights(name string, code []instruction) int {
-	if strings.HasPrefix(name, "gemv_fused_") && (countOps(code, "HFMA2")+countOps(code, "FFMA") == 0 || countOps(code, "SHF") == 0 || stores(code)) {
+	if strings.HasPrefix(name, "gemv_fused_") && (countOps(code, "HFMA2")+countOps(code, "FFMA") == 0 ||
+		countOps(code, "SHF") == 0 || stores(code)) {
 		return 0 // reads shared memory for something else than decoding
 	}
 	if m := packedName.FindStringSubmatch(name); m != nil {
@@ -157,19 +160,24 @@ func weights(name string, code []instruction) int {
 	return 0
 }
 
-// stores tells whether the code waits for other warps or writes to device memory: the ends of rows do, and what prepares the next input, but no decoding.
+// stores tells whether the code waits for other warps or writes to device memory: the ends of rows do, and what prepares the next
+// input, but no decoding.
 func stores(code []instruction) bool {
 	return countOps(code, "BAR")+countOps(code, "ST")+countOps(code, "STG") > 0
 }
 
-// packedName matches the products with packed codes, and their bits.
-var packedName = regexp.MustCompile(`^gemv_packed(\d)`)
+// packedName matches the products with packed codes, their bits, and how many vectors they take if several.
+var packedName = regexp.MustCompile(`^gemv_packed(\d).*?(?:_x([248]))?$`)
 
-// countPacked counts the weights of a product with packed codes. A lane loads pieces of 32 columns of four rows: as many times 16 bytes as a code has
-// bits, and as much again four times for the inputs.
+// countPacked counts the weights of a product with packed codes. A lane loads pieces of 32 columns of four rows: as many times 16
+// bytes as a code has bits, and as much again four times for the inputs of each vector.
 func countPacked(code []instruction, m []string) int {
 	const weights = 4 * 32
-	return countWide(code) * weights / (int(m[1][0]-'0') + 4)
+	vectors := 1
+	if m[2] != "" {
+		vectors = int(m[2][0] - '0')
+	}
+	return countWide(code) * weights / (int(m[1][0]-'0') + 4*vectors)
 }
 
 // countWide counts loads of 16 bytes from device memory.
@@ -194,8 +202,9 @@ func countOps(code []instruction, op string) int {
 	return n
 }
 
-// mainLoop returns the instructions of the loop that handles the weights and how many it handles in one pass: the one with the most
-// weights, and among such the shortest. Loops without loops inside them go first: what lies around them serves the ends of rows.
+// mainLoop returns the instructions of the loop that handles the weights and how many it handles in one pass: the one with the
+// most weights, and among such the shortest. Loops without loops inside them go first: what lies around them serves the ends of
+// rows.
 func mainLoop(k kernel) (body []instruction, most int) {
 	_, body, most = findMainLoop(k)
 	return body, most

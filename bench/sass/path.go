@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// betweenLoops returns the instructions that a thread executes at least from the end of a pass through the main loop l to the beginning of the
-// next one that a loop around it makes: a row's beginning and end. Loops on the way are passed once. nil: there is no way.
+// betweenLoops returns the instructions that a thread executes at least from the end of a pass through the main loop l to the
+// beginning of the next one that a loop around it makes: a row's beginning and end. Loops on the way are passed once. nil: there
+// is no way.
 func betweenLoops(code []instruction, l loop) []instruction {
 	const unseen = -1
 	from := make([]int, len(code))

@@ -1,5 +1,5 @@
-// Package decode turns coded chunks (docs/format.md, section 6) into integer codes, as fast as the processor can. internal/huffman holds the plain
-// decoder that says what is right; every decoder here gives the same bits.
+// Package decode turns coded chunks (docs/format.md, section 6) into integer codes, as fast as the processor can.
+// internal/huffman holds the plain decoder that says what is right; every decoder here gives the same bits.
 package decode
 
 import (
@@ -9,18 +9,8 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
-
-// ISA is an instruction set with a decoder in this package.
-type ISA int
-
-const (
-	Generic ISA = iota // portable Go
-	AVX2               // one lane a register: BMI2; low bits with AVX2
-	AVX512             // 16 lanes a register: AVX-512 F, BW, VBMI and VBMI2
-)
-
-func (i ISA) String() string { return [...]string{"generic Go", "AVX2", "AVX-512"}[i] }
 
 // maxFastLow is the number of low bits of which four pairs fit a word, as the vector decoders take them.
 const maxFastLow = 4
@@ -28,7 +18,7 @@ const maxFastLow = 4
 // Matrix decodes the chunks of one matrix. It is safe for concurrent use.
 type Matrix struct {
 	c   *format.Coded
-	isa ISA
+	isa isa.ISA
 	lut [][]uint32 // per table of the pool; nil where this matrix does not use it
 	// Base is added to a byte code to give the integer code q (without outliers): q = Base + u.
 	Base  int
@@ -40,15 +30,16 @@ type Matrix struct {
 // splitBits is the most low bits that Low unpacks.
 const splitBits = 8
 
-// splits reports whether c's low bits are decoded apart: where they do not fit a byte together with the levels, or vector decoders do not take them.
+// splits reports whether c's low bits are decoded separately: level and low bits together exceed a byte, or vector decoders do
+// not take them.
 func splits(c *format.Coded) bool {
 	k := &c.Coding
 	return k.Float == format.NotFloat && k.Values == nil && c.Scale.Kind != format.ScaleBlock && k.LowBits <= splitBits &&
 		(k.Levels<<k.LowBits > 256 || k.LowBits > maxFastLow)
 }
 
-// Tables are the code tables of a model, and what its matrices make of them: matrices with equally many low bits share decoding tables, which are as large as a
-// third of a processor's first-level cache.
+// Tables are the code tables of a model, and what its matrices make of them: matrices with equally many low bits share decoding
+// tables, which are as large as a third of a processor's first-level cache.
 type Tables struct {
 	pool    []*huffman.Table
 	lookups map[lookupKey][]uint32
@@ -79,8 +70,8 @@ func (t *Tables) Bytes() (n int64) {
 }
 
 // New prepares the decoding of c, whose indexes Reader.Verify has checked. It may change tables.
-func New(c *format.Coded, tables *Tables, isa ISA) (*Matrix, error) {
-	m := &Matrix{c: c, isa: isa, lut: make([][]uint32, len(tables.pool)), Base: int(c.Coding.Zero), lanes: &tables.scratch}
+func New(c *format.Coded, tables *Tables, i isa.ISA) (*Matrix, error) {
+	m := &Matrix{c: c, isa: i, lut: make([][]uint32, len(tables.pool)), Base: int(c.Coding.Zero), lanes: &tables.scratch}
 	m.split = splits(c)
 	low := c.Coding.LowBits
 	if m.split {
@@ -88,7 +79,7 @@ func New(c *format.Coded, tables *Tables, isa ISA) (*Matrix, error) {
 	}
 	m.wide = c.Coding.Levels<<low > 256
 	if low > maxFastLow || m.wide {
-		m.isa = Generic
+		m.isa = isa.Generic
 	}
 	if v := c.Coding.Values; v != nil {
 		lo, hi := slices.Min(v), slices.Max(v)
@@ -157,8 +148,9 @@ func (m *Matrix) chunk(g, k int) chunk {
 	c := m.c
 	i := g*c.Tiles() + k
 	ch := chunk{
-		words: c.Stream[c.ChunkOffset[i]:], length: int(c.ChunkOffset[i+1] - c.ChunkOffset[i]), mainWords: int(c.MainWords[i]), tail: c.LaneTail[huffman.Lanes*i:][:huffman.Lanes],
-		lut: m.lut[c.ChunkTable[i]], lowBits: c.Coding.LowBits, steps: c.TileSteps(k), rows: c.GroupRows(g), scratch: m.lanes,
+		words: c.Stream[c.ChunkOffset[i]:], length: int(c.ChunkOffset[i+1] - c.ChunkOffset[i]), mainWords: int(c.MainWords[i]),
+		tail: c.LaneTail[huffman.Lanes*i:][:huffman.Lanes],
+		lut:  m.lut[c.ChunkTable[i]], lowBits: c.Coding.LowBits, steps: c.TileSteps(k), rows: c.GroupRows(g), scratch: m.lanes,
 	}
 	if ch.lowBits > 0 {
 		ch.low = c.Low[c.LowOffset(g, k):]
@@ -166,7 +158,8 @@ func (m *Matrix) chunk(g, k int) chunk {
 	return ch
 }
 
-// Chunk decodes tile k of group g to one byte per weight: row r of the group stands at dst[r*stride:], steps·64 bytes. Outliers are left out.
+// Chunk decodes tile k of group g to one byte per weight: row r of the group stands at dst[r*stride:], steps·64 bytes. Outliers
+// are left out.
 func (m *Matrix) Chunk(g, k int, dst []byte, stride int) {
 	ch := m.chunk(g, k)
 	if m.split {
@@ -174,9 +167,9 @@ func (m *Matrix) Chunk(g, k int, dst []byte, stride int) {
 	}
 	dst = dst[:(ch.rows-1)*stride+ch.steps*format.StepCols]
 	switch m.isa {
-	case AVX512:
+	case isa.AVX512:
 		decodeAVX512(&ch, dst, stride)
-	case AVX2:
+	case isa.AVX2:
 		decodeAVX2(&ch, dst, stride)
 	default:
 		decodeGeneric(&ch, dst, stride)
@@ -188,9 +181,9 @@ func (m *Matrix) Low(g, k int, dst []byte, stride int) {
 	ch := m.chunk(g, k)
 	dst = dst[:(ch.rows-1)*stride+ch.steps*format.StepCols]
 	switch m.isa {
-	case AVX512:
+	case isa.AVX512:
 		lowAVX512(&ch, dst, stride)
-	case AVX2:
+	case isa.AVX2:
 		lowAVX2(&ch, dst, stride)
 	default:
 		lowGeneric(&ch, dst, stride)

@@ -11,24 +11,27 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
 // isas returns the portable decoder and those that this processor can run.
-func isas() []ISA {
-	all := []ISA{Generic}
-	for i := AVX2; i <= Best(); i++ {
+func isas() []isa.ISA {
+	all := []isa.ISA{isa.Generic}
+	for i := isa.AVX2; i <= Best(); i++ {
 		all = append(all, i)
 	}
 	return all
 }
 
 // coded codes random levels as one matrix and returns it with the integers (a<<s | lo) it stands for.
-func coded(t testing.TB, rng *rand.Rand, rows, cols, levels, lowBits, maxLen int, sigma float64) (*format.Coded, []*huffman.Table, []uint16) {
+func coded(t testing.TB, rng *rand.Rand, rows, cols, levels, lowBits, maxLen int, sigma float64) (*format.Coded,
+	[]*huffman.Table, []uint16) {
 	return grouped(t, rng, 13, rows, cols, levels, lowBits, maxLen, sigma)
 }
 
 // grouped is coded for groups of any height.
-func grouped(t testing.TB, rng *rand.Rand, perGroup, rows, cols, levels, lowBits, maxLen int, sigma float64) (*format.Coded, []*huffman.Table, []uint16) {
+func grouped(t testing.TB, rng *rand.Rand, perGroup, rows, cols, levels, lowBits, maxLen int, sigma float64) (*format.Coded,
+	[]*huffman.Table, []uint16) {
 	c := &format.Coded{Rows: rows, Cols: cols, Coding: format.Coding{Levels: levels, LowBits: lowBits, Zero: -5}}
 	c.Coding.RowsPerGroup = min(rows, perGroup)
 	stride := c.Steps() * format.StepCols
@@ -55,7 +58,8 @@ func grouped(t testing.TB, rng *rand.Rand, perGroup, rows, cols, levels, lowBits
 		for k := range c.Tiles() {
 			c.ChunkTable = append(c.ChunkTable, uint8((g+k)%2))
 			c.ChunkOffset = append(c.ChunkOffset, uint32(len(c.Stream)))
-			words, main, tail, err := tables[(g+k)%2].EncodeChunk(c.Stream, m[g*c.Coding.RowsPerGroup*stride+k*c.StepsPerTile()*format.StepCols:], stride, c.TileSteps(k), c.GroupRows(g))
+			words, main, tail, err := tables[(g+k)%2].EncodeChunk(c.Stream,
+				m[g*c.Coding.RowsPerGroup*stride+k*c.StepsPerTile()*format.StepCols:], stride, c.TileSteps(k), c.GroupRows(g))
 			require.NoError(t, err)
 			for len(words)%8 != 0 {
 				words = append(words, 0)
@@ -120,7 +124,8 @@ func TestDecodersAgree(t *testing.T) {
 	}
 }
 
-// TestTallGroups decodes chunks whose lanes are longer than what the portable decoder collects at a time, with codes of all lengths.
+// TestTallGroups decodes chunks whose lanes are longer than what the portable decoder collects at a time, with codes of all
+// lengths.
 func TestTallGroups(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
 	for _, cols := range []int{2048, 1984, 576} {
@@ -134,7 +139,7 @@ func TestTallGroups(t *testing.T) {
 }
 
 // decodeAll decodes c to integers a<<s | lo.
-func decodeAll(t testing.TB, c *format.Coded, tables []*huffman.Table, isa ISA) []uint16 {
+func decodeAll(t testing.TB, c *format.Coded, tables []*huffman.Table, isa isa.ISA) []uint16 {
 	m, err := New(c, NewTables(tables), isa)
 	require.NoError(t, err)
 	stride := c.Steps() * format.StepCols
@@ -193,11 +198,12 @@ func TestValues(t *testing.T) {
 		}
 	}
 	c.Coding.Values[0] = 1000
-	_, err := New(c, NewTables(tables), Generic)
+	_, err := New(c, NewTables(tables), isa.Generic)
 	require.ErrorContains(t, err, "do not fit a byte")
 }
 
-// TestCorruptStreamStaysInside decodes random words in place of a stream: the result is meaningless, but all decoders read the same words and none leaves the slice.
+// TestCorruptStreamStaysInside decodes random words in place of a stream: the result is meaningless, but all decoders read the
+// same words and none leaves the slice.
 func TestCorruptStreamStaysInside(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	for range 50 {

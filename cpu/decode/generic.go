@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// chains is how many lanes are decoded together, so that a processor overlaps their lookups, each of which waits for the one before.
+	// chains is how many lanes are decoded together, so that a processor overlaps their lookups, each of which waits for the one
+	// before.
 	chains = 4
 	// roundPairs is how many pairs of a lane are decoded before its next words are collected.
 	roundPairs = 1344
@@ -19,16 +20,17 @@ const (
 	quad = 4
 )
 
-// chain is the state of a lane: its next words one behind the other, and the next bit in them.
+// chain is the state of a lane: its next words, joined, and the next bit in them.
 type chain struct {
 	bit   uint
 	word  int // number of the first of these words in the lane
 	lane  int
-	tail  int                  // where in the stream the lane's words behind the interleaved ones begin
+	tail  int                  // where in the stream the lane's words after the interleaved ones begin
 	bytes [roundBytes + 8]byte // a load may begin at any of the first roundBytes
 }
 
-// collect copies the words that n pairs of the longest codes take, from the one with the next bit on. Guard words are behind the last chunk for that.
+// collect copies the words that n pairs of the longest codes take, from the one with the next bit on. Guard words follow the
+// last chunk for that.
 func (h *chain) collect(c *chunk, n int) {
 	h.word, h.bit = h.word+int(h.bit/32), h.bit%32
 	need := (n*huffman.MaxCodeLen+31)/32 + 1
@@ -68,7 +70,7 @@ func decodeGeneric(c *chunk, dst []byte, stride int) {
 	}
 }
 
-// next returns at least 57 of the bits behind the next one.
+// next returns at least 57 of the bits from the next one on.
 func (h *chain) next(bit uint) uint64 {
 	i := bit / 8 % roundBytes
 	return binary.LittleEndian.Uint64(h.bytes[i:i+8]) >> (bit % 8)
@@ -79,7 +81,8 @@ func put(p []byte, e0, e1, e2, e3 uint32) {
 	binary.LittleEndian.PutUint64(p, uint64(e0>>16|e1&^0xffff)|uint64(e2>>16|e3&^0xffff)<<32)
 }
 
-// decodeRows decodes rows of four neighbouring lanes from the words that were collected. Lengths are below 1<<16 in any sum of four entries.
+// decodeRows decodes rows of four neighbouring lanes from the words that were collected. Lengths are below 1<<16 in any sum of
+// four entries.
 func decodeRows(h *[chains]chain, lut []uint32, dst []byte, stride, rows, steps int) {
 	const step = format.StepCols
 	if len(lut) == 0 {
@@ -176,8 +179,8 @@ func orStep(d *[format.StepCols]byte, w *[huffman.Lanes]uint32, shift, n uint) {
 	}
 }
 
-// decodeWide decodes codes of more than 8 bits, whose table holds plain levels: first the levels, as bytes in the second half of each row, and from these
-// and the low bits, front to back, the codes.
+// decodeWide decodes codes of more than 8 bits, whose table holds plain levels: first the levels, as bytes in the second half of
+// each row, and from these and the low bits, front to back, the codes.
 func decodeWide(c *chunk, dst []uint16, stride int) {
 	levels := *c
 	levels.lowBits = 0

@@ -6,18 +6,19 @@ import (
 	"golang.org/x/sys/cpu"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
-// Best returns the fastest decoder of this processor.
-func Best() ISA {
+// Best returns the fastest decoder of this processor: AVX2 needs BMI1 and BMI2 too, AVX-512 needs F, BW, VBMI and VBMI2.
+func Best() isa.ISA {
 	x := &cpu.X86
 	switch {
 	case x.HasAVX512F && x.HasAVX512BW && x.HasAVX512VBMI && x.HasAVX512VBMI2:
-		return AVX512
+		return isa.AVX512
 	case x.HasAVX2 && x.HasBMI1 && x.HasBMI2: // and LZCNT, which came with these
-		return AVX2
+		return isa.AVX2
 	}
-	return Generic
+	return isa.Generic
 }
 
 // chunkArgs mirrors the offsets in internal/asm.
@@ -50,7 +51,7 @@ func (a *chunkArgs) set(c *chunk, dst []byte, stride int) {
 		dst: unsafe.Pointer(&dst[0]), stride: stride, words: unsafe.Pointer(&c.words[0]), lut: unsafe.Pointer(&c.lut[0]),
 		steps: c.steps, rows: c.rows, lowBits: c.lowBits, mask: uint32(len(c.lut) - 1), one: 1,
 	}
-	// What is fetched may lie behind the stream: nothing is read there.
+	// What is fetched may lie after the stream: nothing is read there.
 	a.ahead = uintptr(a.words) + fetchAhead
 	a.aheadStep = 4 * 4 * c.length / (c.rows * c.steps)
 	var tails [huffman.Lanes]int32
@@ -73,8 +74,10 @@ func (a *chunkArgs) set(c *chunk, dst []byte, stride int) {
 	}
 }
 
-// lanes512 holds the lanes with bit 2 of their number clear, then those with it set: packing two registers of 32-bit entries to 16 bits then gives lanes in order.
-var lanes512 = [huffman.Lanes]uint8{0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31}
+// lanes512 holds the lanes with bit 2 of their number clear, then those with it set: packing two registers of 32-bit entries to
+// 16 bits then gives lanes in order.
+var lanes512 = [huffman.Lanes]uint8{0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27, 4, 5, 6, 7, 12, 13, 14, 15, 20,
+	21, 22, 23, 28, 29, 30, 31}
 
 func decodeAVX512(c *chunk, dst []byte, stride int) {
 	var a chunkArgs

@@ -27,7 +27,7 @@ func decodeAVX2(c *chunk, dst []byte, stride int) {
 	defer c.scratch.Put(l)
 	l.split(c)
 	longest := int(slices.Max(c.tail))
-	l.addTails(c, longest+1) // a lookup sees bits behind its code
+	l.addTails(c, longest+1) // a lookup sees bits after its code
 	if !l.decode(c, dst, stride) {
 		// The stream is damaged: other decoders read on, as far as codes can reach.
 		l.addTails(c, l.stride-c.mainWords)
@@ -86,12 +86,13 @@ func (l *lanes) split(c *chunk) {
 	}
 }
 
-// addTails copies n words or a few more from the start of every lane's tail on, as far as there are any.
+// addTails copies n words or a few more, within each lane, from the start of its tail on, as far as there are any.
 func (l *lanes) addTails(c *chunk, n int) {
 	at, from := c.mainWords, huffman.Lanes*c.mainWords
-	for _, tail := range c.tail {
+	for lane, tail := range c.tail {
+		end := (lane + 1) * l.stride // copying in blocks must not reach the next lane
 		for i := 0; i < n; i += laneBlock {
-			dst, src := l.words[at+i:], c.words[min(from+i, len(c.words)):]
+			dst, src := l.words[at+i:end], c.words[min(from+i, len(c.words)):]
 			if len(src) < laneBlock || len(dst) < laneBlock {
 				copy(dst, src)
 				break

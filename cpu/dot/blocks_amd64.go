@@ -1,6 +1,10 @@
 package dot
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
+)
 
 // gemmBlockArgs mirrors the offsets in internal/asm.
 type gemmBlockArgs struct {
@@ -17,24 +21,24 @@ type gemmBlockArgs struct {
 // gemmBlockTokens is how many tokens AVX-512 has in registers; AVX2 takes one.
 const gemmBlockTokens = 4
 
-func (i ISA) gemmBlocksASM(acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
+func (k Kernels) gemmBlocksASM(acc, rest, scale []float32, w *Rows, block int, x Tokens) {
 	most := gemmBlockTokens
-	if i == AVX2 {
+	if k.ISA == isa.AVX2 {
 		most = 1
 	}
 	var a gemmBlockArgs
-	a.stride, a.scaleStride, a.xStride = w.NibbleStride, 4*w.ScaleStride, xStride
+	a.stride, a.scaleStride, a.xStride = w.NibbleStride, 4*w.ScaleStride, x.Stride
 	a.codes = unsafe.Pointer(&w.Nibble[:(BlockRows-1)*w.NibbleStride+w.Steps*StepCols][0])
 	a.scale = unsafe.Pointer(&w.Scale[:(BlockRows-1)*w.ScaleStride+w.Steps*StepCols/block][0])
 	p := (*byte)(unsafe.Pointer(&a))
-	for t := 0; t < tokens; t += most {
-		n := min(most, tokens-t)
+	for t := 0; t < x.Count; t += most {
+		n := min(most, x.Count-t)
 		a.steps = w.Steps
 		a.acc = unsafe.Pointer(&acc[BlockRows*t:][:BlockRows*n][0])
 		a.rest = unsafe.Pointer(&rest[BlockRows*t:][:BlockRows*n][0])
 		a.tokenScale = unsafe.Pointer(&scale[t:][:n][0])
-		a.x = unsafe.Pointer(&x[t*xStride:][:(n-1)*xStride+2*StepCols*w.Steps][0])
-		if i == AVX2 {
+		a.x = unsafe.Pointer(&x.from(t)[:(n-1)*x.Stride+2*StepCols*w.Steps][0])
+		if k.ISA == isa.AVX2 {
 			gemmBlocks256(p, block, w.Width)
 		} else {
 			gemmBlocks512(p, block, n)

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
 // TestCorrections checks products of rows with corrections, the most extreme and several of one code among them.
@@ -18,7 +20,7 @@ func TestCorrections(t *testing.T) {
 			for i := range x {
 				x[i] = max(-1, min(1, 3*x[i])) // many of the largest numbers
 			}
-			Generic.Quantize(q, x)
+			With(isa.Generic).Quantize(q, x)
 			want, start := make([]int64, rows), []uint32{5}
 			list := make([]uint16, 5)
 			for r := range rows {
@@ -36,13 +38,13 @@ func TestCorrections(t *testing.T) {
 				}
 				start = append(start, uint32(len(list)))
 			}
-			for _, isa := range Available() {
-				w := pack(isa, width, rows, steps, codes)
+			for _, k := range Available() {
+				w := pack(k, width, rows, steps, codes)
 				w.Correct, w.CorrectStart = list, start
 				out := make([]int32, 2*rows)
-				isa.Dot(out, w, q)
+				k.Dot(out, w, q)
 				for r := range rows {
-					require.Equal(t, want[r], int64(out[2*r])*256+int64(out[2*r+1]), "%s, %d steps, one in %d", isa, steps, every)
+					require.Equal(t, want[r], int64(out[2*r])*256+int64(out[2*r+1]), "%s, %d steps, one in %d", k, steps, every)
 				}
 			}
 		}
@@ -59,9 +61,9 @@ func BenchmarkDotCorrections(b *testing.B) {
 	const rows, steps = 32, 24
 	for _, every := range []int{200, 50, 25} {
 		codes, x, q := sample(rng, 4, rows, steps)
-		Generic.Quantize(q, x)
-		for _, isa := range Available()[1:] {
-			w := pack(isa, 4, rows, steps, codes)
+		With(isa.Generic).Quantize(q, x)
+		for _, k := range Available()[1:] {
+			w := pack(k, 4, rows, steps, codes)
 			w.CorrectStart = []uint32{0}
 			for range rows {
 				for c := rng.IntN(every); c < steps*StepCols; c += 1 + rng.IntN(2*every) {
@@ -69,10 +71,12 @@ func BenchmarkDotCorrections(b *testing.B) {
 				}
 				w.CorrectStart = append(w.CorrectStart, uint32(len(w.Correct)))
 			}
+			w.Values, w.Sums = make([]int16, steps*StepCols), make([]int32, CorrectionSums) // as backends do for few tokens
+			k.Values(w.Values, q, steps)
 			out := make([]int32, 2*rows)
-			b.Run(fmt.Sprintf("%s/width=4/one in %d", isa, every), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%s/width=4/one in %d", k, every), func(b *testing.B) {
 				for b.Loop() {
-					isa.Dot(out, w, q)
+					k.Dot(out, w, q)
 				}
 				b.ReportMetric(float64(len(codes))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
 			})

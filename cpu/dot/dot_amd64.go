@@ -74,6 +74,21 @@ func pack512w4(a *byte)
 //go:noescape
 func unpack512w4(a *byte)
 
+// unpackRows512w4 turns rows of packed codes into codes of one byte each with AVX-512.
+//
+//go:noescape
+func unpackRows512w4(a *byte)
+
+// pack256w4 turns a row of codes of one byte each into planes.
+//
+//go:noescape
+func pack256w4(a *byte)
+
+// unpack256w4 turns a row of planes into codes of one byte each.
+//
+//go:noescape
+func unpack256w4(a *byte)
+
 // dot512w5 multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
 //go:noescape
@@ -113,6 +128,21 @@ func pack512w5(a *byte)
 //
 //go:noescape
 func unpack512w5(a *byte)
+
+// unpackRows512w5 turns rows of packed codes into codes of one byte each with AVX-512.
+//
+//go:noescape
+func unpackRows512w5(a *byte)
+
+// pack256w5 turns a row of codes of one byte each into planes.
+//
+//go:noescape
+func pack256w5(a *byte)
+
+// unpack256w5 turns a row of planes into codes of one byte each.
+//
+//go:noescape
+func unpack256w5(a *byte)
 
 // dot512w6 multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
@@ -154,6 +184,21 @@ func pack512w6(a *byte)
 //go:noescape
 func unpack512w6(a *byte)
 
+// unpackRows512w6 turns rows of packed codes into codes of one byte each with AVX-512.
+//
+//go:noescape
+func unpackRows512w6(a *byte)
+
+// pack256w6 turns a row of codes of one byte each into planes.
+//
+//go:noescape
+func pack256w6(a *byte)
+
+// unpack256w6 turns a row of planes into codes of one byte each.
+//
+//go:noescape
+func unpack256w6(a *byte)
+
 // dot512w3e multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
 //go:noescape
@@ -164,10 +209,10 @@ func dot512w3e(a *byte)
 //go:noescape
 func pack512w3e(a *byte)
 
-// unpack512w3e turns a row of planes and escapes into codes of one byte each.
+// unpackRows512w3e turns rows of packed codes into codes of one byte each with AVX-512.
 //
 //go:noescape
-func unpack512w3e(a *byte)
+func unpackRows512w3e(a *byte)
 
 // dot512w4e multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
@@ -179,10 +224,10 @@ func dot512w4e(a *byte)
 //go:noescape
 func pack512w4e(a *byte)
 
-// unpack512w4e turns a row of planes and escapes into codes of one byte each.
+// unpackRows512w4e turns rows of packed codes into codes of one byte each with AVX-512.
 //
 //go:noescape
-func unpack512w4e(a *byte)
+func unpackRows512w4e(a *byte)
 
 // dot512w5e multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
@@ -194,10 +239,10 @@ func dot512w5e(a *byte)
 //go:noescape
 func pack512w5e(a *byte)
 
-// unpack512w5e turns a row of planes and escapes into codes of one byte each.
+// unpackRows512w5e turns rows of packed codes into codes of one byte each with AVX-512.
 //
 //go:noescape
-func unpack512w5e(a *byte)
+func unpackRows512w5e(a *byte)
 
 // dot512w6e multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.
 //
@@ -209,10 +254,10 @@ func dot512w6e(a *byte)
 //go:noescape
 func pack512w6e(a *byte)
 
-// unpack512w6e turns a row of planes and escapes into codes of one byte each.
+// unpackRows512w6e turns rows of packed codes into codes of one byte each with AVX-512.
 //
 //go:noescape
-func unpack512w6e(a *byte)
+func unpackRows512w6e(a *byte)
 
 // dot256b4 multiplies rows of packed codes with one vector of 16-bit activations with AVX2.
 //
@@ -234,12 +279,112 @@ func dot256b6(a *byte)
 //go:noescape
 func dot256b7(a *byte)
 
+// narrow256w4 multiplies rows of packed codes with one vector of 8-bit activations with AVX2.
+//
+//go:noescape
+func narrow256w4(a *byte)
+
+// narrow256w5 multiplies rows of packed codes with one vector of 8-bit activations with AVX2.
+//
+//go:noescape
+func narrow256w5(a *byte)
+
+// narrow256w6 multiplies rows of packed codes with one vector of 8-bit activations with AVX2.
+//
+//go:noescape
+func narrow256w6(a *byte)
+
+// narrow256w8 multiplies rows of packed codes with one vector of 8-bit activations with AVX2.
+//
+//go:noescape
+func narrow256w8(a *byte)
+
+// narrow256b6 multiplies rows of packed codes with one vector of 8-bit activations with AVX2.
+//
+//go:noescape
+func narrow256b6(a *byte)
+
+// narrow256b7 multiplies rows of packed codes with one vector of 8-bit activations with AVX2.
+//
+//go:noescape
+func narrow256b7(a *byte)
+
+// gemmNarrow256w6x1 adds the product of a panel of 32 rows and 1 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 64.
+//
+//go:noescape
+func gemmNarrow256w6x1(a *byte)
+
+// gemmNarrow256w7x1 adds the product of a panel of 32 rows and 1 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemmNarrow256w7x1(a *byte)
+
+// gemmNarrow256w8x1 adds the product of a panel of 32 rows and 1 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 256.
+//
+//go:noescape
+func gemmNarrow256w8x1(a *byte)
+
+// gemmNarrow256w6x2 adds the product of a panel of 32 rows and 2 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 64.
+//
+//go:noescape
+func gemmNarrow256w6x2(a *byte)
+
+// gemmNarrow256w7x2 adds the product of a panel of 32 rows and 2 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemmNarrow256w7x2(a *byte)
+
+// gemmNarrow256w8x2 adds the product of a panel of 32 rows and 2 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 256.
+//
+//go:noescape
+func gemmNarrow256w8x2(a *byte)
+
+// gemmNarrow256w6x3 adds the product of a panel of 32 rows and 3 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 64.
+//
+//go:noescape
+func gemmNarrow256w6x3(a *byte)
+
+// gemmNarrow256w7x3 adds the product of a panel of 32 rows and 3 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemmNarrow256w7x3(a *byte)
+
+// gemmNarrow256w8x3 adds the product of a panel of 32 rows and 3 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 256.
+//
+//go:noescape
+func gemmNarrow256w8x3(a *byte)
+
+// gemmNarrow256w6x4 adds the product of a panel of 32 rows and 4 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 64.
+//
+//go:noescape
+func gemmNarrow256w6x4(a *byte)
+
+// gemmNarrow256w7x4 adds the product of a panel of 32 rows and 4 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 128.
+//
+//go:noescape
+func gemmNarrow256w7x4(a *byte)
+
+// gemmNarrow256w8x4 adds the product of a panel of 32 rows and 4 tokens of 8-bit activations to out with AVX2, 16 rows a pass. Codes must be below 256.
+//
+//go:noescape
+func gemmNarrow256w8x4(a *byte)
+
+// stepMax256 sets out to the largest magnitude of every step of 64 values, NaN if there is one.
+//
+//go:noescape
+func stepMax256(x *float32, steps int, out *float32)
+
+// joinNarrow256 sets v to factor · q and what the nibbles add, of steps · 64 activations.
+//
+//go:noescape
+func joinNarrow256(v *int16, x *int8, steps int)
+
 // join256 sets v to 256·hi + lo of steps · 64 activations.
 //
 //go:noescape
 func join256(v *int16, x *int8, steps int)
 
-// absMax512 finds the largest magnitude among steps · 64 values.
+// absMax512 finds the largest magnitude among steps · 64 values, NaN if there is one: the bits of magnitudes are in their order, NaN last.
 //
 //go:noescape
 func absMax512(a *byte)
@@ -254,85 +399,80 @@ func split512(a *byte)
 //go:noescape
 func split256(a *byte)
 
-// tile512 reorders 32 rows of codes so that 4 columns of 16 rows form a vector.
+// splitNarrow256 rounds values times their step's scale to bytes, writes each step's factor after them, and adds up factor times byte.
 //
 //go:noescape
-func tile512(a *byte)
+func splitNarrow256(a *byte)
 
-// tile256 reorders 32 rows of codes so that 4 columns of 32 rows follow each other.
+// panel256 reorders 32 rows of codes so that 4 columns of 32 rows follow each other.
 //
 //go:noescape
-func tile256(dst *byte, codes *byte, stride int, steps int)
+func panel256(dst *byte, codes *byte, stride int, steps int)
 
-// gemm256w6x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass. Codes must be below 64.
+// words256 sets v to 256·hi + lo of steps · 64 activations, of each step the even columns first.
 //
 //go:noescape
-func gemm256w6x1(a *byte)
+func words256(v *int16, x *int8, steps int)
 
-// gemm256w7x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+// addScaled256 adds scale · (256·hi + lo + offset) to four numbers of acc at a time. The sum is exact before it is rounded.
 //
 //go:noescape
-func gemm256w7x1(a *byte)
+func addScaled256(acc *float32, hi *int32, lo *int32, fours int, scale float32, offset float64)
 
-// gemm256w8x1 multiplies a tile of 32 rows with 1 tokens with AVX2, 16 rows a pass. Codes must be below 256.
+// raise256 adds the lowest byte of n to steps · 64 bytes.
 //
 //go:noescape
-func gemm256w8x1(a *byte)
+func raise256(b *byte, steps int, n uint64)
 
-// gemm256w6x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass. Codes must be below 64.
+// gemmWords512x1 multiplies 4 rows of codes of one byte each with 1 tokens with AVX-512 VNNI.
 //
 //go:noescape
-func gemm256w6x2(a *byte)
+func gemmWords512x1(a *byte)
 
-// gemm256w7x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+// gemmWords512x2 multiplies 4 rows of codes of one byte each with 2 tokens with AVX-512 VNNI.
 //
 //go:noescape
-func gemm256w7x2(a *byte)
+func gemmWords512x2(a *byte)
 
-// gemm256w8x2 multiplies a tile of 32 rows with 2 tokens with AVX2, 16 rows a pass. Codes must be below 256.
+// gemmWords512x3 multiplies 4 rows of codes of one byte each with 3 tokens with AVX-512 VNNI.
 //
 //go:noescape
-func gemm256w8x2(a *byte)
+func gemmWords512x3(a *byte)
 
-// gemm256w6x3 multiplies a tile of 32 rows with 3 tokens with AVX2, 16 rows a pass. Codes must be below 64.
+// gemmWords512x4 multiplies 4 rows of codes of one byte each with 4 tokens with AVX-512 VNNI.
 //
 //go:noescape
-func gemm256w6x3(a *byte)
+func gemmWords512x4(a *byte)
 
-// gemm256w7x3 multiplies a tile of 32 rows with 3 tokens with AVX2, 16 rows a pass. Codes must be below 128.
+// gemmWords512x5 multiplies 4 rows of codes of one byte each with 5 tokens with AVX-512 VNNI.
 //
 //go:noescape
-func gemm256w7x3(a *byte)
+func gemmWords512x5(a *byte)
 
-// gemm512x1 multiplies a tile of 32 rows with 1 tokens with AVX-512 VNNI.
+// gemmWords512x6 multiplies 4 rows of codes of one byte each with 6 tokens with AVX-512 VNNI.
 //
 //go:noescape
-func gemm512x1(a *byte)
+func gemmWords512x6(a *byte)
 
-// gemm512x2 multiplies a tile of 32 rows with 2 tokens with AVX-512 VNNI.
+// gemmWords256x1 multiplies 2 rows of codes of one byte each with 1 tokens with AVX2.
 //
 //go:noescape
-func gemm512x2(a *byte)
+func gemmWords256x1(a *byte)
 
-// gemm512x3 multiplies a tile of 32 rows with 3 tokens with AVX-512 VNNI.
+// gemmWords256x2 multiplies 2 rows of codes of one byte each with 2 tokens with AVX2.
 //
 //go:noescape
-func gemm512x3(a *byte)
+func gemmWords256x2(a *byte)
 
-// gemm512x4 multiplies a tile of 32 rows with 4 tokens with AVX-512 VNNI.
+// gemmWords256x3 multiplies 2 rows of codes of one byte each with 3 tokens with AVX2.
 //
 //go:noescape
-func gemm512x4(a *byte)
+func gemmWords256x3(a *byte)
 
-// gemm512x5 multiplies a tile of 32 rows with 5 tokens with AVX-512 VNNI.
+// gemmWords256x4 multiplies 2 rows of codes of one byte each with 4 tokens with AVX2.
 //
 //go:noescape
-func gemm512x5(a *byte)
-
-// gemm512x6 multiplies a tile of 32 rows with 6 tokens with AVX-512 VNNI.
-//
-//go:noescape
-func gemm512x6(a *byte)
+func gemmWords256x4(a *byte)
 
 // gemmBlock512x1b16 multiplies four rows with one scale per 16 columns with 1 tokens with AVX-512 VNNI.
 //

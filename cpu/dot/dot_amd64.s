@@ -142,6 +142,142 @@ DATA words16<>+30(SB)/1, $0x10
 DATA words16<>+31(SB)/1, $0x00
 GLOBL words16<>(SB), RODATA|NOPTR, $32
 
+DATA bytes1<>+0(SB)/1, $0x01
+DATA bytes1<>+1(SB)/1, $0x01
+DATA bytes1<>+2(SB)/1, $0x01
+DATA bytes1<>+3(SB)/1, $0x01
+DATA bytes1<>+4(SB)/1, $0x01
+DATA bytes1<>+5(SB)/1, $0x01
+DATA bytes1<>+6(SB)/1, $0x01
+DATA bytes1<>+7(SB)/1, $0x01
+DATA bytes1<>+8(SB)/1, $0x01
+DATA bytes1<>+9(SB)/1, $0x01
+DATA bytes1<>+10(SB)/1, $0x01
+DATA bytes1<>+11(SB)/1, $0x01
+DATA bytes1<>+12(SB)/1, $0x01
+DATA bytes1<>+13(SB)/1, $0x01
+DATA bytes1<>+14(SB)/1, $0x01
+DATA bytes1<>+15(SB)/1, $0x01
+DATA bytes1<>+16(SB)/1, $0x01
+DATA bytes1<>+17(SB)/1, $0x01
+DATA bytes1<>+18(SB)/1, $0x01
+DATA bytes1<>+19(SB)/1, $0x01
+DATA bytes1<>+20(SB)/1, $0x01
+DATA bytes1<>+21(SB)/1, $0x01
+DATA bytes1<>+22(SB)/1, $0x01
+DATA bytes1<>+23(SB)/1, $0x01
+DATA bytes1<>+24(SB)/1, $0x01
+DATA bytes1<>+25(SB)/1, $0x01
+DATA bytes1<>+26(SB)/1, $0x01
+DATA bytes1<>+27(SB)/1, $0x01
+DATA bytes1<>+28(SB)/1, $0x01
+DATA bytes1<>+29(SB)/1, $0x01
+DATA bytes1<>+30(SB)/1, $0x01
+DATA bytes1<>+31(SB)/1, $0x01
+GLOBL bytes1<>(SB), RODATA|NOPTR, $32
+
+DATA bytes7<>+0(SB)/1, $0x07
+DATA bytes7<>+1(SB)/1, $0x07
+DATA bytes7<>+2(SB)/1, $0x07
+DATA bytes7<>+3(SB)/1, $0x07
+DATA bytes7<>+4(SB)/1, $0x07
+DATA bytes7<>+5(SB)/1, $0x07
+DATA bytes7<>+6(SB)/1, $0x07
+DATA bytes7<>+7(SB)/1, $0x07
+DATA bytes7<>+8(SB)/1, $0x07
+DATA bytes7<>+9(SB)/1, $0x07
+DATA bytes7<>+10(SB)/1, $0x07
+DATA bytes7<>+11(SB)/1, $0x07
+DATA bytes7<>+12(SB)/1, $0x07
+DATA bytes7<>+13(SB)/1, $0x07
+DATA bytes7<>+14(SB)/1, $0x07
+DATA bytes7<>+15(SB)/1, $0x07
+DATA bytes7<>+16(SB)/1, $0x07
+DATA bytes7<>+17(SB)/1, $0x07
+DATA bytes7<>+18(SB)/1, $0x07
+DATA bytes7<>+19(SB)/1, $0x07
+DATA bytes7<>+20(SB)/1, $0x07
+DATA bytes7<>+21(SB)/1, $0x07
+DATA bytes7<>+22(SB)/1, $0x07
+DATA bytes7<>+23(SB)/1, $0x07
+DATA bytes7<>+24(SB)/1, $0x07
+DATA bytes7<>+25(SB)/1, $0x07
+DATA bytes7<>+26(SB)/1, $0x07
+DATA bytes7<>+27(SB)/1, $0x07
+DATA bytes7<>+28(SB)/1, $0x07
+DATA bytes7<>+29(SB)/1, $0x07
+DATA bytes7<>+30(SB)/1, $0x07
+DATA bytes7<>+31(SB)/1, $0x07
+GLOBL bytes7<>(SB), RODATA|NOPTR, $32
+
+DATA bytes8<>+0(SB)/1, $0x08
+DATA bytes8<>+1(SB)/1, $0x08
+DATA bytes8<>+2(SB)/1, $0x08
+DATA bytes8<>+3(SB)/1, $0x08
+DATA bytes8<>+4(SB)/1, $0x08
+DATA bytes8<>+5(SB)/1, $0x08
+DATA bytes8<>+6(SB)/1, $0x08
+DATA bytes8<>+7(SB)/1, $0x08
+DATA bytes8<>+8(SB)/1, $0x08
+DATA bytes8<>+9(SB)/1, $0x08
+DATA bytes8<>+10(SB)/1, $0x08
+DATA bytes8<>+11(SB)/1, $0x08
+DATA bytes8<>+12(SB)/1, $0x08
+DATA bytes8<>+13(SB)/1, $0x08
+DATA bytes8<>+14(SB)/1, $0x08
+DATA bytes8<>+15(SB)/1, $0x08
+DATA bytes8<>+16(SB)/1, $0x08
+DATA bytes8<>+17(SB)/1, $0x08
+DATA bytes8<>+18(SB)/1, $0x08
+DATA bytes8<>+19(SB)/1, $0x08
+DATA bytes8<>+20(SB)/1, $0x08
+DATA bytes8<>+21(SB)/1, $0x08
+DATA bytes8<>+22(SB)/1, $0x08
+DATA bytes8<>+23(SB)/1, $0x08
+DATA bytes8<>+24(SB)/1, $0x08
+DATA bytes8<>+25(SB)/1, $0x08
+DATA bytes8<>+26(SB)/1, $0x08
+DATA bytes8<>+27(SB)/1, $0x08
+DATA bytes8<>+28(SB)/1, $0x08
+DATA bytes8<>+29(SB)/1, $0x08
+DATA bytes8<>+30(SB)/1, $0x08
+DATA bytes8<>+31(SB)/1, $0x08
+GLOBL bytes8<>(SB), RODATA|NOPTR, $32
+
+DATA bytes248<>+0(SB)/1, $0xf8
+DATA bytes248<>+1(SB)/1, $0xf8
+DATA bytes248<>+2(SB)/1, $0xf8
+DATA bytes248<>+3(SB)/1, $0xf8
+DATA bytes248<>+4(SB)/1, $0xf8
+DATA bytes248<>+5(SB)/1, $0xf8
+DATA bytes248<>+6(SB)/1, $0xf8
+DATA bytes248<>+7(SB)/1, $0xf8
+DATA bytes248<>+8(SB)/1, $0xf8
+DATA bytes248<>+9(SB)/1, $0xf8
+DATA bytes248<>+10(SB)/1, $0xf8
+DATA bytes248<>+11(SB)/1, $0xf8
+DATA bytes248<>+12(SB)/1, $0xf8
+DATA bytes248<>+13(SB)/1, $0xf8
+DATA bytes248<>+14(SB)/1, $0xf8
+DATA bytes248<>+15(SB)/1, $0xf8
+DATA bytes248<>+16(SB)/1, $0xf8
+DATA bytes248<>+17(SB)/1, $0xf8
+DATA bytes248<>+18(SB)/1, $0xf8
+DATA bytes248<>+19(SB)/1, $0xf8
+DATA bytes248<>+20(SB)/1, $0xf8
+DATA bytes248<>+21(SB)/1, $0xf8
+DATA bytes248<>+22(SB)/1, $0xf8
+DATA bytes248<>+23(SB)/1, $0xf8
+DATA bytes248<>+24(SB)/1, $0xf8
+DATA bytes248<>+25(SB)/1, $0xf8
+DATA bytes248<>+26(SB)/1, $0xf8
+DATA bytes248<>+27(SB)/1, $0xf8
+DATA bytes248<>+28(SB)/1, $0xf8
+DATA bytes248<>+29(SB)/1, $0xf8
+DATA bytes248<>+30(SB)/1, $0xf8
+DATA bytes248<>+31(SB)/1, $0xf8
+GLOBL bytes248<>(SB), RODATA|NOPTR, $32
+
 DATA bytes16<>+0(SB)/1, $0x10
 DATA bytes16<>+1(SB)/1, $0x10
 DATA bytes16<>+2(SB)/1, $0x10
@@ -176,39 +312,39 @@ DATA bytes16<>+30(SB)/1, $0x10
 DATA bytes16<>+31(SB)/1, $0x10
 GLOBL bytes16<>(SB), RODATA|NOPTR, $32
 
-DATA bytes32<>+0(SB)/1, $0x20
-DATA bytes32<>+1(SB)/1, $0x20
-DATA bytes32<>+2(SB)/1, $0x20
-DATA bytes32<>+3(SB)/1, $0x20
-DATA bytes32<>+4(SB)/1, $0x20
-DATA bytes32<>+5(SB)/1, $0x20
-DATA bytes32<>+6(SB)/1, $0x20
-DATA bytes32<>+7(SB)/1, $0x20
-DATA bytes32<>+8(SB)/1, $0x20
-DATA bytes32<>+9(SB)/1, $0x20
-DATA bytes32<>+10(SB)/1, $0x20
-DATA bytes32<>+11(SB)/1, $0x20
-DATA bytes32<>+12(SB)/1, $0x20
-DATA bytes32<>+13(SB)/1, $0x20
-DATA bytes32<>+14(SB)/1, $0x20
-DATA bytes32<>+15(SB)/1, $0x20
-DATA bytes32<>+16(SB)/1, $0x20
-DATA bytes32<>+17(SB)/1, $0x20
-DATA bytes32<>+18(SB)/1, $0x20
-DATA bytes32<>+19(SB)/1, $0x20
-DATA bytes32<>+20(SB)/1, $0x20
-DATA bytes32<>+21(SB)/1, $0x20
-DATA bytes32<>+22(SB)/1, $0x20
-DATA bytes32<>+23(SB)/1, $0x20
-DATA bytes32<>+24(SB)/1, $0x20
-DATA bytes32<>+25(SB)/1, $0x20
-DATA bytes32<>+26(SB)/1, $0x20
-DATA bytes32<>+27(SB)/1, $0x20
-DATA bytes32<>+28(SB)/1, $0x20
-DATA bytes32<>+29(SB)/1, $0x20
-DATA bytes32<>+30(SB)/1, $0x20
-DATA bytes32<>+31(SB)/1, $0x20
-GLOBL bytes32<>(SB), RODATA|NOPTR, $32
+DATA bytes48<>+0(SB)/1, $0x30
+DATA bytes48<>+1(SB)/1, $0x30
+DATA bytes48<>+2(SB)/1, $0x30
+DATA bytes48<>+3(SB)/1, $0x30
+DATA bytes48<>+4(SB)/1, $0x30
+DATA bytes48<>+5(SB)/1, $0x30
+DATA bytes48<>+6(SB)/1, $0x30
+DATA bytes48<>+7(SB)/1, $0x30
+DATA bytes48<>+8(SB)/1, $0x30
+DATA bytes48<>+9(SB)/1, $0x30
+DATA bytes48<>+10(SB)/1, $0x30
+DATA bytes48<>+11(SB)/1, $0x30
+DATA bytes48<>+12(SB)/1, $0x30
+DATA bytes48<>+13(SB)/1, $0x30
+DATA bytes48<>+14(SB)/1, $0x30
+DATA bytes48<>+15(SB)/1, $0x30
+DATA bytes48<>+16(SB)/1, $0x30
+DATA bytes48<>+17(SB)/1, $0x30
+DATA bytes48<>+18(SB)/1, $0x30
+DATA bytes48<>+19(SB)/1, $0x30
+DATA bytes48<>+20(SB)/1, $0x30
+DATA bytes48<>+21(SB)/1, $0x30
+DATA bytes48<>+22(SB)/1, $0x30
+DATA bytes48<>+23(SB)/1, $0x30
+DATA bytes48<>+24(SB)/1, $0x30
+DATA bytes48<>+25(SB)/1, $0x30
+DATA bytes48<>+26(SB)/1, $0x30
+DATA bytes48<>+27(SB)/1, $0x30
+DATA bytes48<>+28(SB)/1, $0x30
+DATA bytes48<>+29(SB)/1, $0x30
+DATA bytes48<>+30(SB)/1, $0x30
+DATA bytes48<>+31(SB)/1, $0x30
+GLOBL bytes48<>(SB), RODATA|NOPTR, $32
 
 DATA left4321<>+0(SB)/1, $0x04
 DATA left4321<>+1(SB)/1, $0x00
@@ -278,39 +414,73 @@ DATA right0123<>+30(SB)/1, $0x00
 DATA right0123<>+31(SB)/1, $0x00
 GLOBL right0123<>(SB), RODATA|NOPTR, $32
 
-DATA left5432<>+0(SB)/1, $0x05
-DATA left5432<>+1(SB)/1, $0x00
-DATA left5432<>+2(SB)/1, $0x00
-DATA left5432<>+3(SB)/1, $0x00
-DATA left5432<>+4(SB)/1, $0x00
-DATA left5432<>+5(SB)/1, $0x00
-DATA left5432<>+6(SB)/1, $0x00
-DATA left5432<>+7(SB)/1, $0x00
-DATA left5432<>+8(SB)/1, $0x04
-DATA left5432<>+9(SB)/1, $0x00
-DATA left5432<>+10(SB)/1, $0x00
-DATA left5432<>+11(SB)/1, $0x00
-DATA left5432<>+12(SB)/1, $0x00
-DATA left5432<>+13(SB)/1, $0x00
-DATA left5432<>+14(SB)/1, $0x00
-DATA left5432<>+15(SB)/1, $0x00
-DATA left5432<>+16(SB)/1, $0x03
-DATA left5432<>+17(SB)/1, $0x00
-DATA left5432<>+18(SB)/1, $0x00
-DATA left5432<>+19(SB)/1, $0x00
-DATA left5432<>+20(SB)/1, $0x00
-DATA left5432<>+21(SB)/1, $0x00
-DATA left5432<>+22(SB)/1, $0x00
-DATA left5432<>+23(SB)/1, $0x00
-DATA left5432<>+24(SB)/1, $0x02
-DATA left5432<>+25(SB)/1, $0x00
-DATA left5432<>+26(SB)/1, $0x00
-DATA left5432<>+27(SB)/1, $0x00
-DATA left5432<>+28(SB)/1, $0x00
-DATA left5432<>+29(SB)/1, $0x00
-DATA left5432<>+30(SB)/1, $0x00
-DATA left5432<>+31(SB)/1, $0x00
-GLOBL left5432<>(SB), RODATA|NOPTR, $32
+DATA left4422<>+0(SB)/1, $0x04
+DATA left4422<>+1(SB)/1, $0x00
+DATA left4422<>+2(SB)/1, $0x00
+DATA left4422<>+3(SB)/1, $0x00
+DATA left4422<>+4(SB)/1, $0x00
+DATA left4422<>+5(SB)/1, $0x00
+DATA left4422<>+6(SB)/1, $0x00
+DATA left4422<>+7(SB)/1, $0x00
+DATA left4422<>+8(SB)/1, $0x04
+DATA left4422<>+9(SB)/1, $0x00
+DATA left4422<>+10(SB)/1, $0x00
+DATA left4422<>+11(SB)/1, $0x00
+DATA left4422<>+12(SB)/1, $0x00
+DATA left4422<>+13(SB)/1, $0x00
+DATA left4422<>+14(SB)/1, $0x00
+DATA left4422<>+15(SB)/1, $0x00
+DATA left4422<>+16(SB)/1, $0x02
+DATA left4422<>+17(SB)/1, $0x00
+DATA left4422<>+18(SB)/1, $0x00
+DATA left4422<>+19(SB)/1, $0x00
+DATA left4422<>+20(SB)/1, $0x00
+DATA left4422<>+21(SB)/1, $0x00
+DATA left4422<>+22(SB)/1, $0x00
+DATA left4422<>+23(SB)/1, $0x00
+DATA left4422<>+24(SB)/1, $0x02
+DATA left4422<>+25(SB)/1, $0x00
+DATA left4422<>+26(SB)/1, $0x00
+DATA left4422<>+27(SB)/1, $0x00
+DATA left4422<>+28(SB)/1, $0x00
+DATA left4422<>+29(SB)/1, $0x00
+DATA left4422<>+30(SB)/1, $0x00
+DATA left4422<>+31(SB)/1, $0x00
+GLOBL left4422<>(SB), RODATA|NOPTR, $32
+
+DATA right0022<>+0(SB)/1, $0x00
+DATA right0022<>+1(SB)/1, $0x00
+DATA right0022<>+2(SB)/1, $0x00
+DATA right0022<>+3(SB)/1, $0x00
+DATA right0022<>+4(SB)/1, $0x00
+DATA right0022<>+5(SB)/1, $0x00
+DATA right0022<>+6(SB)/1, $0x00
+DATA right0022<>+7(SB)/1, $0x00
+DATA right0022<>+8(SB)/1, $0x00
+DATA right0022<>+9(SB)/1, $0x00
+DATA right0022<>+10(SB)/1, $0x00
+DATA right0022<>+11(SB)/1, $0x00
+DATA right0022<>+12(SB)/1, $0x00
+DATA right0022<>+13(SB)/1, $0x00
+DATA right0022<>+14(SB)/1, $0x00
+DATA right0022<>+15(SB)/1, $0x00
+DATA right0022<>+16(SB)/1, $0x02
+DATA right0022<>+17(SB)/1, $0x00
+DATA right0022<>+18(SB)/1, $0x00
+DATA right0022<>+19(SB)/1, $0x00
+DATA right0022<>+20(SB)/1, $0x00
+DATA right0022<>+21(SB)/1, $0x00
+DATA right0022<>+22(SB)/1, $0x00
+DATA right0022<>+23(SB)/1, $0x00
+DATA right0022<>+24(SB)/1, $0x02
+DATA right0022<>+25(SB)/1, $0x00
+DATA right0022<>+26(SB)/1, $0x00
+DATA right0022<>+27(SB)/1, $0x00
+DATA right0022<>+28(SB)/1, $0x00
+DATA right0022<>+29(SB)/1, $0x00
+DATA right0022<>+30(SB)/1, $0x00
+DATA right0022<>+31(SB)/1, $0x00
+GLOBL right0022<>(SB), RODATA|NOPTR, $32
 
 // func dot512w8(a *byte)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
@@ -332,19 +502,23 @@ row:
 	JL     rest
 
 four:
-	PREFETCHT0 4096(SI)
+	PREFETCHT1 8192(SI)
+	PREFETCHT0 1024(SI)
 	VMOVDQU8   (SI), Z4
 	VPDPBUSD   (DI), Z4, Z0
 	VPDPBUSD   64(DI), Z4, Z1
-	PREFETCHT0 4160(SI)
+	PREFETCHT1 8256(SI)
+	PREFETCHT0 1088(SI)
 	VMOVDQU8   64(SI), Z4
 	VPDPBUSD   128(DI), Z4, Z2
 	VPDPBUSD   192(DI), Z4, Z3
-	PREFETCHT0 4224(SI)
+	PREFETCHT1 8320(SI)
+	PREFETCHT0 1152(SI)
 	VMOVDQU8   128(SI), Z4
 	VPDPBUSD   256(DI), Z4, Z0
 	VPDPBUSD   320(DI), Z4, Z1
-	PREFETCHT0 4288(SI)
+	PREFETCHT1 8384(SI)
+	PREFETCHT0 1216(SI)
 	VMOVDQU8   192(SI), Z4
 	VPDPBUSD   384(DI), Z4, Z2
 	VPDPBUSD   448(DI), Z4, Z3
@@ -358,7 +532,8 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0 4096(SI)
+	PREFETCHT1 8192(SI)
+	PREFETCHT0 1024(SI)
 	VMOVDQU8   (SI), Z4
 	VPDPBUSD   (DI), Z4, Z0
 	VPDPBUSD   64(DI), Z4, Z1
@@ -414,10 +589,14 @@ row:
 	JL    rest
 
 some:
-	PREFETCHT0 4096(BX)
-	PREFETCHT0 4160(BX)
-	PREFETCHT0 4224(BX)
-	PREFETCHT0 4288(BX)
+	PREFETCHT1 8192(BX)
+	PREFETCHT0 1024(BX)
+	PREFETCHT1 8256(BX)
+	PREFETCHT0 1088(BX)
+	PREFETCHT1 8320(BX)
+	PREFETCHT0 1152(BX)
+	PREFETCHT1 8384(BX)
+	PREFETCHT0 1216(BX)
 	VMOVDQU    (BX), Y6
 	VPSRLW     $0x04, Y6, Y5
 	VPAND      Y1, Y6, Y6
@@ -636,8 +815,10 @@ row:
 
 step:
 	VMOVDQU8        (R8), Z4
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(R11)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(R11)
+	PREFETCHT0      1024(R11)
 	VPXORD          Z2, Z2, Z2
 	VPXORD          Z3, Z3, Z3
 	VPDPBUSD        (R10), Z4, Z2
@@ -693,8 +874,10 @@ row:
 
 step:
 	VMOVDQU8        (R8), Z4
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(R11)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(R11)
+	PREFETCHT0      1024(R11)
 	VPXORD          Z2, Z2, Z2
 	VPXORD          Z3, Z3, Z3
 	VPDPBUSD        (R10), Z4, Z2
@@ -936,7 +1119,8 @@ row:
 	JL     rest
 
 four:
-	PREFETCHT0      4096(SI)
+	PREFETCHT1      8192(SI)
+	PREFETCHT0      1024(SI)
 	VBROADCASTI64X4 (SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
@@ -947,7 +1131,8 @@ four:
 	VPANDD          Z1, Z6, Z6
 	VPDPBUSD        128(DI), Z6, Z4
 	VPDPBUSD        192(DI), Z6, Z5
-	PREFETCHT0      4160(SI)
+	PREFETCHT1      8256(SI)
+	PREFETCHT0      1088(SI)
 	VBROADCASTI64X4 64(SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
@@ -968,7 +1153,8 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      4096(SI)
+	PREFETCHT1      8192(SI)
+	PREFETCHT0      1024(SI)
 	VBROADCASTI64X4 (SI), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
@@ -1028,8 +1214,10 @@ row:
 	JL    rest
 
 some:
-	PREFETCHT0 4096(SI)
-	PREFETCHT0 4160(SI)
+	PREFETCHT1 8192(SI)
+	PREFETCHT0 1024(SI)
+	PREFETCHT1 8256(SI)
+	PREFETCHT0 1088(SI)
 	VPAND      (SI), Y1, Y5
 	VPMADDUBSW (DI), Y5, Y3
 	VPMADDUBSW 64(DI), Y5, Y5
@@ -1162,8 +1350,10 @@ step:
 	VBROADCASTI64X4 (R8), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(R11)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(R11)
+	PREFETCHT0      1024(R11)
 	VPXORD          Z4, Z4, Z4
 	VPXORD          Z5, Z5, Z5
 	VPDPBUSD        (R10), Z6, Z4
@@ -1228,8 +1418,10 @@ step:
 	VBROADCASTI64X4 (R8), Z6
 	VPSRLVW         Z0, Z6, Z6
 	VPANDD          Z1, Z6, Z6
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(R11)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(R11)
+	PREFETCHT0      1024(R11)
 	VPXORD          Z4, Z4, Z4
 	VPXORD          Z5, Z5, Z5
 	VPDPBUSD        (R10), Z6, Z4
@@ -1470,6 +1662,125 @@ step:
 	VZEROUPPER
 	RET
 
+// func unpackRows512w4(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·unpackRows512w4(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         56(AX), DX
+	MOVQ         8(AX), BX
+	MOVQ         $0x0f0f0f0f0f0f0f0f, SI
+	VPBROADCASTQ SI, Z1
+	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, SI
+	MOVL         $0x000000f0, DI
+	KMOVW        DI, K1
+	VPBROADCASTQ SI, K1, Z0
+
+row:
+	MOVQ BX, SI
+	MOVQ 48(AX), DI
+	SUBQ $0x04, DI
+	JL   rest
+
+four:
+	PREFETCHT1      8192(SI)
+	PREFETCHT0      1024(SI)
+	VBROADCASTI64X4 (SI), Z2
+	VPSRLVW         Z0, Z2, Z2
+	VPANDD          Z1, Z2, Z2
+	VMOVDQU8        Z2, (CX)
+	VBROADCASTI64X4 32(SI), Z2
+	VPSRLVW         Z0, Z2, Z2
+	VPANDD          Z1, Z2, Z2
+	VMOVDQU8        Z2, 64(CX)
+	PREFETCHT1      8256(SI)
+	PREFETCHT0      1088(SI)
+	VBROADCASTI64X4 64(SI), Z2
+	VPSRLVW         Z0, Z2, Z2
+	VPANDD          Z1, Z2, Z2
+	VMOVDQU8        Z2, 128(CX)
+	VBROADCASTI64X4 96(SI), Z2
+	VPSRLVW         Z0, Z2, Z2
+	VPANDD          Z1, Z2, Z2
+	VMOVDQU8        Z2, 192(CX)
+	ADDQ            $0x00000080, SI
+	ADDQ            $0x00000100, CX
+	SUBQ            $0x04, DI
+	JGE             four
+
+rest:
+	ADDQ $0x04, DI
+	JZ   sum
+
+one:
+	PREFETCHT1      8192(SI)
+	PREFETCHT0      1024(SI)
+	VBROADCASTI64X4 (SI), Z2
+	VPSRLVW         Z0, Z2, Z2
+	VPANDD          Z1, Z2, Z2
+	VMOVDQU8        Z2, (CX)
+	ADDQ            $0x00000020, SI
+	ADDQ            $0x00000040, CX
+	DECQ            DI
+	JNZ             one
+
+sum:
+	ADDQ 16(AX), BX
+	DECQ DX
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func pack256w4(a *byte)
+// Requires: AVX, AVX2
+TEXT ·pack256w4(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    8(AX), DX
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), AX
+	VMOVDQU bytes15<>+0(SB), Y0
+
+step:
+	VMOVDQU (CX), Y1
+	VPAND   Y0, Y1, Y1
+	VMOVDQU 32(CX), Y2
+	VPAND   Y0, Y2, Y2
+	VPSLLW  $0x04, Y2, Y2
+	VPOR    Y1, Y2, Y2
+	VMOVDQU Y2, (DX)
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000020, DX
+	DECQ    AX
+	JNZ     step
+	VZEROUPPER
+	RET
+
+// func unpack256w4(a *byte)
+// Requires: AVX, AVX2
+TEXT ·unpack256w4(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    8(AX), DX
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), AX
+	VMOVDQU bytes15<>+0(SB), Y0
+
+step:
+	VPAND   (DX), Y0, Y1
+	VMOVDQU Y1, (CX)
+	VMOVDQU (DX), Y1
+	VPSRLW  $0x04, Y1, Y1
+	VPAND   Y0, Y1, Y1
+	VMOVDQU Y1, 32(CX)
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000020, DX
+	DECQ    AX
+	JNZ     step
+	VZEROUPPER
+	RET
+
 // func dot512w5(a *byte)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dot512w5(SB), NOSPLIT, $0-8
@@ -1501,8 +1812,10 @@ row:
 	JL     rest
 
 four:
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(DI)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
 	VBROADCASTI64X4 (DI), Z7
 	VPSRLVW         Z0, Z7, Z7
 	VPANDD          Z1, Z7, Z7
@@ -1517,7 +1830,8 @@ four:
 	VPADDB          Z2, Z7, K1, Z7
 	VPDPBUSD        128(R9), Z7, Z5
 	VPDPBUSD        192(R9), Z7, Z6
-	PREFETCHT0      4160(DI)
+	PREFETCHT1      8256(DI)
+	PREFETCHT0      1088(DI)
 	VBROADCASTI64X4 64(DI), Z7
 	VPSRLVW         Z0, Z7, Z7
 	VPANDD          Z1, Z7, Z7
@@ -1543,7 +1857,8 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      4096(DI)
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
 	VBROADCASTI64X4 (DI), Z7
 	VPSRLVW         Z0, Z7, Z7
 	VPANDD          Z1, Z7, Z7
@@ -1607,9 +1922,12 @@ row:
 	JL    rest
 
 some:
-	PREFETCHT0   4096(SI)
-	PREFETCHT0   4160(SI)
-	PREFETCHT0   4096(DI)
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	PREFETCHT1   8256(SI)
+	PREFETCHT0   1088(SI)
+	PREFETCHT1   8192(DI)
+	PREFETCHT0   1024(DI)
 	VPAND        (SI), Y1, Y5
 	VPBROADCASTQ (DI), Y3
 	VPSLLVQ      left4321<>+0(SB), Y3, Y3
@@ -1790,8 +2108,10 @@ step:
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R9), K1
 	VPADDB          Z2, Z7, K1, Z7
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(R11)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(R11)
+	PREFETCHT0      1024(R11)
 	VPXORD          Z5, Z5, Z5
 	VPXORD          Z6, Z6, Z6
 	VPDPBUSD        (R10), Z7, Z5
@@ -1860,8 +2180,10 @@ step:
 	VPANDD          Z1, Z7, Z7
 	KMOVQ           (R9), K1
 	VPADDB          Z2, Z7, K1, Z7
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(R11)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(R11)
+	PREFETCHT0      1024(R11)
 	VPXORD          Z5, Z5, Z5
 	VPXORD          Z6, Z6, Z6
 	VPDPBUSD        (R10), Z7, Z5
@@ -2126,6 +2448,165 @@ step:
 	VZEROUPPER
 	RET
 
+// func unpackRows512w5(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·unpackRows512w5(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         56(AX), DX
+	MOVQ         8(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ DI, Z1
+	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, DI
+	MOVL         $0x000000f0, R8
+	KMOVW        R8, K1
+	VPBROADCASTQ DI, K1, Z0
+	MOVQ         $0x1010101010101010, DI
+	VPBROADCASTQ DI, Z2
+
+row:
+	MOVQ BX, DI
+	MOVQ SI, R8
+	MOVQ 48(AX), R9
+	SUBQ $0x04, R9
+	JL   rest
+
+four:
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
+	VBROADCASTI64X4 (DI), Z3
+	VPSRLVW         Z0, Z3, Z3
+	VPANDD          Z1, Z3, Z3
+	KMOVQ           (R8), K1
+	VPADDB          Z2, Z3, K1, Z3
+	VMOVDQU8        Z3, (CX)
+	VBROADCASTI64X4 32(DI), Z3
+	VPSRLVW         Z0, Z3, Z3
+	VPANDD          Z1, Z3, Z3
+	KMOVQ           8(R8), K1
+	VPADDB          Z2, Z3, K1, Z3
+	VMOVDQU8        Z3, 64(CX)
+	PREFETCHT1      8256(DI)
+	PREFETCHT0      1088(DI)
+	VBROADCASTI64X4 64(DI), Z3
+	VPSRLVW         Z0, Z3, Z3
+	VPANDD          Z1, Z3, Z3
+	KMOVQ           16(R8), K1
+	VPADDB          Z2, Z3, K1, Z3
+	VMOVDQU8        Z3, 128(CX)
+	VBROADCASTI64X4 96(DI), Z3
+	VPSRLVW         Z0, Z3, Z3
+	VPANDD          Z1, Z3, Z3
+	KMOVQ           24(R8), K1
+	VPADDB          Z2, Z3, K1, Z3
+	VMOVDQU8        Z3, 192(CX)
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000100, CX
+	ADDQ            $0x00000020, R8
+	SUBQ            $0x04, R9
+	JGE             four
+
+rest:
+	ADDQ $0x04, R9
+	JZ   sum
+
+one:
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
+	VBROADCASTI64X4 (DI), Z3
+	VPSRLVW         Z0, Z3, Z3
+	VPANDD          Z1, Z3, Z3
+	KMOVQ           (R8), K1
+	VPADDB          Z2, Z3, K1, Z3
+	VMOVDQU8        Z3, (CX)
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000040, CX
+	ADDQ            $0x00000008, R8
+	DECQ            R9
+	JNZ             one
+
+sum:
+	ADDQ 16(AX), BX
+	ADDQ 32(AX), SI
+	DECQ DX
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func pack256w5(a *byte)
+// Requires: AVX, AVX2
+TEXT ·pack256w5(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    8(AX), DX
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), AX
+	VMOVDQU bytes15<>+0(SB), Y0
+	VMOVDQU bytes16<>+0(SB), Y1
+
+step:
+	VMOVDQU      (CX), Y2
+	VPAND        Y1, Y2, Y3
+	VPAND        Y0, Y2, Y2
+	VMOVDQU      32(CX), Y4
+	VPAND        Y1, Y4, Y5
+	VPAND        Y0, Y4, Y4
+	VPSLLW       $0x04, Y4, Y4
+	VPOR         Y2, Y4, Y4
+	VMOVDQU      Y4, (DX)
+	VPSRLVQ      left4321<>+0(SB), Y3, Y3
+	VPSLLVQ      right0123<>+0(SB), Y5, Y5
+	VPOR         Y3, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X2
+	VPOR         X5, X2, X2
+	VPSHUFD      $0xee, X2, X3
+	VPOR         X2, X3, X3
+	VMOVQ        X3, (BX)
+	ADDQ         $0x00000008, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000020, DX
+	DECQ         AX
+	JNZ          step
+	VZEROUPPER
+	RET
+
+// func unpack256w5(a *byte)
+// Requires: AVX, AVX2
+TEXT ·unpack256w5(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    8(AX), DX
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), AX
+	VMOVDQU bytes15<>+0(SB), Y0
+
+step:
+	VPAND        (DX), Y0, Y1
+	VPBROADCASTQ (BX), Y2
+	VPSLLVQ      left4321<>+0(SB), Y2, Y2
+	VPAND        bytes16<>+0(SB), Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, (CX)
+	VMOVDQU      (DX), Y1
+	VPSRLW       $0x04, Y1, Y1
+	VPAND        Y0, Y1, Y1
+	VPBROADCASTQ (BX), Y2
+	VPSRLVQ      right0123<>+0(SB), Y2, Y2
+	VPAND        bytes16<>+0(SB), Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 32(CX)
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000020, DX
+	ADDQ         $0x00000008, BX
+	DECQ         AX
+	JNZ          step
+	VZEROUPPER
+	RET
+
 // func dot512w6(a *byte)
 // Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
 TEXT ·dot512w6(SB), NOSPLIT, $0-8
@@ -2159,8 +2640,10 @@ row:
 	JL     rest
 
 four:
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(DI)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
 	VBROADCASTI64X4 (DI), Z8
 	VPSRLVW         Z0, Z8, Z8
 	VPANDD          Z1, Z8, Z8
@@ -2179,7 +2662,8 @@ four:
 	VPADDB          Z3, Z8, K1, Z8
 	VPDPBUSD        128(R9), Z8, Z6
 	VPDPBUSD        192(R9), Z8, Z7
-	PREFETCHT0      4160(DI)
+	PREFETCHT1      8256(DI)
+	PREFETCHT0      1088(DI)
 	VBROADCASTI64X4 64(DI), Z8
 	VPSRLVW         Z0, Z8, Z8
 	VPANDD          Z1, Z8, Z8
@@ -2209,7 +2693,8 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      4096(DI)
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
 	VBROADCASTI64X4 (DI), Z8
 	VPSRLVW         Z0, Z8, Z8
 	VPANDD          Z1, Z8, Z8
@@ -2275,180 +2760,138 @@ row:
 	JL    rest
 
 some:
-	PREFETCHT0   4096(SI)
-	PREFETCHT0   4160(SI)
-	PREFETCHT0   4096(DI)
-	VPAND        (SI), Y1, Y5
-	VPBROADCASTQ (DI), Y3
-	VPSLLVQ      left4321<>+0(SB), Y3, Y3
-	VPAND        bytes16<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPBROADCASTQ 8(DI), Y3
-	VPSLLVQ      left5432<>+0(SB), Y3, Y3
-	VPAND        bytes32<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPMADDUBSW   (R8), Y5, Y3
-	VPMADDUBSW   64(R8), Y5, Y5
-	VMOVDQU      (SI), Y6
-	VPSRLW       $0x04, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPBROADCASTQ (DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPBROADCASTQ 8(DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPADDB       Y7, Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPMADDUBSW   32(R8), Y6, Y7
-	VPADDW       Y7, Y3, Y3
-	VPMADDUBSW   96(R8), Y6, Y6
-	VPADDW       Y6, Y5, Y5
-	VPMADDWD     Y0, Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VPMADDWD     Y0, Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VPAND        32(SI), Y1, Y5
-	VPBROADCASTQ 16(DI), Y3
-	VPSLLVQ      left4321<>+0(SB), Y3, Y3
-	VPAND        bytes16<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPBROADCASTQ 24(DI), Y3
-	VPSLLVQ      left5432<>+0(SB), Y3, Y3
-	VPAND        bytes32<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPMADDUBSW   128(R8), Y5, Y3
-	VPMADDUBSW   192(R8), Y5, Y5
-	VMOVDQU      32(SI), Y6
-	VPSRLW       $0x04, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPBROADCASTQ 16(DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPBROADCASTQ 24(DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPADDB       Y7, Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPMADDUBSW   160(R8), Y6, Y7
-	VPADDW       Y7, Y3, Y3
-	VPMADDUBSW   224(R8), Y6, Y6
-	VPADDW       Y6, Y5, Y5
-	VPMADDWD     Y0, Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VPMADDWD     Y0, Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VPAND        64(SI), Y1, Y5
-	VPBROADCASTQ 32(DI), Y3
-	VPSLLVQ      left4321<>+0(SB), Y3, Y3
-	VPAND        bytes16<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPBROADCASTQ 40(DI), Y3
-	VPSLLVQ      left5432<>+0(SB), Y3, Y3
-	VPAND        bytes32<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPMADDUBSW   256(R8), Y5, Y3
-	VPMADDUBSW   320(R8), Y5, Y5
-	VMOVDQU      64(SI), Y6
-	VPSRLW       $0x04, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPBROADCASTQ 32(DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPBROADCASTQ 40(DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPADDB       Y7, Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPMADDUBSW   288(R8), Y6, Y7
-	VPADDW       Y7, Y3, Y3
-	VPMADDUBSW   352(R8), Y6, Y6
-	VPADDW       Y6, Y5, Y5
-	VPMADDWD     Y0, Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VPMADDWD     Y0, Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VPAND        96(SI), Y1, Y5
-	VPBROADCASTQ 48(DI), Y3
-	VPSLLVQ      left4321<>+0(SB), Y3, Y3
-	VPAND        bytes16<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPBROADCASTQ 56(DI), Y3
-	VPSLLVQ      left5432<>+0(SB), Y3, Y3
-	VPAND        bytes32<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPMADDUBSW   384(R8), Y5, Y3
-	VPMADDUBSW   448(R8), Y5, Y5
-	VMOVDQU      96(SI), Y6
-	VPSRLW       $0x04, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPBROADCASTQ 48(DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPBROADCASTQ 56(DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPADDB       Y7, Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPMADDUBSW   416(R8), Y6, Y7
-	VPADDW       Y7, Y3, Y3
-	VPMADDUBSW   480(R8), Y6, Y6
-	VPADDW       Y6, Y5, Y5
-	VPMADDWD     Y0, Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VPMADDWD     Y0, Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	ADDQ         $0x00000080, SI
-	ADDQ         $0x00000200, R8
-	ADDQ         $0x00000040, DI
-	SUBQ         $0x04, R9
-	JGE          some
+	PREFETCHT1     8192(SI)
+	PREFETCHT0     1024(SI)
+	PREFETCHT1     8256(SI)
+	PREFETCHT0     1088(SI)
+	PREFETCHT1     8192(DI)
+	PREFETCHT0     1024(DI)
+	VPAND          (SI), Y1, Y5
+	VBROADCASTI128 (DI), Y3
+	VPSLLVQ        left4422<>+0(SB), Y3, Y3
+	VPAND          bytes48<>+0(SB), Y3, Y3
+	VPOR           Y3, Y5, Y5
+	VPMADDUBSW     (R8), Y5, Y3
+	VPMADDUBSW     64(R8), Y5, Y5
+	VMOVDQU        (SI), Y6
+	VPSRLW         $0x04, Y6, Y6
+	VPAND          Y1, Y6, Y6
+	VBROADCASTI128 (DI), Y7
+	VPSRLVQ        right0022<>+0(SB), Y7, Y7
+	VPAND          bytes48<>+0(SB), Y7, Y7
+	VPOR           Y7, Y6, Y6
+	VPMADDUBSW     32(R8), Y6, Y7
+	VPADDW         Y7, Y3, Y3
+	VPMADDUBSW     96(R8), Y6, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y0, Y3, Y3
+	VPADDD         Y3, Y2, Y2
+	VPMADDWD       Y0, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	VPAND          32(SI), Y1, Y5
+	VBROADCASTI128 16(DI), Y3
+	VPSLLVQ        left4422<>+0(SB), Y3, Y3
+	VPAND          bytes48<>+0(SB), Y3, Y3
+	VPOR           Y3, Y5, Y5
+	VPMADDUBSW     128(R8), Y5, Y3
+	VPMADDUBSW     192(R8), Y5, Y5
+	VMOVDQU        32(SI), Y6
+	VPSRLW         $0x04, Y6, Y6
+	VPAND          Y1, Y6, Y6
+	VBROADCASTI128 16(DI), Y7
+	VPSRLVQ        right0022<>+0(SB), Y7, Y7
+	VPAND          bytes48<>+0(SB), Y7, Y7
+	VPOR           Y7, Y6, Y6
+	VPMADDUBSW     160(R8), Y6, Y7
+	VPADDW         Y7, Y3, Y3
+	VPMADDUBSW     224(R8), Y6, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y0, Y3, Y3
+	VPADDD         Y3, Y2, Y2
+	VPMADDWD       Y0, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	VPAND          64(SI), Y1, Y5
+	VBROADCASTI128 32(DI), Y3
+	VPSLLVQ        left4422<>+0(SB), Y3, Y3
+	VPAND          bytes48<>+0(SB), Y3, Y3
+	VPOR           Y3, Y5, Y5
+	VPMADDUBSW     256(R8), Y5, Y3
+	VPMADDUBSW     320(R8), Y5, Y5
+	VMOVDQU        64(SI), Y6
+	VPSRLW         $0x04, Y6, Y6
+	VPAND          Y1, Y6, Y6
+	VBROADCASTI128 32(DI), Y7
+	VPSRLVQ        right0022<>+0(SB), Y7, Y7
+	VPAND          bytes48<>+0(SB), Y7, Y7
+	VPOR           Y7, Y6, Y6
+	VPMADDUBSW     288(R8), Y6, Y7
+	VPADDW         Y7, Y3, Y3
+	VPMADDUBSW     352(R8), Y6, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y0, Y3, Y3
+	VPADDD         Y3, Y2, Y2
+	VPMADDWD       Y0, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	VPAND          96(SI), Y1, Y5
+	VBROADCASTI128 48(DI), Y3
+	VPSLLVQ        left4422<>+0(SB), Y3, Y3
+	VPAND          bytes48<>+0(SB), Y3, Y3
+	VPOR           Y3, Y5, Y5
+	VPMADDUBSW     384(R8), Y5, Y3
+	VPMADDUBSW     448(R8), Y5, Y5
+	VMOVDQU        96(SI), Y6
+	VPSRLW         $0x04, Y6, Y6
+	VPAND          Y1, Y6, Y6
+	VBROADCASTI128 48(DI), Y7
+	VPSRLVQ        right0022<>+0(SB), Y7, Y7
+	VPAND          bytes48<>+0(SB), Y7, Y7
+	VPOR           Y7, Y6, Y6
+	VPMADDUBSW     416(R8), Y6, Y7
+	VPADDW         Y7, Y3, Y3
+	VPMADDUBSW     480(R8), Y6, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y0, Y3, Y3
+	VPADDD         Y3, Y2, Y2
+	VPMADDWD       Y0, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	ADDQ           $0x00000080, SI
+	ADDQ           $0x00000200, R8
+	ADDQ           $0x00000040, DI
+	SUBQ           $0x04, R9
+	JGE            some
 
 rest:
 	ADDQ $0x04, R9
 	JZ   sum
 
 one:
-	VPAND        (SI), Y1, Y5
-	VPBROADCASTQ (DI), Y3
-	VPSLLVQ      left4321<>+0(SB), Y3, Y3
-	VPAND        bytes16<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPBROADCASTQ 8(DI), Y3
-	VPSLLVQ      left5432<>+0(SB), Y3, Y3
-	VPAND        bytes32<>+0(SB), Y3, Y3
-	VPOR         Y3, Y5, Y5
-	VPMADDUBSW   (R8), Y5, Y3
-	VPMADDUBSW   64(R8), Y5, Y5
-	VMOVDQU      (SI), Y6
-	VPSRLW       $0x04, Y6, Y6
-	VPAND        Y1, Y6, Y6
-	VPBROADCASTQ (DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPBROADCASTQ 8(DI), Y7
-	VPSRLVQ      right0123<>+0(SB), Y7, Y7
-	VPAND        bytes16<>+0(SB), Y7, Y7
-	VPADDB       Y7, Y7, Y7
-	VPOR         Y7, Y6, Y6
-	VPMADDUBSW   32(R8), Y6, Y7
-	VPADDW       Y7, Y3, Y3
-	VPMADDUBSW   96(R8), Y6, Y6
-	VPADDW       Y6, Y5, Y5
-	VPMADDWD     Y0, Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VPMADDWD     Y0, Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000080, R8
-	ADDQ         $0x00000010, DI
-	DECQ         R9
-	JNZ          one
+	VPAND          (SI), Y1, Y5
+	VBROADCASTI128 (DI), Y3
+	VPSLLVQ        left4422<>+0(SB), Y3, Y3
+	VPAND          bytes48<>+0(SB), Y3, Y3
+	VPOR           Y3, Y5, Y5
+	VPMADDUBSW     (R8), Y5, Y3
+	VPMADDUBSW     64(R8), Y5, Y5
+	VMOVDQU        (SI), Y6
+	VPSRLW         $0x04, Y6, Y6
+	VPAND          Y1, Y6, Y6
+	VBROADCASTI128 (DI), Y7
+	VPSRLVQ        right0022<>+0(SB), Y7, Y7
+	VPAND          bytes48<>+0(SB), Y7, Y7
+	VPOR           Y7, Y6, Y6
+	VPMADDUBSW     32(R8), Y6, Y7
+	VPADDW         Y7, Y3, Y3
+	VPMADDUBSW     96(R8), Y6, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y0, Y3, Y3
+	VPADDD         Y3, Y2, Y2
+	VPMADDWD       Y0, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	ADDQ           $0x00000020, SI
+	ADDQ           $0x00000080, R8
+	ADDQ           $0x00000010, DI
+	DECQ           R9
+	JNZ            one
 
 sum:
 	VEXTRACTI128 $0x01, Y2, X3
@@ -2511,8 +2954,10 @@ step:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R9), K1
 	VPADDB          Z3, Z8, K1, Z8
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(R11)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(R11)
+	PREFETCHT0      1024(R11)
 	VPXORD          Z6, Z6, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        (R10), Z8, Z6
@@ -2585,8 +3030,10 @@ step:
 	VPADDB          Z2, Z8, K1, Z8
 	KMOVQ           8(R9), K1
 	VPADDB          Z3, Z8, K1, Z8
-	PREFETCHT0      4096(R8)
-	PREFETCHT0      4096(R11)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(R11)
+	PREFETCHT0      1024(R11)
 	VPXORD          Z6, Z6, Z6
 	VPXORD          Z7, Z7, Z7
 	VPDPBUSD        (R10), Z8, Z6
@@ -2642,76 +3089,67 @@ row:
 	MOVQ  48(AX), R12
 
 step:
-	VPXOR        Y3, Y3, Y3
-	VPXOR        Y4, Y4, Y4
-	VPAND        (R8), Y2, Y5
-	VPBROADCASTQ (R9), Y6
-	VPSLLVQ      left4321<>+0(SB), Y6, Y6
-	VPAND        bytes16<>+0(SB), Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPBROADCASTQ 8(R9), Y6
-	VPSLLVQ      left5432<>+0(SB), Y6, Y6
-	VPAND        bytes32<>+0(SB), Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPMADDUBSW   (R10), Y5, Y6
-	VPMADDWD     Y1, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   64(R10), Y5, Y5
-	VPMADDWD     Y1, Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VPSLLD       $0x08, Y3, Y3
-	VPADDD       Y3, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
-	VBROADCASTSD (R11), Y3
-	VPERMPS      Y3, Y5, Y3
-	VFMADD231PS  Y3, Y4, Y0
-	VPXOR        Y3, Y3, Y3
-	VPXOR        Y4, Y4, Y4
-	VMOVDQU      (R8), Y5
-	VPSRLW       $0x04, Y5, Y5
-	VPAND        Y2, Y5, Y5
-	VPBROADCASTQ (R9), Y6
-	VPSRLVQ      right0123<>+0(SB), Y6, Y6
-	VPAND        bytes16<>+0(SB), Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPBROADCASTQ 8(R9), Y6
-	VPSRLVQ      right0123<>+0(SB), Y6, Y6
-	VPAND        bytes16<>+0(SB), Y6, Y6
-	VPADDB       Y6, Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPMADDUBSW   32(R10), Y5, Y6
-	VPMADDWD     Y1, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   96(R10), Y5, Y5
-	VPMADDWD     Y1, Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VPSLLD       $0x08, Y3, Y3
-	VPADDD       Y3, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VPMOVZXBD    blockNumbers16<>+0(SB), Y5
-	VBROADCASTSD 8(R11), Y3
-	VPERMPS      Y3, Y5, Y3
-	VFMADD231PS  Y3, Y4, Y0
-	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000010, R9
-	ADDQ         $0x00000080, R10
-	ADDQ         $0x00000010, R11
-	DECQ         R12
-	JNZ          step
-	VEXTRACTF128 $0x01, Y0, X3
-	VADDPS       X0, X3, X0
-	VPERMILPS    $0xee, X0, X3
-	VADDPS       X3, X0, X0
-	VPERMILPS    $0x55, X0, X3
-	VADDPS       X3, X0, X0
-	VMOVSS       X0, (CX)
-	ADDQ         $0x00000004, CX
-	ADDQ         16(AX), BX
-	ADDQ         32(AX), SI
-	ADDQ         72(AX), DI
-	DECQ         DX
-	JNZ          row
+	VPXOR          Y3, Y3, Y3
+	VPXOR          Y4, Y4, Y4
+	VPAND          (R8), Y2, Y5
+	VBROADCASTI128 (R9), Y6
+	VPSLLVQ        left4422<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     (R10), Y5, Y6
+	VPMADDWD       Y1, Y6, Y6
+	VPADDD         Y6, Y3, Y3
+	VPMADDUBSW     64(R10), Y5, Y5
+	VPMADDWD       Y1, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	VPSLLD         $0x08, Y3, Y3
+	VPADDD         Y3, Y4, Y4
+	VCVTDQ2PS      Y4, Y4
+	VPMOVZXBD      blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD   (R11), Y3
+	VPERMPS        Y3, Y5, Y3
+	VFMADD231PS    Y3, Y4, Y0
+	VPXOR          Y3, Y3, Y3
+	VPXOR          Y4, Y4, Y4
+	VMOVDQU        (R8), Y5
+	VPSRLW         $0x04, Y5, Y5
+	VPAND          Y2, Y5, Y5
+	VBROADCASTI128 (R9), Y6
+	VPSRLVQ        right0022<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     32(R10), Y5, Y6
+	VPMADDWD       Y1, Y6, Y6
+	VPADDD         Y6, Y3, Y3
+	VPMADDUBSW     96(R10), Y5, Y5
+	VPMADDWD       Y1, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	VPSLLD         $0x08, Y3, Y3
+	VPADDD         Y3, Y4, Y4
+	VCVTDQ2PS      Y4, Y4
+	VPMOVZXBD      blockNumbers16<>+0(SB), Y5
+	VBROADCASTSD   8(R11), Y3
+	VPERMPS        Y3, Y5, Y3
+	VFMADD231PS    Y3, Y4, Y0
+	ADDQ           $0x00000020, R8
+	ADDQ           $0x00000010, R9
+	ADDQ           $0x00000080, R10
+	ADDQ           $0x00000010, R11
+	DECQ           R12
+	JNZ            step
+	VEXTRACTF128   $0x01, Y0, X3
+	VADDPS         X0, X3, X0
+	VPERMILPS      $0xee, X0, X3
+	VADDPS         X3, X0, X0
+	VPERMILPS      $0x55, X0, X3
+	VADDPS         X3, X0, X0
+	VMOVSS         X0, (CX)
+	ADDQ           $0x00000004, CX
+	ADDQ           16(AX), BX
+	ADDQ           32(AX), SI
+	ADDQ           72(AX), DI
+	DECQ           DX
+	JNZ            row
 	VZEROUPPER
 	RET
 
@@ -2736,72 +3174,63 @@ row:
 	MOVQ  48(AX), R12
 
 step:
-	VPXOR        Y3, Y3, Y3
-	VPXOR        Y4, Y4, Y4
-	VPAND        (R8), Y2, Y5
-	VPBROADCASTQ (R9), Y6
-	VPSLLVQ      left4321<>+0(SB), Y6, Y6
-	VPAND        bytes16<>+0(SB), Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPBROADCASTQ 8(R9), Y6
-	VPSLLVQ      left5432<>+0(SB), Y6, Y6
-	VPAND        bytes32<>+0(SB), Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPMADDUBSW   (R10), Y5, Y6
-	VPMADDWD     Y1, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   64(R10), Y5, Y5
-	VPMADDWD     Y1, Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VPSLLD       $0x08, Y3, Y3
-	VPADDD       Y3, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VBROADCASTSS (R11), Y3
-	VFMADD231PS  Y3, Y4, Y0
-	VPXOR        Y3, Y3, Y3
-	VPXOR        Y4, Y4, Y4
-	VMOVDQU      (R8), Y5
-	VPSRLW       $0x04, Y5, Y5
-	VPAND        Y2, Y5, Y5
-	VPBROADCASTQ (R9), Y6
-	VPSRLVQ      right0123<>+0(SB), Y6, Y6
-	VPAND        bytes16<>+0(SB), Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPBROADCASTQ 8(R9), Y6
-	VPSRLVQ      right0123<>+0(SB), Y6, Y6
-	VPAND        bytes16<>+0(SB), Y6, Y6
-	VPADDB       Y6, Y6, Y6
-	VPOR         Y6, Y5, Y5
-	VPMADDUBSW   32(R10), Y5, Y6
-	VPMADDWD     Y1, Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   96(R10), Y5, Y5
-	VPMADDWD     Y1, Y5, Y5
-	VPADDD       Y5, Y4, Y4
-	VPSLLD       $0x08, Y3, Y3
-	VPADDD       Y3, Y4, Y4
-	VCVTDQ2PS    Y4, Y4
-	VBROADCASTSS 4(R11), Y3
-	VFMADD231PS  Y3, Y4, Y0
-	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000010, R9
-	ADDQ         $0x00000080, R10
-	ADDQ         $0x00000008, R11
-	DECQ         R12
-	JNZ          step
-	VEXTRACTF128 $0x01, Y0, X3
-	VADDPS       X0, X3, X0
-	VPERMILPS    $0xee, X0, X3
-	VADDPS       X3, X0, X0
-	VPERMILPS    $0x55, X0, X3
-	VADDPS       X3, X0, X0
-	VMOVSS       X0, (CX)
-	ADDQ         $0x00000004, CX
-	ADDQ         16(AX), BX
-	ADDQ         32(AX), SI
-	ADDQ         72(AX), DI
-	DECQ         DX
-	JNZ          row
+	VPXOR          Y3, Y3, Y3
+	VPXOR          Y4, Y4, Y4
+	VPAND          (R8), Y2, Y5
+	VBROADCASTI128 (R9), Y6
+	VPSLLVQ        left4422<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     (R10), Y5, Y6
+	VPMADDWD       Y1, Y6, Y6
+	VPADDD         Y6, Y3, Y3
+	VPMADDUBSW     64(R10), Y5, Y5
+	VPMADDWD       Y1, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	VPSLLD         $0x08, Y3, Y3
+	VPADDD         Y3, Y4, Y4
+	VCVTDQ2PS      Y4, Y4
+	VBROADCASTSS   (R11), Y3
+	VFMADD231PS    Y3, Y4, Y0
+	VPXOR          Y3, Y3, Y3
+	VPXOR          Y4, Y4, Y4
+	VMOVDQU        (R8), Y5
+	VPSRLW         $0x04, Y5, Y5
+	VPAND          Y2, Y5, Y5
+	VBROADCASTI128 (R9), Y6
+	VPSRLVQ        right0022<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     32(R10), Y5, Y6
+	VPMADDWD       Y1, Y6, Y6
+	VPADDD         Y6, Y3, Y3
+	VPMADDUBSW     96(R10), Y5, Y5
+	VPMADDWD       Y1, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	VPSLLD         $0x08, Y3, Y3
+	VPADDD         Y3, Y4, Y4
+	VCVTDQ2PS      Y4, Y4
+	VBROADCASTSS   4(R11), Y3
+	VFMADD231PS    Y3, Y4, Y0
+	ADDQ           $0x00000020, R8
+	ADDQ           $0x00000010, R9
+	ADDQ           $0x00000080, R10
+	ADDQ           $0x00000008, R11
+	DECQ           R12
+	JNZ            step
+	VEXTRACTF128   $0x01, Y0, X3
+	VADDPS         X0, X3, X0
+	VPERMILPS      $0xee, X0, X3
+	VADDPS         X3, X0, X0
+	VPERMILPS      $0x55, X0, X3
+	VADDPS         X3, X0, X0
+	VMOVSS         X0, (CX)
+	ADDQ           $0x00000004, CX
+	ADDQ           16(AX), BX
+	ADDQ           32(AX), SI
+	ADDQ           72(AX), DI
+	DECQ           DX
+	JNZ            row
 	VZEROUPPER
 	RET
 
@@ -2877,6 +3306,175 @@ step:
 	VZEROUPPER
 	RET
 
+// func unpackRows512w6(a *byte)
+// Requires: AVX, AVX512BW, AVX512F, MMX+
+TEXT ·unpackRows512w6(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         56(AX), DX
+	MOVQ         8(AX), BX
+	MOVQ         24(AX), SI
+	MOVQ         $0x0f0f0f0f0f0f0f0f, DI
+	VPBROADCASTQ DI, Z1
+	VPXORD       Z0, Z0, Z0
+	MOVQ         $0x0004000400040004, DI
+	MOVL         $0x000000f0, R8
+	KMOVW        R8, K1
+	VPBROADCASTQ DI, K1, Z0
+	MOVQ         $0x1010101010101010, DI
+	VPBROADCASTQ DI, Z2
+	MOVQ         $0x2020202020202020, DI
+	VPBROADCASTQ DI, Z3
+
+row:
+	MOVQ BX, DI
+	MOVQ SI, R8
+	MOVQ 48(AX), R9
+	SUBQ $0x04, R9
+	JL   rest
+
+four:
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
+	VBROADCASTI64X4 (DI), Z4
+	VPSRLVW         Z0, Z4, Z4
+	VPANDD          Z1, Z4, Z4
+	KMOVQ           (R8), K1
+	VPADDB          Z2, Z4, K1, Z4
+	KMOVQ           8(R8), K1
+	VPADDB          Z3, Z4, K1, Z4
+	VMOVDQU8        Z4, (CX)
+	VBROADCASTI64X4 32(DI), Z4
+	VPSRLVW         Z0, Z4, Z4
+	VPANDD          Z1, Z4, Z4
+	KMOVQ           16(R8), K1
+	VPADDB          Z2, Z4, K1, Z4
+	KMOVQ           24(R8), K1
+	VPADDB          Z3, Z4, K1, Z4
+	VMOVDQU8        Z4, 64(CX)
+	PREFETCHT1      8256(DI)
+	PREFETCHT0      1088(DI)
+	VBROADCASTI64X4 64(DI), Z4
+	VPSRLVW         Z0, Z4, Z4
+	VPANDD          Z1, Z4, Z4
+	KMOVQ           32(R8), K1
+	VPADDB          Z2, Z4, K1, Z4
+	KMOVQ           40(R8), K1
+	VPADDB          Z3, Z4, K1, Z4
+	VMOVDQU8        Z4, 128(CX)
+	VBROADCASTI64X4 96(DI), Z4
+	VPSRLVW         Z0, Z4, Z4
+	VPANDD          Z1, Z4, Z4
+	KMOVQ           48(R8), K1
+	VPADDB          Z2, Z4, K1, Z4
+	KMOVQ           56(R8), K1
+	VPADDB          Z3, Z4, K1, Z4
+	VMOVDQU8        Z4, 192(CX)
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000100, CX
+	ADDQ            $0x00000040, R8
+	SUBQ            $0x04, R9
+	JGE             four
+
+rest:
+	ADDQ $0x04, R9
+	JZ   sum
+
+one:
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
+	VBROADCASTI64X4 (DI), Z4
+	VPSRLVW         Z0, Z4, Z4
+	VPANDD          Z1, Z4, Z4
+	KMOVQ           (R8), K1
+	VPADDB          Z2, Z4, K1, Z4
+	KMOVQ           8(R8), K1
+	VPADDB          Z3, Z4, K1, Z4
+	VMOVDQU8        Z4, (CX)
+	ADDQ            $0x00000020, DI
+	ADDQ            $0x00000040, CX
+	ADDQ            $0x00000010, R8
+	DECQ            R9
+	JNZ             one
+
+sum:
+	ADDQ 16(AX), BX
+	ADDQ 32(AX), SI
+	DECQ DX
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func pack256w6(a *byte)
+// Requires: AVX, AVX2
+TEXT ·pack256w6(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    8(AX), DX
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), AX
+	VMOVDQU bytes15<>+0(SB), Y0
+	VMOVDQU bytes48<>+0(SB), Y1
+
+step:
+	VMOVDQU      (CX), Y2
+	VPAND        Y1, Y2, Y3
+	VPAND        Y0, Y2, Y2
+	VMOVDQU      32(CX), Y4
+	VPAND        Y1, Y4, Y5
+	VPAND        Y0, Y4, Y4
+	VPSLLW       $0x04, Y4, Y4
+	VPOR         Y2, Y4, Y4
+	VMOVDQU      Y4, (DX)
+	VPSRLVQ      left4422<>+0(SB), Y3, Y3
+	VPSLLVQ      right0022<>+0(SB), Y5, Y5
+	VPOR         Y3, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X2
+	VPOR         X5, X2, X2
+	VMOVDQU      X2, (BX)
+	ADDQ         $0x00000010, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000020, DX
+	DECQ         AX
+	JNZ          step
+	VZEROUPPER
+	RET
+
+// func unpack256w6(a *byte)
+// Requires: AVX, AVX2
+TEXT ·unpack256w6(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	MOVQ    8(AX), DX
+	MOVQ    16(AX), BX
+	MOVQ    24(AX), AX
+	VMOVDQU bytes15<>+0(SB), Y0
+
+step:
+	VPAND          (DX), Y0, Y1
+	VBROADCASTI128 (BX), Y2
+	VPSLLVQ        left4422<>+0(SB), Y2, Y2
+	VPAND          bytes48<>+0(SB), Y2, Y2
+	VPOR           Y2, Y1, Y1
+	VMOVDQU        Y1, (CX)
+	VMOVDQU        (DX), Y1
+	VPSRLW         $0x04, Y1, Y1
+	VPAND          Y0, Y1, Y1
+	VBROADCASTI128 (BX), Y2
+	VPSRLVQ        right0022<>+0(SB), Y2, Y2
+	VPAND          bytes48<>+0(SB), Y2, Y2
+	VPOR           Y2, Y1, Y1
+	VMOVDQU        Y1, 32(CX)
+	ADDQ           $0x00000040, CX
+	ADDQ           $0x00000020, DX
+	ADDQ           $0x00000010, BX
+	DECQ           AX
+	JNZ            step
+	VZEROUPPER
+	RET
+
 DATA escapeTable3<>+0(SB)/1, $0x79
 DATA escapeTable3<>+1(SB)/1, $0x7a
 DATA escapeTable3<>+2(SB)/1, $0x7b
@@ -2943,7 +3541,8 @@ TEXT ·dot512w3e(SB), NOSPLIT, $0-8
 	JZ              first_done
 
 first_more:
-	PREFETCHT0 4096(DI)
+	PREFETCHT1 8192(DI)
+	PREFETCHT0 1024(DI)
 	VPMOVZXBW  (DI), Z11
 	VPSLLW     $0x04, Z11, Z12
 	VPTERNLOGD $0xa8, Z8, Z12, Z11
@@ -2984,7 +3583,8 @@ row:
 	JZ      next_done
 
 next_more:
-	PREFETCHT0 4096(R8)
+	PREFETCHT1 8192(R8)
+	PREFETCHT0 1024(R8)
 	VPMOVZXBW  (R8), Z11
 	VPSLLW     $0x04, Z11, Z12
 	VPTERNLOGD $0xa8, Z8, Z12, Z11
@@ -3015,8 +3615,10 @@ expanded:
 	JL     rest
 
 four:
-	PREFETCHT0      4096(R9)
-	PREFETCHT0      4096(R8)
+	PREFETCHT1      8192(R9)
+	PREFETCHT0      1024(R9)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
 	VBROADCASTI32X4 (R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -3080,7 +3682,8 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      4096(R8)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
 	VBROADCASTI32X4 (R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -3250,13 +3853,13 @@ copied:
 	VZEROUPPER
 	RET
 
-// func unpack512w3e(a *byte)
+// func unpackRows512w3e(a *byte)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, MMX+, POPCNT
-TEXT ·unpack512w3e(SB), NOSPLIT, $0-8
+TEXT ·unpackRows512w3e(SB), NOSPLIT, $0-8
 	MOVQ            a+0(FP), AX
 	MOVQ            (AX), CX
-	MOVQ            8(AX), DX
-	MOVQ            16(AX), BX
+	MOVQ            56(AX), DX
+	MOVQ            8(AX), BX
 	MOVQ            24(AX), SI
 	MOVQ            $0x0303030303030303, DI
 	VPBROADCASTQ    DI, Z1
@@ -3282,19 +3885,24 @@ TEXT ·unpack512w3e(SB), NOSPLIT, $0-8
 	MOVQ            $0x8080808080808080, DI
 	VPBROADCASTQ    DI, Z6
 	VBROADCASTI32X4 escapeTable3<>+0(SB), Z5
-	MOVQ            32(AX), DI
-	MOVQ            48(AX), R8
-	MOVQ            56(AX), R9
+	MOVQ            88(AX), R8
+	MOVL            (R8), DI
+	ADDQ            80(AX), DI
+	ADDQ            96(AX), R8
+	MOVQ            R8, 88(AX)
+	MOVQ            112(AX), R8
+	MOVQ            104(AX), R9
 	MOVWQZX         (DI), R10
 	INCQ            R10
 	SHRQ            $0x01, R10
 	LEAQ            2(DI)(R10*1), R10
 	ADDQ            $0x02, DI
 	TESTQ           R9, R9
-	JZ              expand_done
+	JZ              first_done
 
-expand_more:
-	PREFETCHT0 4096(DI)
+first_more:
+	PREFETCHT1 8192(DI)
+	PREFETCHT0 1024(DI)
 	VPMOVZXBW  (DI), Z7
 	VPSLLW     $0x04, Z7, Z8
 	VPTERNLOGD $0xa8, Z4, Z8, Z7
@@ -3309,29 +3917,147 @@ expand_more:
 	ADDQ       $0x20, DI
 	ADDQ       $0x40, R8
 	DECQ       R9
-	JNZ        expand_more
+	JNZ        first_more
 
-expand_done:
-	MOVQ 48(AX), AX
+first_done:
+row:
+	MOVQ    112(AX), DI
+	MOVQ    120(AX), R8
+	MOVQ    DI, 120(AX)
+	MOVQ    R8, 112(AX)
+	CMPQ    DX, $0x01
+	JE      expanded
+	MOVQ    88(AX), R9
+	MOVL    (R9), R8
+	ADDQ    80(AX), R8
+	ADDQ    96(AX), R9
+	MOVQ    R9, 88(AX)
+	MOVQ    112(AX), R9
+	MOVQ    104(AX), R10
+	MOVWQZX (R8), R11
+	INCQ    R11
+	SHRQ    $0x01, R11
+	LEAQ    2(R8)(R11*1), R11
+	ADDQ    $0x02, R8
+	TESTQ   R10, R10
+	JZ      next_done
 
-step:
-	VBROADCASTI32X4 (DX), Z4
-	VPSRLVW         Z0, Z4, Z4
-	VPTERNLOGD      $0xea, Z6, Z1, Z4
-	KMOVQ           (BX), K1
-	VPADDB          Z2, Z4, K1, Z4
-	VPCMPEQB        Z3, Z4, K1
-	KMOVQ           K1, DI
-	POPCNTQ         DI, DI
-	VMOVDQU8        (AX), Z5
-	VPEXPANDB       Z5, K1, Z4
-	ADDQ            DI, AX
-	VMOVDQU8        Z4, (CX)
+next_more:
+	PREFETCHT1 8192(R8)
+	PREFETCHT0 1024(R8)
+	VPMOVZXBW  (R8), Z7
+	VPSLLW     $0x04, Z7, Z8
+	VPTERNLOGD $0xa8, Z4, Z8, Z7
+	VPCMPEQB   Z4, Z7, K1
+	KMOVQ      K1, R12
+	POPCNTQ    R12, R12
+	VPSHUFB    Z7, Z5, Z7
+	VMOVDQU8   (R11), Z8
+	VPEXPANDB  Z8, K1, Z7
+	VMOVDQU8   Z7, (R9)
+	ADDQ       R12, R11
+	ADDQ       $0x20, R8
+	ADDQ       $0x40, R9
+	DECQ       R10
+	JNZ        next_more
+
+next_done:
+expanded:
+	MOVQ BX, R8
+	MOVQ SI, R9
+	MOVQ 48(AX), R10
+	SUBQ $0x04, R10
+	JL   rest
+
+four:
+	PREFETCHT1      8192(R9)
+	PREFETCHT0      1024(R9)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	VBROADCASTI32X4 (R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	VPCMPEQB        Z3, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, (CX)
+	VBROADCASTI32X4 16(R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           8(R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	VPCMPEQB        Z3, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, 64(CX)
+	VBROADCASTI32X4 32(R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           16(R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	VPCMPEQB        Z3, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, 128(CX)
+	VBROADCASTI32X4 48(R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           24(R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	VPCMPEQB        Z3, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, 192(CX)
+	ADDQ            $0x00000040, R8
+	ADDQ            $0x00000100, CX
+	ADDQ            $0x00000020, R9
+	SUBQ            $0x04, R10
+	JGE             four
+
+rest:
+	ADDQ $0x04, R10
+	JZ   sum
+
+one:
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	VBROADCASTI32X4 (R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	VPCMPEQB        Z3, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, (CX)
+	ADDQ            $0x00000010, R8
 	ADDQ            $0x00000040, CX
-	ADDQ            $0x00000010, DX
-	ADDQ            $0x00000008, BX
-	DECQ            SI
-	JNZ             step
+	ADDQ            $0x00000008, R9
+	DECQ            R10
+	JNZ             one
+
+sum:
+	ADDQ 16(AX), BX
+	ADDQ 32(AX), SI
+	DECQ DX
+	JNZ  row
 	VZEROUPPER
 	RET
 
@@ -3390,7 +4116,8 @@ TEXT ·dot512w4e(SB), NOSPLIT, $0-8
 	JZ              first_done
 
 first_more:
-	PREFETCHT0 4096(SI)
+	PREFETCHT1 8192(SI)
+	PREFETCHT0 1024(SI)
 	VPMOVZXBW  (SI), Z9
 	VPSLLW     $0x04, Z9, Z10
 	VPTERNLOGD $0xa8, Z1, Z10, Z9
@@ -3431,7 +4158,8 @@ row:
 	JZ      next_done
 
 next_more:
-	PREFETCHT0 4096(DI)
+	PREFETCHT1 8192(DI)
+	PREFETCHT0 1024(DI)
 	VPMOVZXBW  (DI), Z9
 	VPSLLW     $0x04, Z9, Z10
 	VPTERNLOGD $0xa8, Z1, Z10, Z9
@@ -3461,7 +4189,8 @@ expanded:
 	JL     rest
 
 four:
-	PREFETCHT0      4096(DI)
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
 	VBROADCASTI64X4 (DI), Z9
 	VPSRLVW         Z0, Z9, Z9
 	VPTERNLOGD      $0xea, Z8, Z1, Z9
@@ -3484,7 +4213,8 @@ four:
 	ADDQ            R10, SI
 	VPDPBUSD        128(R8), Z9, Z4
 	VPDPBUSD        192(R8), Z9, Z5
-	PREFETCHT0      4160(DI)
+	PREFETCHT1      8256(DI)
+	PREFETCHT0      1088(DI)
 	VBROADCASTI64X4 64(DI), Z9
 	VPSRLVW         Z0, Z9, Z9
 	VPTERNLOGD      $0xea, Z8, Z1, Z9
@@ -3517,7 +4247,8 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      4096(DI)
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
 	VBROADCASTI64X4 (DI), Z9
 	VPSRLVW         Z0, Z9, Z9
 	VPTERNLOGD      $0xea, Z8, Z1, Z9
@@ -3676,41 +4407,87 @@ copied:
 	VZEROUPPER
 	RET
 
-// func unpack512w4e(a *byte)
+// func unpackRows512w4e(a *byte)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, MMX+, POPCNT
-TEXT ·unpack512w4e(SB), NOSPLIT, $0-8
+TEXT ·unpackRows512w4e(SB), NOSPLIT, $0-8
 	MOVQ            a+0(FP), AX
 	MOVQ            (AX), CX
-	MOVQ            8(AX), DX
-	MOVQ            16(AX), BX
-	MOVQ            24(AX), SI
-	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
-	VPBROADCASTQ    DI, Z1
+	MOVQ            56(AX), DX
+	MOVQ            8(AX), BX
+	MOVQ            $0x0f0f0f0f0f0f0f0f, SI
+	VPBROADCASTQ    SI, Z1
 	VPXORD          Z0, Z0, Z0
-	MOVQ            $0x0004000400040004, DI
-	MOVL            $0x000000f0, R8
-	KMOVW           R8, K1
-	VPBROADCASTQ    DI, K1, Z0
-	MOVQ            $0x8f8f8f8f8f8f8f8f, DI
-	VPBROADCASTQ    DI, Z2
-	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
-	VPBROADCASTQ    DI, Z3
-	MOVQ            $0x8080808080808080, DI
-	VPBROADCASTQ    DI, Z4
+	MOVQ            $0x0004000400040004, SI
+	MOVL            $0x000000f0, DI
+	KMOVW           DI, K1
+	VPBROADCASTQ    SI, K1, Z0
+	MOVQ            $0x8f8f8f8f8f8f8f8f, SI
+	VPBROADCASTQ    SI, Z2
+	MOVQ            $0x0f0f0f0f0f0f0f0f, SI
+	VPBROADCASTQ    SI, Z3
+	MOVQ            $0x8080808080808080, SI
+	VPBROADCASTQ    SI, Z4
 	VBROADCASTI32X4 escapeTable4<>+0(SB), Z3
-	MOVQ            32(AX), DI
-	MOVQ            48(AX), R8
-	MOVQ            56(AX), R9
-	MOVWQZX         (DI), R10
-	INCQ            R10
-	SHRQ            $0x01, R10
-	LEAQ            2(DI)(R10*1), R10
-	ADDQ            $0x02, DI
-	TESTQ           R9, R9
-	JZ              expand_done
+	MOVQ            88(AX), DI
+	MOVL            (DI), SI
+	ADDQ            80(AX), SI
+	ADDQ            96(AX), DI
+	MOVQ            DI, 88(AX)
+	MOVQ            112(AX), DI
+	MOVQ            104(AX), R8
+	MOVWQZX         (SI), R9
+	INCQ            R9
+	SHRQ            $0x01, R9
+	LEAQ            2(SI)(R9*1), R9
+	ADDQ            $0x02, SI
+	TESTQ           R8, R8
+	JZ              first_done
 
-expand_more:
-	PREFETCHT0 4096(DI)
+first_more:
+	PREFETCHT1 8192(SI)
+	PREFETCHT0 1024(SI)
+	VPMOVZXBW  (SI), Z5
+	VPSLLW     $0x04, Z5, Z6
+	VPTERNLOGD $0xa8, Z1, Z6, Z5
+	VPCMPEQB   Z1, Z5, K1
+	KMOVQ      K1, R10
+	POPCNTQ    R10, R10
+	VPSHUFB    Z5, Z3, Z5
+	VMOVDQU8   (R9), Z6
+	VPEXPANDB  Z6, K1, Z5
+	VMOVDQU8   Z5, (DI)
+	ADDQ       R10, R9
+	ADDQ       $0x20, SI
+	ADDQ       $0x40, DI
+	DECQ       R8
+	JNZ        first_more
+
+first_done:
+row:
+	MOVQ    112(AX), SI
+	MOVQ    120(AX), DI
+	MOVQ    SI, 120(AX)
+	MOVQ    DI, 112(AX)
+	CMPQ    DX, $0x01
+	JE      expanded
+	MOVQ    88(AX), R8
+	MOVL    (R8), DI
+	ADDQ    80(AX), DI
+	ADDQ    96(AX), R8
+	MOVQ    R8, 88(AX)
+	MOVQ    112(AX), R8
+	MOVQ    104(AX), R9
+	MOVWQZX (DI), R10
+	INCQ    R10
+	SHRQ    $0x01, R10
+	LEAQ    2(DI)(R10*1), R10
+	ADDQ    $0x02, DI
+	TESTQ   R9, R9
+	JZ      next_done
+
+next_more:
+	PREFETCHT1 8192(DI)
+	PREFETCHT0 1024(DI)
 	VPMOVZXBW  (DI), Z5
 	VPSLLW     $0x04, Z5, Z6
 	VPTERNLOGD $0xa8, Z1, Z6, Z5
@@ -3725,27 +4502,91 @@ expand_more:
 	ADDQ       $0x20, DI
 	ADDQ       $0x40, R8
 	DECQ       R9
-	JNZ        expand_more
+	JNZ        next_more
 
-expand_done:
-	MOVQ 48(AX), AX
+next_done:
+expanded:
+	MOVQ BX, DI
+	MOVQ 48(AX), R8
+	SUBQ $0x04, R8
+	JL   rest
 
-step:
-	VBROADCASTI64X4 (DX), Z3
-	VPSRLVW         Z0, Z3, Z3
-	VPTERNLOGD      $0xea, Z4, Z1, Z3
-	VPCMPEQB        Z2, Z3, K1
-	KMOVQ           K1, DI
-	POPCNTQ         DI, DI
-	VMOVDQU8        (AX), Z5
-	VPEXPANDB       Z5, K1, Z3
-	ADDQ            DI, AX
-	VMOVDQU8        Z3, (CX)
+four:
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
+	VBROADCASTI64X4 (DI), Z5
+	VPSRLVW         Z0, Z5, Z5
+	VPTERNLOGD      $0xea, Z4, Z1, Z5
+	VPCMPEQB        Z2, Z5, K1
+	KMOVQ           K1, R9
+	POPCNTQ         R9, R9
+	VMOVDQU8        (SI), Z6
+	VPEXPANDB       Z6, K1, Z5
+	ADDQ            R9, SI
+	VMOVDQU8        Z5, (CX)
+	VBROADCASTI64X4 32(DI), Z5
+	VPSRLVW         Z0, Z5, Z5
+	VPTERNLOGD      $0xea, Z4, Z1, Z5
+	VPCMPEQB        Z2, Z5, K1
+	KMOVQ           K1, R9
+	POPCNTQ         R9, R9
+	VMOVDQU8        (SI), Z6
+	VPEXPANDB       Z6, K1, Z5
+	ADDQ            R9, SI
+	VMOVDQU8        Z5, 64(CX)
+	PREFETCHT1      8256(DI)
+	PREFETCHT0      1088(DI)
+	VBROADCASTI64X4 64(DI), Z5
+	VPSRLVW         Z0, Z5, Z5
+	VPTERNLOGD      $0xea, Z4, Z1, Z5
+	VPCMPEQB        Z2, Z5, K1
+	KMOVQ           K1, R9
+	POPCNTQ         R9, R9
+	VMOVDQU8        (SI), Z6
+	VPEXPANDB       Z6, K1, Z5
+	ADDQ            R9, SI
+	VMOVDQU8        Z5, 128(CX)
+	VBROADCASTI64X4 96(DI), Z5
+	VPSRLVW         Z0, Z5, Z5
+	VPTERNLOGD      $0xea, Z4, Z1, Z5
+	VPCMPEQB        Z2, Z5, K1
+	KMOVQ           K1, R9
+	POPCNTQ         R9, R9
+	VMOVDQU8        (SI), Z6
+	VPEXPANDB       Z6, K1, Z5
+	ADDQ            R9, SI
+	VMOVDQU8        Z5, 192(CX)
+	ADDQ            $0x00000080, DI
+	ADDQ            $0x00000100, CX
+	SUBQ            $0x04, R8
+	JGE             four
+
+rest:
+	ADDQ $0x04, R8
+	JZ   sum
+
+one:
+	PREFETCHT1      8192(DI)
+	PREFETCHT0      1024(DI)
+	VBROADCASTI64X4 (DI), Z5
+	VPSRLVW         Z0, Z5, Z5
+	VPTERNLOGD      $0xea, Z4, Z1, Z5
+	VPCMPEQB        Z2, Z5, K1
+	KMOVQ           K1, R9
+	POPCNTQ         R9, R9
+	VMOVDQU8        (SI), Z6
+	VPEXPANDB       Z6, K1, Z5
+	ADDQ            R9, SI
+	VMOVDQU8        Z5, (CX)
+	ADDQ            $0x00000020, DI
 	ADDQ            $0x00000040, CX
-	ADDQ            $0x00000020, DX
-	ADDQ            $0x00000000, BX
-	DECQ            SI
-	JNZ             step
+	DECQ            R8
+	JNZ             one
+
+sum:
+	ADDQ 16(AX), BX
+	DECQ DX
+	JNZ  row
 	VZEROUPPER
 	RET
 
@@ -3807,7 +4648,8 @@ TEXT ·dot512w5e(SB), NOSPLIT, $0-8
 	JZ              first_done
 
 first_more:
-	PREFETCHT0 4096(DI)
+	PREFETCHT1 8192(DI)
+	PREFETCHT0 1024(DI)
 	VPMOVZXBW  (DI), Z10
 	VPSLLW     $0x04, Z10, Z11
 	VPTERNLOGD $0xa8, Z1, Z11, Z10
@@ -3848,7 +4690,8 @@ row:
 	JZ      next_done
 
 next_more:
-	PREFETCHT0 4096(R8)
+	PREFETCHT1 8192(R8)
+	PREFETCHT0 1024(R8)
 	VPMOVZXBW  (R8), Z10
 	VPSLLW     $0x04, Z10, Z11
 	VPTERNLOGD $0xa8, Z1, Z11, Z10
@@ -3879,8 +4722,10 @@ expanded:
 	JL     rest
 
 four:
-	PREFETCHT0      4096(R9)
-	PREFETCHT0      4096(R8)
+	PREFETCHT1      8192(R9)
+	PREFETCHT0      1024(R9)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
 	VBROADCASTI64X4 (R8), Z10
 	VPSRLVW         Z0, Z10, Z10
 	VPTERNLOGD      $0xea, Z9, Z1, Z10
@@ -3907,7 +4752,8 @@ four:
 	ADDQ            R12, DI
 	VPDPBUSD        128(R10), Z10, Z5
 	VPDPBUSD        192(R10), Z10, Z6
-	PREFETCHT0      4160(R8)
+	PREFETCHT1      8256(R8)
+	PREFETCHT0      1088(R8)
 	VBROADCASTI64X4 64(R8), Z10
 	VPSRLVW         Z0, Z10, Z10
 	VPTERNLOGD      $0xea, Z9, Z1, Z10
@@ -3945,7 +4791,8 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      4096(R8)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
 	VBROADCASTI64X4 (R8), Z10
 	VPSRLVW         Z0, Z10, Z10
 	VPTERNLOGD      $0xea, Z9, Z1, Z10
@@ -4112,13 +4959,13 @@ copied:
 	VZEROUPPER
 	RET
 
-// func unpack512w5e(a *byte)
+// func unpackRows512w5e(a *byte)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, MMX+, POPCNT
-TEXT ·unpack512w5e(SB), NOSPLIT, $0-8
+TEXT ·unpackRows512w5e(SB), NOSPLIT, $0-8
 	MOVQ            a+0(FP), AX
 	MOVQ            (AX), CX
-	MOVQ            8(AX), DX
-	MOVQ            16(AX), BX
+	MOVQ            56(AX), DX
+	MOVQ            8(AX), BX
 	MOVQ            24(AX), SI
 	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
 	VPBROADCASTQ    DI, Z1
@@ -4136,19 +4983,24 @@ TEXT ·unpack512w5e(SB), NOSPLIT, $0-8
 	MOVQ            $0x8080808080808080, DI
 	VPBROADCASTQ    DI, Z5
 	VBROADCASTI32X4 escapeTable5<>+0(SB), Z4
-	MOVQ            32(AX), DI
-	MOVQ            48(AX), R8
-	MOVQ            56(AX), R9
+	MOVQ            88(AX), R8
+	MOVL            (R8), DI
+	ADDQ            80(AX), DI
+	ADDQ            96(AX), R8
+	MOVQ            R8, 88(AX)
+	MOVQ            112(AX), R8
+	MOVQ            104(AX), R9
 	MOVWQZX         (DI), R10
 	INCQ            R10
 	SHRQ            $0x01, R10
 	LEAQ            2(DI)(R10*1), R10
 	ADDQ            $0x02, DI
 	TESTQ           R9, R9
-	JZ              expand_done
+	JZ              first_done
 
-expand_more:
-	PREFETCHT0 4096(DI)
+first_more:
+	PREFETCHT1 8192(DI)
+	PREFETCHT0 1024(DI)
 	VPMOVZXBW  (DI), Z6
 	VPSLLW     $0x04, Z6, Z7
 	VPTERNLOGD $0xa8, Z1, Z7, Z6
@@ -4163,29 +5015,149 @@ expand_more:
 	ADDQ       $0x20, DI
 	ADDQ       $0x40, R8
 	DECQ       R9
-	JNZ        expand_more
+	JNZ        first_more
 
-expand_done:
-	MOVQ 48(AX), AX
+first_done:
+row:
+	MOVQ    112(AX), DI
+	MOVQ    120(AX), R8
+	MOVQ    DI, 120(AX)
+	MOVQ    R8, 112(AX)
+	CMPQ    DX, $0x01
+	JE      expanded
+	MOVQ    88(AX), R9
+	MOVL    (R9), R8
+	ADDQ    80(AX), R8
+	ADDQ    96(AX), R9
+	MOVQ    R9, 88(AX)
+	MOVQ    112(AX), R9
+	MOVQ    104(AX), R10
+	MOVWQZX (R8), R11
+	INCQ    R11
+	SHRQ    $0x01, R11
+	LEAQ    2(R8)(R11*1), R11
+	ADDQ    $0x02, R8
+	TESTQ   R10, R10
+	JZ      next_done
 
-step:
-	VBROADCASTI64X4 (DX), Z4
-	VPSRLVW         Z0, Z4, Z4
-	VPTERNLOGD      $0xea, Z5, Z1, Z4
-	KMOVQ           (BX), K1
-	VPADDB          Z2, Z4, K1, Z4
-	VPCMPEQB        Z3, Z4, K1
-	KMOVQ           K1, DI
-	POPCNTQ         DI, DI
-	VMOVDQU8        (AX), Z6
-	VPEXPANDB       Z6, K1, Z4
-	ADDQ            DI, AX
-	VMOVDQU8        Z4, (CX)
+next_more:
+	PREFETCHT1 8192(R8)
+	PREFETCHT0 1024(R8)
+	VPMOVZXBW  (R8), Z6
+	VPSLLW     $0x04, Z6, Z7
+	VPTERNLOGD $0xa8, Z1, Z7, Z6
+	VPCMPEQB   Z1, Z6, K1
+	KMOVQ      K1, R12
+	POPCNTQ    R12, R12
+	VPSHUFB    Z6, Z4, Z6
+	VMOVDQU8   (R11), Z7
+	VPEXPANDB  Z7, K1, Z6
+	VMOVDQU8   Z6, (R9)
+	ADDQ       R12, R11
+	ADDQ       $0x20, R8
+	ADDQ       $0x40, R9
+	DECQ       R10
+	JNZ        next_more
+
+next_done:
+expanded:
+	MOVQ BX, R8
+	MOVQ SI, R9
+	MOVQ 48(AX), R10
+	SUBQ $0x04, R10
+	JL   rest
+
+four:
+	PREFETCHT1      8192(R9)
+	PREFETCHT0      1024(R9)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	VBROADCASTI64X4 (R8), Z6
+	VPSRLVW         Z0, Z6, Z6
+	VPTERNLOGD      $0xea, Z5, Z1, Z6
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z6, K1, Z6
+	VPCMPEQB        Z3, Z6, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z7
+	VPEXPANDB       Z7, K1, Z6
+	ADDQ            R11, DI
+	VMOVDQU8        Z6, (CX)
+	VBROADCASTI64X4 32(R8), Z6
+	VPSRLVW         Z0, Z6, Z6
+	VPTERNLOGD      $0xea, Z5, Z1, Z6
+	KMOVQ           8(R9), K1
+	VPADDB          Z2, Z6, K1, Z6
+	VPCMPEQB        Z3, Z6, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z7
+	VPEXPANDB       Z7, K1, Z6
+	ADDQ            R11, DI
+	VMOVDQU8        Z6, 64(CX)
+	PREFETCHT1      8256(R8)
+	PREFETCHT0      1088(R8)
+	VBROADCASTI64X4 64(R8), Z6
+	VPSRLVW         Z0, Z6, Z6
+	VPTERNLOGD      $0xea, Z5, Z1, Z6
+	KMOVQ           16(R9), K1
+	VPADDB          Z2, Z6, K1, Z6
+	VPCMPEQB        Z3, Z6, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z7
+	VPEXPANDB       Z7, K1, Z6
+	ADDQ            R11, DI
+	VMOVDQU8        Z6, 128(CX)
+	VBROADCASTI64X4 96(R8), Z6
+	VPSRLVW         Z0, Z6, Z6
+	VPTERNLOGD      $0xea, Z5, Z1, Z6
+	KMOVQ           24(R9), K1
+	VPADDB          Z2, Z6, K1, Z6
+	VPCMPEQB        Z3, Z6, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z7
+	VPEXPANDB       Z7, K1, Z6
+	ADDQ            R11, DI
+	VMOVDQU8        Z6, 192(CX)
+	ADDQ            $0x00000080, R8
+	ADDQ            $0x00000100, CX
+	ADDQ            $0x00000020, R9
+	SUBQ            $0x04, R10
+	JGE             four
+
+rest:
+	ADDQ $0x04, R10
+	JZ   sum
+
+one:
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	VBROADCASTI64X4 (R8), Z6
+	VPSRLVW         Z0, Z6, Z6
+	VPTERNLOGD      $0xea, Z5, Z1, Z6
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z6, K1, Z6
+	VPCMPEQB        Z3, Z6, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z7
+	VPEXPANDB       Z7, K1, Z6
+	ADDQ            R11, DI
+	VMOVDQU8        Z6, (CX)
+	ADDQ            $0x00000020, R8
 	ADDQ            $0x00000040, CX
-	ADDQ            $0x00000020, DX
-	ADDQ            $0x00000008, BX
-	DECQ            SI
-	JNZ             step
+	ADDQ            $0x00000008, R9
+	DECQ            R10
+	JNZ             one
+
+sum:
+	ADDQ 16(AX), BX
+	ADDQ 32(AX), SI
+	DECQ DX
+	JNZ  row
 	VZEROUPPER
 	RET
 
@@ -4249,7 +5221,8 @@ TEXT ·dot512w6e(SB), NOSPLIT, $0-8
 	JZ              first_done
 
 first_more:
-	PREFETCHT0 4096(DI)
+	PREFETCHT1 8192(DI)
+	PREFETCHT0 1024(DI)
 	VPMOVZXBW  (DI), Z11
 	VPSLLW     $0x04, Z11, Z12
 	VPTERNLOGD $0xa8, Z1, Z12, Z11
@@ -4290,7 +5263,8 @@ row:
 	JZ      next_done
 
 next_more:
-	PREFETCHT0 4096(R8)
+	PREFETCHT1 8192(R8)
+	PREFETCHT0 1024(R8)
 	VPMOVZXBW  (R8), Z11
 	VPSLLW     $0x04, Z11, Z12
 	VPTERNLOGD $0xa8, Z1, Z12, Z11
@@ -4321,8 +5295,10 @@ expanded:
 	JL     rest
 
 four:
-	PREFETCHT0      4096(R9)
-	PREFETCHT0      4096(R8)
+	PREFETCHT1      8192(R9)
+	PREFETCHT0      1024(R9)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
 	VBROADCASTI64X4 (R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -4353,7 +5329,8 @@ four:
 	ADDQ            R12, DI
 	VPDPBUSD        128(R10), Z11, Z6
 	VPDPBUSD        192(R10), Z11, Z7
-	PREFETCHT0      4160(R8)
+	PREFETCHT1      8256(R8)
+	PREFETCHT0      1088(R8)
 	VBROADCASTI64X4 64(R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -4395,7 +5372,8 @@ rest:
 	JZ   sum
 
 one:
-	PREFETCHT0      4096(R8)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
 	VBROADCASTI64X4 (R8), Z11
 	VPSRLVW         Z0, Z11, Z11
 	VPTERNLOGD      $0xea, Z10, Z1, Z11
@@ -4568,13 +5546,13 @@ copied:
 	VZEROUPPER
 	RET
 
-// func unpack512w6e(a *byte)
+// func unpackRows512w6e(a *byte)
 // Requires: AVX, AVX512BW, AVX512F, AVX512VBMI2, MMX+, POPCNT
-TEXT ·unpack512w6e(SB), NOSPLIT, $0-8
+TEXT ·unpackRows512w6e(SB), NOSPLIT, $0-8
 	MOVQ            a+0(FP), AX
 	MOVQ            (AX), CX
-	MOVQ            8(AX), DX
-	MOVQ            16(AX), BX
+	MOVQ            56(AX), DX
+	MOVQ            8(AX), BX
 	MOVQ            24(AX), SI
 	MOVQ            $0x0f0f0f0f0f0f0f0f, DI
 	VPBROADCASTQ    DI, Z1
@@ -4594,19 +5572,24 @@ TEXT ·unpack512w6e(SB), NOSPLIT, $0-8
 	MOVQ            $0x8080808080808080, DI
 	VPBROADCASTQ    DI, Z6
 	VBROADCASTI32X4 escapeTable6<>+0(SB), Z5
-	MOVQ            32(AX), DI
-	MOVQ            48(AX), R8
-	MOVQ            56(AX), R9
+	MOVQ            88(AX), R8
+	MOVL            (R8), DI
+	ADDQ            80(AX), DI
+	ADDQ            96(AX), R8
+	MOVQ            R8, 88(AX)
+	MOVQ            112(AX), R8
+	MOVQ            104(AX), R9
 	MOVWQZX         (DI), R10
 	INCQ            R10
 	SHRQ            $0x01, R10
 	LEAQ            2(DI)(R10*1), R10
 	ADDQ            $0x02, DI
 	TESTQ           R9, R9
-	JZ              expand_done
+	JZ              first_done
 
-expand_more:
-	PREFETCHT0 4096(DI)
+first_more:
+	PREFETCHT1 8192(DI)
+	PREFETCHT0 1024(DI)
 	VPMOVZXBW  (DI), Z7
 	VPSLLW     $0x04, Z7, Z8
 	VPTERNLOGD $0xa8, Z1, Z8, Z7
@@ -4621,31 +5604,159 @@ expand_more:
 	ADDQ       $0x20, DI
 	ADDQ       $0x40, R8
 	DECQ       R9
-	JNZ        expand_more
+	JNZ        first_more
 
-expand_done:
-	MOVQ 48(AX), AX
+first_done:
+row:
+	MOVQ    112(AX), DI
+	MOVQ    120(AX), R8
+	MOVQ    DI, 120(AX)
+	MOVQ    R8, 112(AX)
+	CMPQ    DX, $0x01
+	JE      expanded
+	MOVQ    88(AX), R9
+	MOVL    (R9), R8
+	ADDQ    80(AX), R8
+	ADDQ    96(AX), R9
+	MOVQ    R9, 88(AX)
+	MOVQ    112(AX), R9
+	MOVQ    104(AX), R10
+	MOVWQZX (R8), R11
+	INCQ    R11
+	SHRQ    $0x01, R11
+	LEAQ    2(R8)(R11*1), R11
+	ADDQ    $0x02, R8
+	TESTQ   R10, R10
+	JZ      next_done
 
-step:
-	VBROADCASTI64X4 (DX), Z5
-	VPSRLVW         Z0, Z5, Z5
-	VPTERNLOGD      $0xea, Z6, Z1, Z5
-	KMOVQ           (BX), K1
-	VPADDB          Z2, Z5, K1, Z5
-	KMOVQ           8(BX), K1
-	VPADDB          Z3, Z5, K1, Z5
-	VPCMPEQB        Z4, Z5, K1
-	KMOVQ           K1, DI
-	POPCNTQ         DI, DI
-	VMOVDQU8        (AX), Z7
-	VPEXPANDB       Z7, K1, Z5
-	ADDQ            DI, AX
-	VMOVDQU8        Z5, (CX)
+next_more:
+	PREFETCHT1 8192(R8)
+	PREFETCHT0 1024(R8)
+	VPMOVZXBW  (R8), Z7
+	VPSLLW     $0x04, Z7, Z8
+	VPTERNLOGD $0xa8, Z1, Z8, Z7
+	VPCMPEQB   Z1, Z7, K1
+	KMOVQ      K1, R12
+	POPCNTQ    R12, R12
+	VPSHUFB    Z7, Z5, Z7
+	VMOVDQU8   (R11), Z8
+	VPEXPANDB  Z8, K1, Z7
+	VMOVDQU8   Z7, (R9)
+	ADDQ       R12, R11
+	ADDQ       $0x20, R8
+	ADDQ       $0x40, R9
+	DECQ       R10
+	JNZ        next_more
+
+next_done:
+expanded:
+	MOVQ BX, R8
+	MOVQ SI, R9
+	MOVQ 48(AX), R10
+	SUBQ $0x04, R10
+	JL   rest
+
+four:
+	PREFETCHT1      8192(R9)
+	PREFETCHT0      1024(R9)
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	VBROADCASTI64X4 (R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	KMOVQ           8(R9), K1
+	VPADDB          Z3, Z7, K1, Z7
+	VPCMPEQB        Z4, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, (CX)
+	VBROADCASTI64X4 32(R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           16(R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	KMOVQ           24(R9), K1
+	VPADDB          Z3, Z7, K1, Z7
+	VPCMPEQB        Z4, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, 64(CX)
+	PREFETCHT1      8256(R8)
+	PREFETCHT0      1088(R8)
+	VBROADCASTI64X4 64(R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           32(R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	KMOVQ           40(R9), K1
+	VPADDB          Z3, Z7, K1, Z7
+	VPCMPEQB        Z4, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, 128(CX)
+	VBROADCASTI64X4 96(R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           48(R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	KMOVQ           56(R9), K1
+	VPADDB          Z3, Z7, K1, Z7
+	VPCMPEQB        Z4, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, 192(CX)
+	ADDQ            $0x00000080, R8
+	ADDQ            $0x00000100, CX
+	ADDQ            $0x00000040, R9
+	SUBQ            $0x04, R10
+	JGE             four
+
+rest:
+	ADDQ $0x04, R10
+	JZ   sum
+
+one:
+	PREFETCHT1      8192(R8)
+	PREFETCHT0      1024(R8)
+	VBROADCASTI64X4 (R8), Z7
+	VPSRLVW         Z0, Z7, Z7
+	VPTERNLOGD      $0xea, Z6, Z1, Z7
+	KMOVQ           (R9), K1
+	VPADDB          Z2, Z7, K1, Z7
+	KMOVQ           8(R9), K1
+	VPADDB          Z3, Z7, K1, Z7
+	VPCMPEQB        Z4, Z7, K1
+	KMOVQ           K1, R11
+	POPCNTQ         R11, R11
+	VMOVDQU8        (DI), Z8
+	VPEXPANDB       Z8, K1, Z7
+	ADDQ            R11, DI
+	VMOVDQU8        Z7, (CX)
+	ADDQ            $0x00000020, R8
 	ADDQ            $0x00000040, CX
-	ADDQ            $0x00000020, DX
-	ADDQ            $0x00000010, BX
-	DECQ            SI
-	JNZ             step
+	ADDQ            $0x00000010, R9
+	DECQ            R10
+	JNZ             one
+
+sum:
+	ADDQ 16(AX), BX
+	ADDQ 32(AX), SI
+	DECQ DX
+	JNZ  row
 	VZEROUPPER
 	RET
 
@@ -4667,10 +5778,14 @@ row:
 	JL    rest
 
 some:
-	PREFETCHT0 4096(BX)
-	PREFETCHT0 4160(BX)
-	PREFETCHT0 4224(BX)
-	PREFETCHT0 4288(BX)
+	PREFETCHT1 8192(BX)
+	PREFETCHT0 1024(BX)
+	PREFETCHT1 8256(BX)
+	PREFETCHT0 1088(BX)
+	PREFETCHT1 8320(BX)
+	PREFETCHT0 1152(BX)
+	PREFETCHT1 8384(BX)
+	PREFETCHT0 1216(BX)
 	VMOVDQU    (BX), Y4
 	VPMADDUBSW (SI), Y4, Y2
 	VPMADDUBSW 64(SI), Y4, Y4
@@ -4780,10 +5895,14 @@ row:
 	JL    rest
 
 some:
-	PREFETCHT0 4096(BX)
-	PREFETCHT0 4160(BX)
-	PREFETCHT0 4224(BX)
-	PREFETCHT0 4288(BX)
+	PREFETCHT1 8192(BX)
+	PREFETCHT0 1024(BX)
+	PREFETCHT1 8256(BX)
+	PREFETCHT0 1088(BX)
+	PREFETCHT1 8320(BX)
+	PREFETCHT0 1152(BX)
+	PREFETCHT1 8384(BX)
+	PREFETCHT0 1216(BX)
 	VMOVDQU    (BX), Y4
 	VPMADDUBSW (SI), Y4, Y2
 	VPMADDUBSW 64(SI), Y4, Y4
@@ -4895,10 +6014,14 @@ row:
 	JL    rest
 
 some:
-	PREFETCHT0 4096(BX)
-	PREFETCHT0 4160(BX)
-	PREFETCHT0 4224(BX)
-	PREFETCHT0 4288(BX)
+	PREFETCHT1 8192(BX)
+	PREFETCHT0 1024(BX)
+	PREFETCHT1 8256(BX)
+	PREFETCHT0 1088(BX)
+	PREFETCHT1 8320(BX)
+	PREFETCHT0 1152(BX)
+	PREFETCHT1 8384(BX)
+	PREFETCHT0 1216(BX)
 	VMOVDQU    (BX), Y4
 	VPMADDUBSW (SI), Y4, Y2
 	VPMADDUBSW 64(SI), Y4, Y4
@@ -5014,10 +6137,14 @@ row:
 	JL    rest
 
 some:
-	PREFETCHT0 4096(BX)
-	PREFETCHT0 4160(BX)
-	PREFETCHT0 4224(BX)
-	PREFETCHT0 4288(BX)
+	PREFETCHT1 8192(BX)
+	PREFETCHT0 1024(BX)
+	PREFETCHT1 8256(BX)
+	PREFETCHT0 1088(BX)
+	PREFETCHT1 8320(BX)
+	PREFETCHT0 1152(BX)
+	PREFETCHT1 8384(BX)
+	PREFETCHT0 1216(BX)
 	VMOVDQU    (BX), Y4
 	VPMADDUBSW (SI), Y4, Y2
 	VPMADDUBSW 64(SI), Y4, Y4
@@ -5125,6 +6252,15687 @@ sum:
 	VZEROUPPER
 	RET
 
+// func narrow256w4(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·narrow256w4(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	VMOVDQU bytes15<>+0(SB), Y0
+
+rows:
+	SUBQ  $0x04, 56(AX)
+	JL    last
+	MOVQ  8(AX), SI
+	MOVQ  SI, DI
+	ADDQ  16(AX), DI
+	MOVQ  DI, R8
+	ADDQ  16(AX), R8
+	MOVQ  R8, R9
+	ADDQ  16(AX), R9
+	MOVQ  R9, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	SUBQ  $0x02, BX
+	JL    fourrest
+
+foursome:
+	VMOVDQU      (DX), Y5
+	VMOVDQU      32(DX), Y6
+	VPBROADCASTD 64(DX), Y7
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VPAND        (SI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	PREFETCHT1   8192(DI)
+	PREFETCHT0   1024(DI)
+	VPAND        (DI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (DI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VPAND        (R8), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	PREFETCHT1   8192(R9)
+	PREFETCHT0   1024(R9)
+	VPAND        (R9), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      (R9), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	CMPL         68(DX), $0x00
+	JE           exact1
+	VMOVDQU      96(DX), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPBROADCASTD 68(DX), Y7
+	VPAND        (SI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPAND        (DI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (DI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPAND        (R8), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPAND        (R9), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      (R9), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+
+exact1:
+	VMOVDQU      128(DX), Y5
+	VMOVDQU      160(DX), Y6
+	VPBROADCASTD 192(DX), Y7
+	VPAND        32(SI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPAND        32(DI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(DI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPAND        32(R8), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPAND        32(R9), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      32(R9), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	CMPL         196(DX), $0x00
+	JE           exact2
+	VMOVDQU      224(DX), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPBROADCASTD 196(DX), Y7
+	VPAND        32(SI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPAND        32(DI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(DI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPAND        32(R8), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPAND        32(R9), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      32(R9), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+
+exact2:
+	ADDQ $0x00000040, SI
+	ADDQ $0x00000040, DI
+	ADDQ $0x00000040, R8
+	ADDQ $0x00000040, R9
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  foursome
+
+fourrest:
+	ADDQ         $0x02, BX
+	JZ           foursum
+	VMOVDQU      (DX), Y5
+	VMOVDQU      32(DX), Y6
+	VPBROADCASTD 64(DX), Y7
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VPAND        (SI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	PREFETCHT1   8192(DI)
+	PREFETCHT0   1024(DI)
+	VPAND        (DI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (DI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VPAND        (R8), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	PREFETCHT1   8192(R9)
+	PREFETCHT0   1024(R9)
+	VPAND        (R9), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      (R9), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	CMPL         68(DX), $0x00
+	JE           exact3
+	VMOVDQU      96(DX), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPBROADCASTD 68(DX), Y7
+	VPAND        (SI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPAND        (DI), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (DI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPAND        (R8), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPAND        (R9), Y0, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      (R9), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+
+exact3:
+foursum:
+	VPCMPEQD     Y5, Y5, Y5
+	VPSRLD       $0x18, Y5, Y5
+	VPSRAD       $0x08, Y1, Y6
+	VPAND        Y5, Y1, Y1
+	VPHADDD      Y1, Y6, Y6
+	VPSRAD       $0x08, Y2, Y1
+	VPAND        Y5, Y2, Y2
+	VPHADDD      Y2, Y1, Y1
+	VPHADDD      Y1, Y6, Y6
+	VEXTRACTI128 $0x01, Y6, X1
+	VPADDD       X6, X1, X1
+	VMOVDQU      X1, (CX)
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x18, Y1, Y1
+	VPSRAD       $0x08, Y3, Y2
+	VPAND        Y1, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VPSRAD       $0x08, Y4, Y3
+	VPAND        Y1, Y4, Y4
+	VPHADDD      Y4, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X1
+	VPADDD       X2, X1, X1
+	VMOVDQU      X1, 16(CX)
+	ADDQ         $0x00000020, CX
+	JMP          rows
+
+last:
+	ADDQ $0x04, 56(AX)
+	JZ   done
+
+row:
+	MOVQ  8(AX), SI
+	MOVQ  SI, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y1, Y1, Y1
+	SUBQ  $0x02, BX
+	JL    onerest
+
+onesome:
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPBROADCASTD 64(DX), Y4
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VPAND        (SI), Y0, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	CMPL         68(DX), $0x00
+	JE           exact4
+	VMOVDQU      96(DX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VPBROADCASTD 68(DX), Y4
+	VPAND        (SI), Y0, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+
+exact4:
+	VMOVDQU      128(DX), Y2
+	VMOVDQU      160(DX), Y3
+	VPBROADCASTD 192(DX), Y4
+	VPAND        32(SI), Y0, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      32(SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	CMPL         196(DX), $0x00
+	JE           exact5
+	VMOVDQU      224(DX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VPBROADCASTD 196(DX), Y4
+	VPAND        32(SI), Y0, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      32(SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+
+exact5:
+	ADDQ $0x00000040, SI
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  onesome
+
+onerest:
+	ADDQ         $0x02, BX
+	JZ           onesum
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPBROADCASTD 64(DX), Y4
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VPAND        (SI), Y0, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	CMPL         68(DX), $0x00
+	JE           exact6
+	VMOVDQU      96(DX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VPBROADCASTD 68(DX), Y4
+	VPAND        (SI), Y0, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+
+exact6:
+onesum:
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x18, Y2, Y2
+	VPSRAD       $0x08, Y1, Y3
+	VPAND        Y2, Y1, Y1
+	VPHADDD      Y1, Y3, Y3
+	VPHADDD      Y3, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X1
+	VPADDD       X3, X1, X1
+	VMOVQ        X1, (CX)
+	ADDQ         $0x00000008, CX
+	DECQ         56(AX)
+	JNZ          row
+
+done:
+	VZEROUPPER
+	RET
+
+// func narrow256w5(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·narrow256w5(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	VMOVDQU bytes15<>+0(SB), Y0
+
+rows:
+	SUBQ  $0x04, 56(AX)
+	JL    last
+	MOVQ  8(AX), SI
+	MOVQ  SI, R8
+	ADDQ  16(AX), R8
+	MOVQ  R8, R10
+	ADDQ  16(AX), R10
+	MOVQ  R10, R12
+	ADDQ  16(AX), R12
+	MOVQ  R12, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  24(AX), DI
+	MOVQ  DI, R9
+	ADDQ  32(AX), R9
+	MOVQ  R9, R11
+	ADDQ  32(AX), R11
+	MOVQ  R11, R13
+	ADDQ  32(AX), R13
+	MOVQ  R13, BX
+	ADDQ  32(AX), BX
+	MOVQ  BX, 24(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	SUBQ  $0x02, BX
+	JL    fourrest
+
+foursome:
+	VMOVDQU      (DX), Y5
+	VMOVDQU      32(DX), Y6
+	VPBROADCASTD 64(DX), Y7
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VPAND        (SI), Y0, Y8
+	VPBROADCASTQ (DI), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (DI), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VPAND        (R8), Y0, Y8
+	VPBROADCASTQ (R9), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (R9), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	PREFETCHT1   8192(R10)
+	PREFETCHT0   1024(R10)
+	VPAND        (R10), Y0, Y8
+	VPBROADCASTQ (R11), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R10), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (R11), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	PREFETCHT1   8192(R12)
+	PREFETCHT0   1024(R12)
+	VPAND        (R12), Y0, Y8
+	VPBROADCASTQ (R13), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      (R12), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTQ (R13), Y9
+	VPSRLVQ      right0123<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	CMPL         68(DX), $0x00
+	JE           exact1
+	VMOVDQU      96(DX), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPBROADCASTD 68(DX), Y7
+	VPAND        (SI), Y0, Y8
+	VPBROADCASTQ (DI), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (DI), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPAND        (R8), Y0, Y8
+	VPBROADCASTQ (R9), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (R9), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPAND        (R10), Y0, Y8
+	VPBROADCASTQ (R11), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R10), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (R11), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPAND        (R12), Y0, Y8
+	VPBROADCASTQ (R13), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      (R12), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTQ (R13), Y9
+	VPSRLVQ      right0123<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+
+exact1:
+	VMOVDQU      128(DX), Y5
+	VMOVDQU      160(DX), Y6
+	VPBROADCASTD 192(DX), Y7
+	VPAND        32(SI), Y0, Y8
+	VPBROADCASTQ 8(DI), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ 8(DI), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPAND        32(R8), Y0, Y8
+	VPBROADCASTQ 8(R9), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ 8(R9), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPAND        32(R10), Y0, Y8
+	VPBROADCASTQ 8(R11), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(R10), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ 8(R11), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPAND        32(R12), Y0, Y8
+	VPBROADCASTQ 8(R13), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      32(R12), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTQ 8(R13), Y9
+	VPSRLVQ      right0123<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	CMPL         196(DX), $0x00
+	JE           exact2
+	VMOVDQU      224(DX), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPBROADCASTD 196(DX), Y7
+	VPAND        32(SI), Y0, Y8
+	VPBROADCASTQ 8(DI), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ 8(DI), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPAND        32(R8), Y0, Y8
+	VPBROADCASTQ 8(R9), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ 8(R9), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPAND        32(R10), Y0, Y8
+	VPBROADCASTQ 8(R11), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      32(R10), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ 8(R11), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPAND        32(R12), Y0, Y8
+	VPBROADCASTQ 8(R13), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      32(R12), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTQ 8(R13), Y9
+	VPSRLVQ      right0123<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+
+exact2:
+	ADDQ $0x00000040, SI
+	ADDQ $0x00000010, DI
+	ADDQ $0x00000040, R8
+	ADDQ $0x00000010, R9
+	ADDQ $0x00000040, R10
+	ADDQ $0x00000010, R11
+	ADDQ $0x00000040, R12
+	ADDQ $0x00000010, R13
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  foursome
+
+fourrest:
+	ADDQ         $0x02, BX
+	JZ           foursum
+	VMOVDQU      (DX), Y5
+	VMOVDQU      32(DX), Y6
+	VPBROADCASTD 64(DX), Y7
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VPAND        (SI), Y0, Y8
+	VPBROADCASTQ (DI), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (DI), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VPAND        (R8), Y0, Y8
+	VPBROADCASTQ (R9), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (R9), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	PREFETCHT1   8192(R10)
+	PREFETCHT0   1024(R10)
+	VPAND        (R10), Y0, Y8
+	VPBROADCASTQ (R11), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R10), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (R11), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	PREFETCHT1   8192(R12)
+	PREFETCHT0   1024(R12)
+	VPAND        (R12), Y0, Y8
+	VPBROADCASTQ (R13), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      (R12), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTQ (R13), Y9
+	VPSRLVQ      right0123<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+	CMPL         68(DX), $0x00
+	JE           exact3
+	VMOVDQU      96(DX), Y5
+	VPSRLW       $0x04, Y5, Y6
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPBROADCASTD 68(DX), Y7
+	VPAND        (SI), Y0, Y8
+	VPBROADCASTQ (DI), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (SI), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (DI), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPAND        (R8), Y0, Y8
+	VPBROADCASTQ (R9), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R8), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (R9), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPAND        (R10), Y0, Y8
+	VPBROADCASTQ (R11), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VMOVDQU      (R10), Y9
+	VPSRLW       $0x04, Y9, Y9
+	VPAND        Y0, Y9, Y9
+	VPBROADCASTQ (R11), Y10
+	VPSRLVQ      right0123<>+0(SB), Y10, Y10
+	VPAND        bytes16<>+0(SB), Y10, Y10
+	VPOR         Y10, Y9, Y9
+	VPMADDUBSW   Y6, Y9, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y7, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPAND        (R12), Y0, Y8
+	VPBROADCASTQ (R13), Y9
+	VPSLLVQ      left4321<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y5, Y8, Y5
+	VMOVDQU      (R12), Y8
+	VPSRLW       $0x04, Y8, Y8
+	VPAND        Y0, Y8, Y8
+	VPBROADCASTQ (R13), Y9
+	VPSRLVQ      right0123<>+0(SB), Y9, Y9
+	VPAND        bytes16<>+0(SB), Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPMADDUBSW   Y6, Y8, Y6
+	VPADDW       Y6, Y5, Y5
+	VPMADDWD     Y7, Y5, Y5
+	VPADDD       Y5, Y4, Y4
+
+exact3:
+foursum:
+	VPCMPEQD     Y5, Y5, Y5
+	VPSRLD       $0x18, Y5, Y5
+	VPSRAD       $0x08, Y1, Y6
+	VPAND        Y5, Y1, Y1
+	VPHADDD      Y1, Y6, Y6
+	VPSRAD       $0x08, Y2, Y1
+	VPAND        Y5, Y2, Y2
+	VPHADDD      Y2, Y1, Y1
+	VPHADDD      Y1, Y6, Y6
+	VEXTRACTI128 $0x01, Y6, X1
+	VPADDD       X6, X1, X1
+	VMOVDQU      X1, (CX)
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x18, Y1, Y1
+	VPSRAD       $0x08, Y3, Y2
+	VPAND        Y1, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VPSRAD       $0x08, Y4, Y3
+	VPAND        Y1, Y4, Y4
+	VPHADDD      Y4, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X1
+	VPADDD       X2, X1, X1
+	VMOVDQU      X1, 16(CX)
+	ADDQ         $0x00000020, CX
+	JMP          rows
+
+last:
+	ADDQ $0x04, 56(AX)
+	JZ   done
+
+row:
+	MOVQ  8(AX), SI
+	MOVQ  SI, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  24(AX), DI
+	MOVQ  DI, BX
+	ADDQ  32(AX), BX
+	MOVQ  BX, 24(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y1, Y1, Y1
+	SUBQ  $0x02, BX
+	JL    onerest
+
+onesome:
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPBROADCASTD 64(DX), Y4
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VPAND        (SI), Y0, Y5
+	VPBROADCASTQ (DI), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTQ (DI), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	CMPL         68(DX), $0x00
+	JE           exact4
+	VMOVDQU      96(DX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VPBROADCASTD 68(DX), Y4
+	VPAND        (SI), Y0, Y5
+	VPBROADCASTQ (DI), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTQ (DI), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+
+exact4:
+	VMOVDQU      128(DX), Y2
+	VMOVDQU      160(DX), Y3
+	VPBROADCASTD 192(DX), Y4
+	VPAND        32(SI), Y0, Y5
+	VPBROADCASTQ 8(DI), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      32(SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTQ 8(DI), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	CMPL         196(DX), $0x00
+	JE           exact5
+	VMOVDQU      224(DX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VPBROADCASTD 196(DX), Y4
+	VPAND        32(SI), Y0, Y5
+	VPBROADCASTQ 8(DI), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      32(SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTQ 8(DI), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+
+exact5:
+	ADDQ $0x00000040, SI
+	ADDQ $0x00000010, DI
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  onesome
+
+onerest:
+	ADDQ         $0x02, BX
+	JZ           onesum
+	VMOVDQU      (DX), Y2
+	VMOVDQU      32(DX), Y3
+	VPBROADCASTD 64(DX), Y4
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VPAND        (SI), Y0, Y5
+	VPBROADCASTQ (DI), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTQ (DI), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	CMPL         68(DX), $0x00
+	JE           exact6
+	VMOVDQU      96(DX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VPBROADCASTD 68(DX), Y4
+	VPAND        (SI), Y0, Y5
+	VPBROADCASTQ (DI), Y6
+	VPSLLVQ      left4321<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y2, Y5, Y2
+	VMOVDQU      (SI), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPBROADCASTQ (DI), Y6
+	VPSRLVQ      right0123<>+0(SB), Y6, Y6
+	VPAND        bytes16<>+0(SB), Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPMADDUBSW   Y3, Y5, Y3
+	VPADDW       Y3, Y2, Y2
+	VPMADDWD     Y4, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+
+exact6:
+onesum:
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x18, Y2, Y2
+	VPSRAD       $0x08, Y1, Y3
+	VPAND        Y2, Y1, Y1
+	VPHADDD      Y1, Y3, Y3
+	VPHADDD      Y3, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X1
+	VPADDD       X3, X1, X1
+	VMOVQ        X1, (CX)
+	ADDQ         $0x00000008, CX
+	DECQ         56(AX)
+	JNZ          row
+
+done:
+	VZEROUPPER
+	RET
+
+// func narrow256w6(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·narrow256w6(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	VMOVDQU bytes15<>+0(SB), Y0
+
+rows:
+	SUBQ  $0x04, 56(AX)
+	JL    last
+	MOVQ  8(AX), SI
+	MOVQ  SI, R8
+	ADDQ  16(AX), R8
+	MOVQ  R8, R10
+	ADDQ  16(AX), R10
+	MOVQ  R10, R12
+	ADDQ  16(AX), R12
+	MOVQ  R12, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  24(AX), DI
+	MOVQ  DI, R9
+	ADDQ  32(AX), R9
+	MOVQ  R9, R11
+	ADDQ  32(AX), R11
+	MOVQ  R11, R13
+	ADDQ  32(AX), R13
+	MOVQ  R13, BX
+	ADDQ  32(AX), BX
+	MOVQ  BX, 24(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	SUBQ  $0x02, BX
+	JL    fourrest
+
+foursome:
+	VMOVDQU        (DX), Y5
+	VMOVDQU        32(DX), Y6
+	VPBROADCASTD   64(DX), Y7
+	PREFETCHT1     8192(SI)
+	PREFETCHT0     1024(SI)
+	VPAND          (SI), Y0, Y8
+	VBROADCASTI128 (DI), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (SI), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (DI), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y1, Y1
+	PREFETCHT1     8192(R8)
+	PREFETCHT0     1024(R8)
+	VPAND          (R8), Y0, Y8
+	VBROADCASTI128 (R9), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (R8), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (R9), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y2, Y2
+	PREFETCHT1     8192(R10)
+	PREFETCHT0     1024(R10)
+	VPAND          (R10), Y0, Y8
+	VBROADCASTI128 (R11), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (R10), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (R11), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y3, Y3
+	PREFETCHT1     8192(R12)
+	PREFETCHT0     1024(R12)
+	VPAND          (R12), Y0, Y8
+	VBROADCASTI128 (R13), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y5
+	VMOVDQU        (R12), Y8
+	VPSRLW         $0x04, Y8, Y8
+	VPAND          Y0, Y8, Y8
+	VBROADCASTI128 (R13), Y9
+	VPSRLVQ        right0022<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y6, Y8, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y7, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	CMPL           68(DX), $0x00
+	JE             exact1
+	VMOVDQU        96(DX), Y5
+	VPSRLW         $0x04, Y5, Y6
+	VPAND          bytes15<>+0(SB), Y5, Y5
+	VPSUBB         bytes8<>+0(SB), Y5, Y5
+	VPAND          bytes15<>+0(SB), Y6, Y6
+	VPSUBB         bytes8<>+0(SB), Y6, Y6
+	VPBROADCASTD   68(DX), Y7
+	VPAND          (SI), Y0, Y8
+	VBROADCASTI128 (DI), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (SI), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (DI), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y1, Y1
+	VPAND          (R8), Y0, Y8
+	VBROADCASTI128 (R9), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (R8), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (R9), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y2, Y2
+	VPAND          (R10), Y0, Y8
+	VBROADCASTI128 (R11), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (R10), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (R11), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y3, Y3
+	VPAND          (R12), Y0, Y8
+	VBROADCASTI128 (R13), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y5
+	VMOVDQU        (R12), Y8
+	VPSRLW         $0x04, Y8, Y8
+	VPAND          Y0, Y8, Y8
+	VBROADCASTI128 (R13), Y9
+	VPSRLVQ        right0022<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y6, Y8, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y7, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+
+exact1:
+	VMOVDQU        128(DX), Y5
+	VMOVDQU        160(DX), Y6
+	VPBROADCASTD   192(DX), Y7
+	VPAND          32(SI), Y0, Y8
+	VBROADCASTI128 16(DI), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        32(SI), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 16(DI), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y1, Y1
+	VPAND          32(R8), Y0, Y8
+	VBROADCASTI128 16(R9), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        32(R8), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 16(R9), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y2, Y2
+	VPAND          32(R10), Y0, Y8
+	VBROADCASTI128 16(R11), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        32(R10), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 16(R11), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y3, Y3
+	VPAND          32(R12), Y0, Y8
+	VBROADCASTI128 16(R13), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y5
+	VMOVDQU        32(R12), Y8
+	VPSRLW         $0x04, Y8, Y8
+	VPAND          Y0, Y8, Y8
+	VBROADCASTI128 16(R13), Y9
+	VPSRLVQ        right0022<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y6, Y8, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y7, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	CMPL           196(DX), $0x00
+	JE             exact2
+	VMOVDQU        224(DX), Y5
+	VPSRLW         $0x04, Y5, Y6
+	VPAND          bytes15<>+0(SB), Y5, Y5
+	VPSUBB         bytes8<>+0(SB), Y5, Y5
+	VPAND          bytes15<>+0(SB), Y6, Y6
+	VPSUBB         bytes8<>+0(SB), Y6, Y6
+	VPBROADCASTD   196(DX), Y7
+	VPAND          32(SI), Y0, Y8
+	VBROADCASTI128 16(DI), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        32(SI), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 16(DI), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y1, Y1
+	VPAND          32(R8), Y0, Y8
+	VBROADCASTI128 16(R9), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        32(R8), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 16(R9), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y2, Y2
+	VPAND          32(R10), Y0, Y8
+	VBROADCASTI128 16(R11), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        32(R10), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 16(R11), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y3, Y3
+	VPAND          32(R12), Y0, Y8
+	VBROADCASTI128 16(R13), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y5
+	VMOVDQU        32(R12), Y8
+	VPSRLW         $0x04, Y8, Y8
+	VPAND          Y0, Y8, Y8
+	VBROADCASTI128 16(R13), Y9
+	VPSRLVQ        right0022<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y6, Y8, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y7, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+
+exact2:
+	ADDQ $0x00000040, SI
+	ADDQ $0x00000020, DI
+	ADDQ $0x00000040, R8
+	ADDQ $0x00000020, R9
+	ADDQ $0x00000040, R10
+	ADDQ $0x00000020, R11
+	ADDQ $0x00000040, R12
+	ADDQ $0x00000020, R13
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  foursome
+
+fourrest:
+	ADDQ           $0x02, BX
+	JZ             foursum
+	VMOVDQU        (DX), Y5
+	VMOVDQU        32(DX), Y6
+	VPBROADCASTD   64(DX), Y7
+	PREFETCHT1     8192(SI)
+	PREFETCHT0     1024(SI)
+	VPAND          (SI), Y0, Y8
+	VBROADCASTI128 (DI), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (SI), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (DI), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y1, Y1
+	PREFETCHT1     8192(R8)
+	PREFETCHT0     1024(R8)
+	VPAND          (R8), Y0, Y8
+	VBROADCASTI128 (R9), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (R8), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (R9), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y2, Y2
+	PREFETCHT1     8192(R10)
+	PREFETCHT0     1024(R10)
+	VPAND          (R10), Y0, Y8
+	VBROADCASTI128 (R11), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (R10), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (R11), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y3, Y3
+	PREFETCHT1     8192(R12)
+	PREFETCHT0     1024(R12)
+	VPAND          (R12), Y0, Y8
+	VBROADCASTI128 (R13), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y5
+	VMOVDQU        (R12), Y8
+	VPSRLW         $0x04, Y8, Y8
+	VPAND          Y0, Y8, Y8
+	VBROADCASTI128 (R13), Y9
+	VPSRLVQ        right0022<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y6, Y8, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y7, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+	CMPL           68(DX), $0x00
+	JE             exact3
+	VMOVDQU        96(DX), Y5
+	VPSRLW         $0x04, Y5, Y6
+	VPAND          bytes15<>+0(SB), Y5, Y5
+	VPSUBB         bytes8<>+0(SB), Y5, Y5
+	VPAND          bytes15<>+0(SB), Y6, Y6
+	VPSUBB         bytes8<>+0(SB), Y6, Y6
+	VPBROADCASTD   68(DX), Y7
+	VPAND          (SI), Y0, Y8
+	VBROADCASTI128 (DI), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (SI), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (DI), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y1, Y1
+	VPAND          (R8), Y0, Y8
+	VBROADCASTI128 (R9), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (R8), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (R9), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y2, Y2
+	VPAND          (R10), Y0, Y8
+	VBROADCASTI128 (R11), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y8
+	VMOVDQU        (R10), Y9
+	VPSRLW         $0x04, Y9, Y9
+	VPAND          Y0, Y9, Y9
+	VBROADCASTI128 (R11), Y10
+	VPSRLVQ        right0022<>+0(SB), Y10, Y10
+	VPAND          bytes48<>+0(SB), Y10, Y10
+	VPOR           Y10, Y9, Y9
+	VPMADDUBSW     Y6, Y9, Y9
+	VPADDW         Y9, Y8, Y8
+	VPMADDWD       Y7, Y8, Y8
+	VPADDD         Y8, Y3, Y3
+	VPAND          (R12), Y0, Y8
+	VBROADCASTI128 (R13), Y9
+	VPSLLVQ        left4422<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y5, Y8, Y5
+	VMOVDQU        (R12), Y8
+	VPSRLW         $0x04, Y8, Y8
+	VPAND          Y0, Y8, Y8
+	VBROADCASTI128 (R13), Y9
+	VPSRLVQ        right0022<>+0(SB), Y9, Y9
+	VPAND          bytes48<>+0(SB), Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPMADDUBSW     Y6, Y8, Y6
+	VPADDW         Y6, Y5, Y5
+	VPMADDWD       Y7, Y5, Y5
+	VPADDD         Y5, Y4, Y4
+
+exact3:
+foursum:
+	VPCMPEQD     Y5, Y5, Y5
+	VPSRLD       $0x18, Y5, Y5
+	VPSRAD       $0x08, Y1, Y6
+	VPAND        Y5, Y1, Y1
+	VPHADDD      Y1, Y6, Y6
+	VPSRAD       $0x08, Y2, Y1
+	VPAND        Y5, Y2, Y2
+	VPHADDD      Y2, Y1, Y1
+	VPHADDD      Y1, Y6, Y6
+	VEXTRACTI128 $0x01, Y6, X1
+	VPADDD       X6, X1, X1
+	VMOVDQU      X1, (CX)
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x18, Y1, Y1
+	VPSRAD       $0x08, Y3, Y2
+	VPAND        Y1, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VPSRAD       $0x08, Y4, Y3
+	VPAND        Y1, Y4, Y4
+	VPHADDD      Y4, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X1
+	VPADDD       X2, X1, X1
+	VMOVDQU      X1, 16(CX)
+	ADDQ         $0x00000020, CX
+	JMP          rows
+
+last:
+	ADDQ $0x04, 56(AX)
+	JZ   done
+
+row:
+	MOVQ  8(AX), SI
+	MOVQ  SI, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  24(AX), DI
+	MOVQ  DI, BX
+	ADDQ  32(AX), BX
+	MOVQ  BX, 24(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y1, Y1, Y1
+	SUBQ  $0x02, BX
+	JL    onerest
+
+onesome:
+	VMOVDQU        (DX), Y2
+	VMOVDQU        32(DX), Y3
+	VPBROADCASTD   64(DX), Y4
+	PREFETCHT1     8192(SI)
+	PREFETCHT0     1024(SI)
+	VPAND          (SI), Y0, Y5
+	VBROADCASTI128 (DI), Y6
+	VPSLLVQ        left4422<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y2, Y5, Y2
+	VMOVDQU        (SI), Y5
+	VPSRLW         $0x04, Y5, Y5
+	VPAND          Y0, Y5, Y5
+	VBROADCASTI128 (DI), Y6
+	VPSRLVQ        right0022<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y3, Y5, Y3
+	VPADDW         Y3, Y2, Y2
+	VPMADDWD       Y4, Y2, Y2
+	VPADDD         Y2, Y1, Y1
+	CMPL           68(DX), $0x00
+	JE             exact4
+	VMOVDQU        96(DX), Y2
+	VPSRLW         $0x04, Y2, Y3
+	VPAND          bytes15<>+0(SB), Y2, Y2
+	VPSUBB         bytes8<>+0(SB), Y2, Y2
+	VPAND          bytes15<>+0(SB), Y3, Y3
+	VPSUBB         bytes8<>+0(SB), Y3, Y3
+	VPBROADCASTD   68(DX), Y4
+	VPAND          (SI), Y0, Y5
+	VBROADCASTI128 (DI), Y6
+	VPSLLVQ        left4422<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y2, Y5, Y2
+	VMOVDQU        (SI), Y5
+	VPSRLW         $0x04, Y5, Y5
+	VPAND          Y0, Y5, Y5
+	VBROADCASTI128 (DI), Y6
+	VPSRLVQ        right0022<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y3, Y5, Y3
+	VPADDW         Y3, Y2, Y2
+	VPMADDWD       Y4, Y2, Y2
+	VPADDD         Y2, Y1, Y1
+
+exact4:
+	VMOVDQU        128(DX), Y2
+	VMOVDQU        160(DX), Y3
+	VPBROADCASTD   192(DX), Y4
+	VPAND          32(SI), Y0, Y5
+	VBROADCASTI128 16(DI), Y6
+	VPSLLVQ        left4422<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y2, Y5, Y2
+	VMOVDQU        32(SI), Y5
+	VPSRLW         $0x04, Y5, Y5
+	VPAND          Y0, Y5, Y5
+	VBROADCASTI128 16(DI), Y6
+	VPSRLVQ        right0022<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y3, Y5, Y3
+	VPADDW         Y3, Y2, Y2
+	VPMADDWD       Y4, Y2, Y2
+	VPADDD         Y2, Y1, Y1
+	CMPL           196(DX), $0x00
+	JE             exact5
+	VMOVDQU        224(DX), Y2
+	VPSRLW         $0x04, Y2, Y3
+	VPAND          bytes15<>+0(SB), Y2, Y2
+	VPSUBB         bytes8<>+0(SB), Y2, Y2
+	VPAND          bytes15<>+0(SB), Y3, Y3
+	VPSUBB         bytes8<>+0(SB), Y3, Y3
+	VPBROADCASTD   196(DX), Y4
+	VPAND          32(SI), Y0, Y5
+	VBROADCASTI128 16(DI), Y6
+	VPSLLVQ        left4422<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y2, Y5, Y2
+	VMOVDQU        32(SI), Y5
+	VPSRLW         $0x04, Y5, Y5
+	VPAND          Y0, Y5, Y5
+	VBROADCASTI128 16(DI), Y6
+	VPSRLVQ        right0022<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y3, Y5, Y3
+	VPADDW         Y3, Y2, Y2
+	VPMADDWD       Y4, Y2, Y2
+	VPADDD         Y2, Y1, Y1
+
+exact5:
+	ADDQ $0x00000040, SI
+	ADDQ $0x00000020, DI
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  onesome
+
+onerest:
+	ADDQ           $0x02, BX
+	JZ             onesum
+	VMOVDQU        (DX), Y2
+	VMOVDQU        32(DX), Y3
+	VPBROADCASTD   64(DX), Y4
+	PREFETCHT1     8192(SI)
+	PREFETCHT0     1024(SI)
+	VPAND          (SI), Y0, Y5
+	VBROADCASTI128 (DI), Y6
+	VPSLLVQ        left4422<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y2, Y5, Y2
+	VMOVDQU        (SI), Y5
+	VPSRLW         $0x04, Y5, Y5
+	VPAND          Y0, Y5, Y5
+	VBROADCASTI128 (DI), Y6
+	VPSRLVQ        right0022<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y3, Y5, Y3
+	VPADDW         Y3, Y2, Y2
+	VPMADDWD       Y4, Y2, Y2
+	VPADDD         Y2, Y1, Y1
+	CMPL           68(DX), $0x00
+	JE             exact6
+	VMOVDQU        96(DX), Y2
+	VPSRLW         $0x04, Y2, Y3
+	VPAND          bytes15<>+0(SB), Y2, Y2
+	VPSUBB         bytes8<>+0(SB), Y2, Y2
+	VPAND          bytes15<>+0(SB), Y3, Y3
+	VPSUBB         bytes8<>+0(SB), Y3, Y3
+	VPBROADCASTD   68(DX), Y4
+	VPAND          (SI), Y0, Y5
+	VBROADCASTI128 (DI), Y6
+	VPSLLVQ        left4422<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y2, Y5, Y2
+	VMOVDQU        (SI), Y5
+	VPSRLW         $0x04, Y5, Y5
+	VPAND          Y0, Y5, Y5
+	VBROADCASTI128 (DI), Y6
+	VPSRLVQ        right0022<>+0(SB), Y6, Y6
+	VPAND          bytes48<>+0(SB), Y6, Y6
+	VPOR           Y6, Y5, Y5
+	VPMADDUBSW     Y3, Y5, Y3
+	VPADDW         Y3, Y2, Y2
+	VPMADDWD       Y4, Y2, Y2
+	VPADDD         Y2, Y1, Y1
+
+exact6:
+onesum:
+	VPCMPEQD     Y2, Y2, Y2
+	VPSRLD       $0x18, Y2, Y2
+	VPSRAD       $0x08, Y1, Y3
+	VPAND        Y2, Y1, Y1
+	VPHADDD      Y1, Y3, Y3
+	VPHADDD      Y3, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X1
+	VPADDD       X3, X1, X1
+	VMOVQ        X1, (CX)
+	ADDQ         $0x00000008, CX
+	DECQ         56(AX)
+	JNZ          row
+
+done:
+	VZEROUPPER
+	RET
+
+// func narrow256w8(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·narrow256w8(SB), NOSPLIT, $0-8
+	MOVQ    a+0(FP), AX
+	MOVQ    (AX), CX
+	VMOVDQU bytes15<>+0(SB), Y0
+
+rows:
+	SUBQ  $0x04, 56(AX)
+	JL    last
+	MOVQ  8(AX), SI
+	MOVQ  SI, DI
+	ADDQ  16(AX), DI
+	MOVQ  DI, R8
+	ADDQ  16(AX), R8
+	MOVQ  R8, R9
+	ADDQ  16(AX), R9
+	MOVQ  R9, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	VPXOR Y8, Y8, Y8
+	SUBQ  $0x02, BX
+	JL    fourrest
+
+foursome:
+	VMOVDQU      (DX), Y9
+	VMOVDQU      32(DX), Y10
+	VPBROADCASTD 64(DX), Y11
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(SI), Y14
+	VPSRLW       $0x04, Y14, Y15
+	VPAND        Y0, Y15, Y15
+	VPAND        Y0, Y14, Y14
+	VPMADDUBSW   Y10, Y15, Y15
+	VPADDW       Y15, Y13, Y13
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	PREFETCHT1   8192(DI)
+	PREFETCHT0   1024(DI)
+	VMOVDQU      (DI), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(DI), Y14
+	VPSRLW       $0x04, Y14, Y15
+	VPAND        Y0, Y15, Y15
+	VPAND        Y0, Y14, Y14
+	VPMADDUBSW   Y10, Y15, Y15
+	VPADDW       Y15, Y13, Y13
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y3, Y3
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VMOVDQU      (R8), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(R8), Y14
+	VPSRLW       $0x04, Y14, Y15
+	VPAND        Y0, Y15, Y15
+	VPAND        Y0, Y14, Y14
+	VPMADDUBSW   Y10, Y15, Y15
+	VPADDW       Y15, Y13, Y13
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	PREFETCHT1   8192(R9)
+	PREFETCHT0   1024(R9)
+	VMOVDQU      (R9), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y9
+	VMOVDQU      32(R9), Y12
+	VPSRLW       $0x04, Y12, Y14
+	VPAND        Y0, Y14, Y14
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y13, Y13
+	VPMADDUBSW   Y10, Y12, Y10
+	VPADDW       Y10, Y9, Y9
+	VPMADDWD     Y11, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	CMPL         68(DX), $0x00
+	JE           exact1
+	VMOVDQU      96(DX), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPSUBB       bytes8<>+0(SB), Y10, Y10
+	VPBROADCASTD 68(DX), Y11
+	VMOVDQU      (SI), Y12
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(SI), Y13
+	VPMADDUBSW   Y10, Y13, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMOVDQU      (DI), Y12
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(DI), Y13
+	VPMADDUBSW   Y10, Y13, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y3, Y3
+	VMOVDQU      (R8), Y12
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(R8), Y13
+	VPMADDUBSW   Y10, Y13, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VMOVDQU      (R9), Y12
+	VPMADDUBSW   Y9, Y12, Y9
+	VMOVDQU      32(R9), Y12
+	VPMADDUBSW   Y10, Y12, Y10
+	VPADDW       Y10, Y9, Y9
+	VPMADDWD     Y11, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+
+exact1:
+	VMOVDQU      128(DX), Y9
+	VMOVDQU      160(DX), Y10
+	VPBROADCASTD 192(DX), Y11
+	PREFETCHT1   8256(SI)
+	PREFETCHT0   1088(SI)
+	VMOVDQU      64(SI), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      96(SI), Y14
+	VPSRLW       $0x04, Y14, Y15
+	VPAND        Y0, Y15, Y15
+	VPAND        Y0, Y14, Y14
+	VPMADDUBSW   Y10, Y15, Y15
+	VPADDW       Y15, Y13, Y13
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	PREFETCHT1   8256(DI)
+	PREFETCHT0   1088(DI)
+	VMOVDQU      64(DI), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      96(DI), Y14
+	VPSRLW       $0x04, Y14, Y15
+	VPAND        Y0, Y15, Y15
+	VPAND        Y0, Y14, Y14
+	VPMADDUBSW   Y10, Y15, Y15
+	VPADDW       Y15, Y13, Y13
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y3, Y3
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	PREFETCHT1   8256(R8)
+	PREFETCHT0   1088(R8)
+	VMOVDQU      64(R8), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      96(R8), Y14
+	VPSRLW       $0x04, Y14, Y15
+	VPAND        Y0, Y15, Y15
+	VPAND        Y0, Y14, Y14
+	VPMADDUBSW   Y10, Y15, Y15
+	VPADDW       Y15, Y13, Y13
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	PREFETCHT1   8256(R9)
+	PREFETCHT0   1088(R9)
+	VMOVDQU      64(R9), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y9
+	VMOVDQU      96(R9), Y12
+	VPSRLW       $0x04, Y12, Y14
+	VPAND        Y0, Y14, Y14
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y13, Y13
+	VPMADDUBSW   Y10, Y12, Y10
+	VPADDW       Y10, Y9, Y9
+	VPMADDWD     Y11, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	CMPL         196(DX), $0x00
+	JE           exact2
+	VMOVDQU      224(DX), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPSUBB       bytes8<>+0(SB), Y10, Y10
+	VPBROADCASTD 196(DX), Y11
+	VMOVDQU      64(SI), Y12
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      96(SI), Y13
+	VPMADDUBSW   Y10, Y13, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMOVDQU      64(DI), Y12
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      96(DI), Y13
+	VPMADDUBSW   Y10, Y13, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y3, Y3
+	VMOVDQU      64(R8), Y12
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      96(R8), Y13
+	VPMADDUBSW   Y10, Y13, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VMOVDQU      64(R9), Y12
+	VPMADDUBSW   Y9, Y12, Y9
+	VMOVDQU      96(R9), Y12
+	VPMADDUBSW   Y10, Y12, Y10
+	VPADDW       Y10, Y9, Y9
+	VPMADDWD     Y11, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+
+exact2:
+	ADDQ $0x00000080, SI
+	ADDQ $0x00000080, DI
+	ADDQ $0x00000080, R8
+	ADDQ $0x00000080, R9
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  foursome
+
+fourrest:
+	ADDQ         $0x02, BX
+	JZ           foursum
+	VMOVDQU      (DX), Y9
+	VMOVDQU      32(DX), Y10
+	VPBROADCASTD 64(DX), Y11
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(SI), Y14
+	VPSRLW       $0x04, Y14, Y15
+	VPAND        Y0, Y15, Y15
+	VPAND        Y0, Y14, Y14
+	VPMADDUBSW   Y10, Y15, Y15
+	VPADDW       Y15, Y13, Y13
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	PREFETCHT1   8192(DI)
+	PREFETCHT0   1024(DI)
+	VMOVDQU      (DI), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(DI), Y14
+	VPSRLW       $0x04, Y14, Y15
+	VPAND        Y0, Y15, Y15
+	VPAND        Y0, Y14, Y14
+	VPMADDUBSW   Y10, Y15, Y15
+	VPADDW       Y15, Y13, Y13
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y3, Y3
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VMOVDQU      (R8), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(R8), Y14
+	VPSRLW       $0x04, Y14, Y15
+	VPAND        Y0, Y15, Y15
+	VPAND        Y0, Y14, Y14
+	VPMADDUBSW   Y10, Y15, Y15
+	VPADDW       Y15, Y13, Y13
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	PREFETCHT1   8192(R9)
+	PREFETCHT0   1024(R9)
+	VMOVDQU      (R9), Y12
+	VPSRLW       $0x04, Y12, Y13
+	VPAND        Y0, Y13, Y13
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y9, Y13, Y13
+	VPMADDUBSW   Y9, Y12, Y9
+	VMOVDQU      32(R9), Y12
+	VPSRLW       $0x04, Y12, Y14
+	VPAND        Y0, Y14, Y14
+	VPAND        Y0, Y12, Y12
+	VPMADDUBSW   Y10, Y14, Y14
+	VPADDW       Y14, Y13, Y13
+	VPMADDUBSW   Y10, Y12, Y10
+	VPADDW       Y10, Y9, Y9
+	VPMADDWD     Y11, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VPMADDWD     Y11, Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	CMPL         68(DX), $0x00
+	JE           exact3
+	VMOVDQU      96(DX), Y9
+	VPSRLW       $0x04, Y9, Y10
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y10, Y10
+	VPSUBB       bytes8<>+0(SB), Y10, Y10
+	VPBROADCASTD 68(DX), Y11
+	VMOVDQU      (SI), Y12
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(SI), Y13
+	VPMADDUBSW   Y10, Y13, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMOVDQU      (DI), Y12
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(DI), Y13
+	VPMADDUBSW   Y10, Y13, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y3, Y3
+	VMOVDQU      (R8), Y12
+	VPMADDUBSW   Y9, Y12, Y12
+	VMOVDQU      32(R8), Y13
+	VPMADDUBSW   Y10, Y13, Y13
+	VPADDW       Y13, Y12, Y12
+	VPMADDWD     Y11, Y12, Y12
+	VPADDD       Y12, Y5, Y5
+	VMOVDQU      (R9), Y12
+	VPMADDUBSW   Y9, Y12, Y9
+	VMOVDQU      32(R9), Y12
+	VPMADDUBSW   Y10, Y12, Y10
+	VPADDW       Y10, Y9, Y9
+	VPMADDWD     Y11, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+
+exact3:
+foursum:
+	VPCMPEQD     Y9, Y9, Y9
+	VPSRLD       $0x18, Y9, Y9
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	VPSRAD       $0x08, Y1, Y2
+	VPAND        Y9, Y1, Y1
+	VPHADDD      Y1, Y2, Y2
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPSRAD       $0x08, Y3, Y1
+	VPAND        Y9, Y3, Y3
+	VPHADDD      Y3, Y1, Y1
+	VPHADDD      Y1, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X1
+	VPADDD       X2, X1, X1
+	VMOVDQU      X1, (CX)
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x18, Y1, Y1
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VPSRAD       $0x08, Y5, Y2
+	VPAND        Y1, Y5, Y5
+	VPHADDD      Y5, Y2, Y2
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y8, Y7, Y7
+	VPSRAD       $0x08, Y7, Y3
+	VPAND        Y1, Y7, Y7
+	VPHADDD      Y7, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X1
+	VPADDD       X2, X1, X1
+	VMOVDQU      X1, 16(CX)
+	ADDQ         $0x00000020, CX
+	JMP          rows
+
+last:
+	ADDQ $0x04, 56(AX)
+	JZ   done
+
+row:
+	MOVQ  8(AX), SI
+	MOVQ  SI, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	SUBQ  $0x02, BX
+	JL    onerest
+
+onesome:
+	VMOVDQU      (DX), Y3
+	VMOVDQU      32(DX), Y4
+	VPBROADCASTD 64(DX), Y5
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        Y0, Y7, Y7
+	VPAND        Y0, Y6, Y6
+	VPMADDUBSW   Y3, Y7, Y7
+	VPMADDUBSW   Y3, Y6, Y3
+	VMOVDQU      32(SI), Y6
+	VPSRLW       $0x04, Y6, Y8
+	VPAND        Y0, Y8, Y8
+	VPAND        Y0, Y6, Y6
+	VPMADDUBSW   Y4, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDUBSW   Y4, Y6, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     Y5, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPMADDWD     Y5, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	CMPL         68(DX), $0x00
+	JE           exact4
+	VMOVDQU      96(DX), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPBROADCASTD 68(DX), Y5
+	VMOVDQU      (SI), Y6
+	VPMADDUBSW   Y3, Y6, Y3
+	VMOVDQU      32(SI), Y6
+	VPMADDUBSW   Y4, Y6, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     Y5, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+
+exact4:
+	VMOVDQU      128(DX), Y3
+	VMOVDQU      160(DX), Y4
+	VPBROADCASTD 192(DX), Y5
+	PREFETCHT1   8256(SI)
+	PREFETCHT0   1088(SI)
+	VMOVDQU      64(SI), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        Y0, Y7, Y7
+	VPAND        Y0, Y6, Y6
+	VPMADDUBSW   Y3, Y7, Y7
+	VPMADDUBSW   Y3, Y6, Y3
+	VMOVDQU      96(SI), Y6
+	VPSRLW       $0x04, Y6, Y8
+	VPAND        Y0, Y8, Y8
+	VPAND        Y0, Y6, Y6
+	VPMADDUBSW   Y4, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDUBSW   Y4, Y6, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     Y5, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPMADDWD     Y5, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	CMPL         196(DX), $0x00
+	JE           exact5
+	VMOVDQU      224(DX), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPBROADCASTD 196(DX), Y5
+	VMOVDQU      64(SI), Y6
+	VPMADDUBSW   Y3, Y6, Y3
+	VMOVDQU      96(SI), Y6
+	VPMADDUBSW   Y4, Y6, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     Y5, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+
+exact5:
+	ADDQ $0x00000080, SI
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  onesome
+
+onerest:
+	ADDQ         $0x02, BX
+	JZ           onesum
+	VMOVDQU      (DX), Y3
+	VMOVDQU      32(DX), Y4
+	VPBROADCASTD 64(DX), Y5
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        Y0, Y7, Y7
+	VPAND        Y0, Y6, Y6
+	VPMADDUBSW   Y3, Y7, Y7
+	VPMADDUBSW   Y3, Y6, Y3
+	VMOVDQU      32(SI), Y6
+	VPSRLW       $0x04, Y6, Y8
+	VPAND        Y0, Y8, Y8
+	VPAND        Y0, Y6, Y6
+	VPMADDUBSW   Y4, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDUBSW   Y4, Y6, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     Y5, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPMADDWD     Y5, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	CMPL         68(DX), $0x00
+	JE           exact6
+	VMOVDQU      96(DX), Y3
+	VPSRLW       $0x04, Y3, Y4
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPBROADCASTD 68(DX), Y5
+	VMOVDQU      (SI), Y6
+	VPMADDUBSW   Y3, Y6, Y3
+	VMOVDQU      32(SI), Y6
+	VPMADDUBSW   Y4, Y6, Y4
+	VPADDW       Y4, Y3, Y3
+	VPMADDWD     Y5, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+
+exact6:
+onesum:
+	VPCMPEQD     Y3, Y3, Y3
+	VPSRLD       $0x18, Y3, Y3
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	VPSRAD       $0x08, Y1, Y2
+	VPAND        Y3, Y1, Y1
+	VPHADDD      Y1, Y2, Y2
+	VPHADDD      Y2, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X1
+	VPADDD       X2, X1, X1
+	VMOVQ        X1, (CX)
+	ADDQ         $0x00000008, CX
+	DECQ         56(AX)
+	JNZ          row
+
+done:
+	VZEROUPPER
+	RET
+
+// func narrow256b6(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·narrow256b6(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), CX
+
+rows:
+	SUBQ  $0x04, 56(AX)
+	JL    last
+	MOVQ  8(AX), SI
+	MOVQ  SI, DI
+	ADDQ  16(AX), DI
+	MOVQ  DI, R8
+	ADDQ  16(AX), R8
+	MOVQ  R8, R9
+	ADDQ  16(AX), R9
+	MOVQ  R9, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	SUBQ  $0x02, BX
+	JL    fourrest
+
+foursome:
+	VMOVDQU      (DX), Y4
+	VMOVDQU      32(DX), Y5
+	VPBROADCASTD 64(DX), Y6
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(SI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	PREFETCHT1   8192(DI)
+	PREFETCHT0   1024(DI)
+	VMOVDQU      (DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(DI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VMOVDQU      (R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(R8), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	PREFETCHT1   8192(R9)
+	PREFETCHT0   1024(R9)
+	VMOVDQU      (R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VMOVDQU      32(R9), Y7
+	VPMADDUBSW   Y5, Y7, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	CMPL         68(DX), $0x00
+	JE           exact1
+	VMOVDQU      96(DX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPBROADCASTD 68(DX), Y6
+	VMOVDQU      (SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(SI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VMOVDQU      (DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(DI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VMOVDQU      (R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(R8), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      (R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VMOVDQU      32(R9), Y7
+	VPMADDUBSW   Y5, Y7, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+
+exact1:
+	VMOVDQU      128(DX), Y4
+	VMOVDQU      160(DX), Y5
+	VPBROADCASTD 192(DX), Y6
+	PREFETCHT1   8256(SI)
+	PREFETCHT0   1088(SI)
+	VMOVDQU      64(SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      96(SI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	PREFETCHT1   8256(DI)
+	PREFETCHT0   1088(DI)
+	VMOVDQU      64(DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      96(DI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	PREFETCHT1   8256(R8)
+	PREFETCHT0   1088(R8)
+	VMOVDQU      64(R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      96(R8), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	PREFETCHT1   8256(R9)
+	PREFETCHT0   1088(R9)
+	VMOVDQU      64(R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VMOVDQU      96(R9), Y7
+	VPMADDUBSW   Y5, Y7, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	CMPL         196(DX), $0x00
+	JE           exact2
+	VMOVDQU      224(DX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPBROADCASTD 196(DX), Y6
+	VMOVDQU      64(SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      96(SI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VMOVDQU      64(DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      96(DI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VMOVDQU      64(R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      96(R8), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      64(R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VMOVDQU      96(R9), Y7
+	VPMADDUBSW   Y5, Y7, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+
+exact2:
+	ADDQ $0x00000080, SI
+	ADDQ $0x00000080, DI
+	ADDQ $0x00000080, R8
+	ADDQ $0x00000080, R9
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  foursome
+
+fourrest:
+	ADDQ         $0x02, BX
+	JZ           foursum
+	VMOVDQU      (DX), Y4
+	VMOVDQU      32(DX), Y5
+	VPBROADCASTD 64(DX), Y6
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(SI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	PREFETCHT1   8192(DI)
+	PREFETCHT0   1024(DI)
+	VMOVDQU      (DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(DI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VMOVDQU      (R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(R8), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	PREFETCHT1   8192(R9)
+	PREFETCHT0   1024(R9)
+	VMOVDQU      (R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VMOVDQU      32(R9), Y7
+	VPMADDUBSW   Y5, Y7, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	CMPL         68(DX), $0x00
+	JE           exact3
+	VMOVDQU      96(DX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPBROADCASTD 68(DX), Y6
+	VMOVDQU      (SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(SI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VMOVDQU      (DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(DI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VMOVDQU      (R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(R8), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      (R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VMOVDQU      32(R9), Y7
+	VPMADDUBSW   Y5, Y7, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+
+exact3:
+foursum:
+	VPCMPEQD     Y4, Y4, Y4
+	VPSRLD       $0x18, Y4, Y4
+	VPSRAD       $0x08, Y0, Y5
+	VPAND        Y4, Y0, Y0
+	VPHADDD      Y0, Y5, Y5
+	VPSRAD       $0x08, Y1, Y0
+	VPAND        Y4, Y1, Y1
+	VPHADDD      Y1, Y0, Y0
+	VPHADDD      Y0, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X0
+	VPADDD       X5, X0, X0
+	VMOVDQU      X0, (CX)
+	VPCMPEQD     Y0, Y0, Y0
+	VPSRLD       $0x18, Y0, Y0
+	VPSRAD       $0x08, Y2, Y1
+	VPAND        Y0, Y2, Y2
+	VPHADDD      Y2, Y1, Y1
+	VPSRAD       $0x08, Y3, Y2
+	VPAND        Y0, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VPHADDD      Y2, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X0
+	VMOVDQU      X0, 16(CX)
+	ADDQ         $0x00000020, CX
+	JMP          rows
+
+last:
+	ADDQ $0x04, 56(AX)
+	JZ   done
+
+row:
+	MOVQ  8(AX), SI
+	MOVQ  SI, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y0, Y0, Y0
+	SUBQ  $0x02, BX
+	JL    onerest
+
+onesome:
+	VMOVDQU      (DX), Y1
+	VMOVDQU      32(DX), Y2
+	VPBROADCASTD 64(DX), Y3
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VMOVDQU      32(SI), Y4
+	VPMADDUBSW   Y2, Y4, Y2
+	VPADDW       Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	CMPL         68(DX), $0x00
+	JE           exact4
+	VMOVDQU      96(DX), Y1
+	VPSRLW       $0x04, Y1, Y2
+	VPAND        bytes15<>+0(SB), Y1, Y1
+	VPSUBB       bytes8<>+0(SB), Y1, Y1
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPBROADCASTD 68(DX), Y3
+	VMOVDQU      (SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VMOVDQU      32(SI), Y4
+	VPMADDUBSW   Y2, Y4, Y2
+	VPADDW       Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+
+exact4:
+	VMOVDQU      128(DX), Y1
+	VMOVDQU      160(DX), Y2
+	VPBROADCASTD 192(DX), Y3
+	PREFETCHT1   8256(SI)
+	PREFETCHT0   1088(SI)
+	VMOVDQU      64(SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VMOVDQU      96(SI), Y4
+	VPMADDUBSW   Y2, Y4, Y2
+	VPADDW       Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	CMPL         196(DX), $0x00
+	JE           exact5
+	VMOVDQU      224(DX), Y1
+	VPSRLW       $0x04, Y1, Y2
+	VPAND        bytes15<>+0(SB), Y1, Y1
+	VPSUBB       bytes8<>+0(SB), Y1, Y1
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPBROADCASTD 196(DX), Y3
+	VMOVDQU      64(SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VMOVDQU      96(SI), Y4
+	VPMADDUBSW   Y2, Y4, Y2
+	VPADDW       Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+
+exact5:
+	ADDQ $0x00000080, SI
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  onesome
+
+onerest:
+	ADDQ         $0x02, BX
+	JZ           onesum
+	VMOVDQU      (DX), Y1
+	VMOVDQU      32(DX), Y2
+	VPBROADCASTD 64(DX), Y3
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VMOVDQU      32(SI), Y4
+	VPMADDUBSW   Y2, Y4, Y2
+	VPADDW       Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	CMPL         68(DX), $0x00
+	JE           exact6
+	VMOVDQU      96(DX), Y1
+	VPSRLW       $0x04, Y1, Y2
+	VPAND        bytes15<>+0(SB), Y1, Y1
+	VPSUBB       bytes8<>+0(SB), Y1, Y1
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPBROADCASTD 68(DX), Y3
+	VMOVDQU      (SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VMOVDQU      32(SI), Y4
+	VPMADDUBSW   Y2, Y4, Y2
+	VPADDW       Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+
+exact6:
+onesum:
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x18, Y1, Y1
+	VPSRAD       $0x08, Y0, Y2
+	VPAND        Y1, Y0, Y0
+	VPHADDD      Y0, Y2, Y2
+	VPHADDD      Y2, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDD       X2, X0, X0
+	VMOVQ        X0, (CX)
+	ADDQ         $0x00000008, CX
+	DECQ         56(AX)
+	JNZ          row
+
+done:
+	VZEROUPPER
+	RET
+
+// func narrow256b7(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·narrow256b7(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), CX
+
+rows:
+	SUBQ  $0x04, 56(AX)
+	JL    last
+	MOVQ  8(AX), SI
+	MOVQ  SI, DI
+	ADDQ  16(AX), DI
+	MOVQ  DI, R8
+	ADDQ  16(AX), R8
+	MOVQ  R8, R9
+	ADDQ  16(AX), R9
+	MOVQ  R9, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	SUBQ  $0x02, BX
+	JL    fourrest
+
+foursome:
+	VMOVDQU      (DX), Y4
+	VMOVDQU      32(DX), Y5
+	VPBROADCASTD 64(DX), Y6
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VMOVDQU      32(SI), Y7
+	VPMADDUBSW   Y5, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	PREFETCHT1   8192(DI)
+	PREFETCHT0   1024(DI)
+	VMOVDQU      (DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VMOVDQU      32(DI), Y7
+	VPMADDUBSW   Y5, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VMOVDQU      (R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      32(R8), Y7
+	VPMADDUBSW   Y5, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	PREFETCHT1   8192(R9)
+	PREFETCHT0   1024(R9)
+	VMOVDQU      (R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      32(R9), Y4
+	VPMADDUBSW   Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	CMPL         68(DX), $0x00
+	JE           exact1
+	VMOVDQU      96(DX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPBROADCASTD 68(DX), Y6
+	VMOVDQU      (SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(SI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VMOVDQU      (DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(DI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VMOVDQU      (R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(R8), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      (R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VMOVDQU      32(R9), Y7
+	VPMADDUBSW   Y5, Y7, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+
+exact1:
+	VMOVDQU      128(DX), Y4
+	VMOVDQU      160(DX), Y5
+	VPBROADCASTD 192(DX), Y6
+	PREFETCHT1   8256(SI)
+	PREFETCHT0   1088(SI)
+	VMOVDQU      64(SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VMOVDQU      96(SI), Y7
+	VPMADDUBSW   Y5, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	PREFETCHT1   8256(DI)
+	PREFETCHT0   1088(DI)
+	VMOVDQU      64(DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VMOVDQU      96(DI), Y7
+	VPMADDUBSW   Y5, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	PREFETCHT1   8256(R8)
+	PREFETCHT0   1088(R8)
+	VMOVDQU      64(R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      96(R8), Y7
+	VPMADDUBSW   Y5, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	PREFETCHT1   8256(R9)
+	PREFETCHT0   1088(R9)
+	VMOVDQU      64(R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      96(R9), Y4
+	VPMADDUBSW   Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	CMPL         196(DX), $0x00
+	JE           exact2
+	VMOVDQU      224(DX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPBROADCASTD 196(DX), Y6
+	VMOVDQU      64(SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      96(SI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VMOVDQU      64(DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      96(DI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VMOVDQU      64(R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      96(R8), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      64(R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VMOVDQU      96(R9), Y7
+	VPMADDUBSW   Y5, Y7, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+
+exact2:
+	ADDQ $0x00000080, SI
+	ADDQ $0x00000080, DI
+	ADDQ $0x00000080, R8
+	ADDQ $0x00000080, R9
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  foursome
+
+fourrest:
+	ADDQ         $0x02, BX
+	JZ           foursum
+	VMOVDQU      (DX), Y4
+	VMOVDQU      32(DX), Y5
+	VPBROADCASTD 64(DX), Y6
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VMOVDQU      32(SI), Y7
+	VPMADDUBSW   Y5, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	PREFETCHT1   8192(DI)
+	PREFETCHT0   1024(DI)
+	VMOVDQU      (DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VMOVDQU      32(DI), Y7
+	VPMADDUBSW   Y5, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	PREFETCHT1   8192(R8)
+	PREFETCHT0   1024(R8)
+	VMOVDQU      (R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      32(R8), Y7
+	VPMADDUBSW   Y5, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	PREFETCHT1   8192(R9)
+	PREFETCHT0   1024(R9)
+	VMOVDQU      (R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      32(R9), Y4
+	VPMADDUBSW   Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	CMPL         68(DX), $0x00
+	JE           exact3
+	VMOVDQU      96(DX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VPBROADCASTD 68(DX), Y6
+	VMOVDQU      (SI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(SI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VMOVDQU      (DI), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(DI), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VMOVDQU      (R8), Y7
+	VPMADDUBSW   Y4, Y7, Y7
+	VMOVDQU      32(R8), Y8
+	VPMADDUBSW   Y5, Y8, Y8
+	VPADDW       Y8, Y7, Y7
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      (R9), Y7
+	VPMADDUBSW   Y4, Y7, Y4
+	VMOVDQU      32(R9), Y7
+	VPMADDUBSW   Y5, Y7, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y6, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+
+exact3:
+foursum:
+	VPCMPEQD     Y4, Y4, Y4
+	VPSRLD       $0x18, Y4, Y4
+	VPSRAD       $0x08, Y0, Y5
+	VPAND        Y4, Y0, Y0
+	VPHADDD      Y0, Y5, Y5
+	VPSRAD       $0x08, Y1, Y0
+	VPAND        Y4, Y1, Y1
+	VPHADDD      Y1, Y0, Y0
+	VPHADDD      Y0, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X0
+	VPADDD       X5, X0, X0
+	VMOVDQU      X0, (CX)
+	VPCMPEQD     Y0, Y0, Y0
+	VPSRLD       $0x18, Y0, Y0
+	VPSRAD       $0x08, Y2, Y1
+	VPAND        Y0, Y2, Y2
+	VPHADDD      Y2, Y1, Y1
+	VPSRAD       $0x08, Y3, Y2
+	VPAND        Y0, Y3, Y3
+	VPHADDD      Y3, Y2, Y2
+	VPHADDD      Y2, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X0
+	VMOVDQU      X0, 16(CX)
+	ADDQ         $0x00000020, CX
+	JMP          rows
+
+last:
+	ADDQ $0x04, 56(AX)
+	JZ   done
+
+row:
+	MOVQ  8(AX), SI
+	MOVQ  SI, BX
+	ADDQ  16(AX), BX
+	MOVQ  BX, 8(AX)
+	MOVQ  40(AX), DX
+	MOVQ  48(AX), BX
+	VPXOR Y0, Y0, Y0
+	SUBQ  $0x02, BX
+	JL    onerest
+
+onesome:
+	VMOVDQU      (DX), Y1
+	VMOVDQU      32(DX), Y2
+	VPBROADCASTD 64(DX), Y3
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	VMOVDQU      32(SI), Y1
+	VPMADDUBSW   Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	CMPL         68(DX), $0x00
+	JE           exact4
+	VMOVDQU      96(DX), Y1
+	VPSRLW       $0x04, Y1, Y2
+	VPAND        bytes15<>+0(SB), Y1, Y1
+	VPSUBB       bytes8<>+0(SB), Y1, Y1
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPBROADCASTD 68(DX), Y3
+	VMOVDQU      (SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VMOVDQU      32(SI), Y4
+	VPMADDUBSW   Y2, Y4, Y2
+	VPADDW       Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+
+exact4:
+	VMOVDQU      128(DX), Y1
+	VMOVDQU      160(DX), Y2
+	VPBROADCASTD 192(DX), Y3
+	PREFETCHT1   8256(SI)
+	PREFETCHT0   1088(SI)
+	VMOVDQU      64(SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	VMOVDQU      96(SI), Y1
+	VPMADDUBSW   Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	CMPL         196(DX), $0x00
+	JE           exact5
+	VMOVDQU      224(DX), Y1
+	VPSRLW       $0x04, Y1, Y2
+	VPAND        bytes15<>+0(SB), Y1, Y1
+	VPSUBB       bytes8<>+0(SB), Y1, Y1
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPBROADCASTD 196(DX), Y3
+	VMOVDQU      64(SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VMOVDQU      96(SI), Y4
+	VPMADDUBSW   Y2, Y4, Y2
+	VPADDW       Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+
+exact5:
+	ADDQ $0x00000080, SI
+	ADDQ $0x00000100, DX
+	SUBQ $0x02, BX
+	JGE  onesome
+
+onerest:
+	ADDQ         $0x02, BX
+	JZ           onesum
+	VMOVDQU      (DX), Y1
+	VMOVDQU      32(DX), Y2
+	VPBROADCASTD 64(DX), Y3
+	PREFETCHT1   8192(SI)
+	PREFETCHT0   1024(SI)
+	VMOVDQU      (SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	VMOVDQU      32(SI), Y1
+	VPMADDUBSW   Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	CMPL         68(DX), $0x00
+	JE           exact6
+	VMOVDQU      96(DX), Y1
+	VPSRLW       $0x04, Y1, Y2
+	VPAND        bytes15<>+0(SB), Y1, Y1
+	VPSUBB       bytes8<>+0(SB), Y1, Y1
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPBROADCASTD 68(DX), Y3
+	VMOVDQU      (SI), Y4
+	VPMADDUBSW   Y1, Y4, Y1
+	VMOVDQU      32(SI), Y4
+	VPMADDUBSW   Y2, Y4, Y2
+	VPADDW       Y2, Y1, Y1
+	VPMADDWD     Y3, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+
+exact6:
+onesum:
+	VPCMPEQD     Y1, Y1, Y1
+	VPSRLD       $0x18, Y1, Y1
+	VPSRAD       $0x08, Y0, Y2
+	VPAND        Y1, Y0, Y0
+	VPHADDD      Y0, Y2, Y2
+	VPHADDD      Y2, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X0
+	VPADDD       X2, X0, X0
+	VMOVQ        X0, (CX)
+	ADDQ         $0x00000008, CX
+	DECQ         56(AX)
+	JNZ          row
+
+done:
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w6x1(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w6x1(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+
+step:
+	VMOVDQU      (CX), Y2
+	VMOVDQU      128(CX), Y3
+	VPBROADCASTD (R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 4(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      32(CX), Y2
+	VMOVDQU      160(CX), Y3
+	VPBROADCASTD (R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 4(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      256(CX), Y2
+	VMOVDQU      384(CX), Y3
+	VPBROADCASTD 8(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 12(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      288(CX), Y2
+	VMOVDQU      416(CX), Y3
+	VPBROADCASTD 8(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 12(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      512(CX), Y2
+	VMOVDQU      640(CX), Y3
+	VPBROADCASTD 16(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 20(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      544(CX), Y2
+	VMOVDQU      672(CX), Y3
+	VPBROADCASTD 16(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 20(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      768(CX), Y2
+	VMOVDQU      896(CX), Y3
+	VPBROADCASTD 24(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 28(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      800(CX), Y2
+	VMOVDQU      928(CX), Y3
+	VPBROADCASTD 24(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 28(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1024(CX), Y2
+	VMOVDQU      1152(CX), Y3
+	VPBROADCASTD 32(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 36(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1056(CX), Y2
+	VMOVDQU      1184(CX), Y3
+	VPBROADCASTD 32(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 36(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1280(CX), Y2
+	VMOVDQU      1408(CX), Y3
+	VPBROADCASTD 40(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 44(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1312(CX), Y2
+	VMOVDQU      1440(CX), Y3
+	VPBROADCASTD 40(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 44(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1536(CX), Y2
+	VMOVDQU      1664(CX), Y3
+	VPBROADCASTD 48(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 52(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1568(CX), Y2
+	VMOVDQU      1696(CX), Y3
+	VPBROADCASTD 48(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 52(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1792(CX), Y2
+	VMOVDQU      1920(CX), Y3
+	VPBROADCASTD 56(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 60(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1824(CX), Y2
+	VMOVDQU      1952(CX), Y3
+	VPBROADCASTD 56(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 60(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPADDW       Y2, Y4, Y4
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VMOVDQU      Y2, (SP)
+	VMOVDQU      Y3, 32(SP)
+	VPBROADCASTD 68(R8), Y2
+	VMOVDQU      (CX), Y3
+	VPBROADCASTD (SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      128(CX), Y3
+	VPBROADCASTD 4(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      256(CX), Y3
+	VPBROADCASTD 8(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      384(CX), Y3
+	VPBROADCASTD 12(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      32(CX), Y3
+	VPBROADCASTD (SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      160(CX), Y3
+	VPBROADCASTD 4(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      288(CX), Y3
+	VPBROADCASTD 8(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      416(CX), Y3
+	VPBROADCASTD 12(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      512(CX), Y3
+	VPBROADCASTD 16(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      640(CX), Y3
+	VPBROADCASTD 20(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      768(CX), Y3
+	VPBROADCASTD 24(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      896(CX), Y3
+	VPBROADCASTD 28(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      544(CX), Y3
+	VPBROADCASTD 16(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      672(CX), Y3
+	VPBROADCASTD 20(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      800(CX), Y3
+	VPBROADCASTD 24(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      928(CX), Y3
+	VPBROADCASTD 28(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1024(CX), Y3
+	VPBROADCASTD 32(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1152(CX), Y3
+	VPBROADCASTD 36(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1280(CX), Y3
+	VPBROADCASTD 40(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1408(CX), Y3
+	VPBROADCASTD 44(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1056(CX), Y3
+	VPBROADCASTD 32(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1184(CX), Y3
+	VPBROADCASTD 36(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1312(CX), Y3
+	VPBROADCASTD 40(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1440(CX), Y3
+	VPBROADCASTD 44(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1536(CX), Y3
+	VPBROADCASTD 48(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1664(CX), Y3
+	VPBROADCASTD 52(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1792(CX), Y3
+	VPBROADCASTD 56(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1920(CX), Y3
+	VPBROADCASTD 60(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1568(CX), Y3
+	VPBROADCASTD 48(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1696(CX), Y3
+	VPBROADCASTD 52(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1824(CX), Y3
+	VPBROADCASTD 56(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1952(CX), Y3
+	VPBROADCASTD 60(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+
+exact0:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y2, Y2, Y2
+	VPSRLD   $0x18, Y2, Y2
+	VPSRAD   $0x08, Y0, Y3
+	VPAND    Y2, Y0, Y0
+	VPADDD   (DX), Y3, Y3
+	VMOVDQU  Y3, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y2, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w7x1(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w7x1(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+
+step:
+	VMOVDQU      (CX), Y2
+	VPBROADCASTD (R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      32(CX), Y2
+	VPBROADCASTD (R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      128(CX), Y2
+	VPBROADCASTD 4(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      160(CX), Y2
+	VPBROADCASTD 4(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      256(CX), Y2
+	VPBROADCASTD 8(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      288(CX), Y2
+	VPBROADCASTD 8(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      384(CX), Y2
+	VPBROADCASTD 12(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      416(CX), Y2
+	VPBROADCASTD 12(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      512(CX), Y2
+	VPBROADCASTD 16(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      544(CX), Y2
+	VPBROADCASTD 16(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      640(CX), Y2
+	VPBROADCASTD 20(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      672(CX), Y2
+	VPBROADCASTD 20(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      768(CX), Y2
+	VPBROADCASTD 24(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      800(CX), Y2
+	VPBROADCASTD 24(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      896(CX), Y2
+	VPBROADCASTD 28(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      928(CX), Y2
+	VPBROADCASTD 28(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      1024(CX), Y2
+	VPBROADCASTD 32(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      1056(CX), Y2
+	VPBROADCASTD 32(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      1152(CX), Y2
+	VPBROADCASTD 36(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      1184(CX), Y2
+	VPBROADCASTD 36(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      1280(CX), Y2
+	VPBROADCASTD 40(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      1312(CX), Y2
+	VPBROADCASTD 40(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      1408(CX), Y2
+	VPBROADCASTD 44(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      1440(CX), Y2
+	VPBROADCASTD 44(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      1536(CX), Y2
+	VPBROADCASTD 48(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      1568(CX), Y2
+	VPBROADCASTD 48(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      1664(CX), Y2
+	VPBROADCASTD 52(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      1696(CX), Y2
+	VPBROADCASTD 52(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      1792(CX), Y2
+	VPBROADCASTD 56(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      1824(CX), Y2
+	VPBROADCASTD 56(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VMOVDQU      1920(CX), Y2
+	VPBROADCASTD 60(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      1952(CX), Y2
+	VPBROADCASTD 60(R8), Y3
+	VPMADDUBSW   Y3, Y2, Y3
+	VPBROADCASTD 64(R8), Y2
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VMOVDQU      Y2, (SP)
+	VMOVDQU      Y3, 32(SP)
+	VPBROADCASTD 68(R8), Y2
+	VMOVDQU      (CX), Y3
+	VPBROADCASTD (SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      128(CX), Y3
+	VPBROADCASTD 4(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      256(CX), Y3
+	VPBROADCASTD 8(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      384(CX), Y3
+	VPBROADCASTD 12(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      32(CX), Y3
+	VPBROADCASTD (SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      160(CX), Y3
+	VPBROADCASTD 4(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      288(CX), Y3
+	VPBROADCASTD 8(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      416(CX), Y3
+	VPBROADCASTD 12(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      512(CX), Y3
+	VPBROADCASTD 16(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      640(CX), Y3
+	VPBROADCASTD 20(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      768(CX), Y3
+	VPBROADCASTD 24(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      896(CX), Y3
+	VPBROADCASTD 28(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      544(CX), Y3
+	VPBROADCASTD 16(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      672(CX), Y3
+	VPBROADCASTD 20(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      800(CX), Y3
+	VPBROADCASTD 24(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      928(CX), Y3
+	VPBROADCASTD 28(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1024(CX), Y3
+	VPBROADCASTD 32(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1152(CX), Y3
+	VPBROADCASTD 36(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1280(CX), Y3
+	VPBROADCASTD 40(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1408(CX), Y3
+	VPBROADCASTD 44(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1056(CX), Y3
+	VPBROADCASTD 32(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1184(CX), Y3
+	VPBROADCASTD 36(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1312(CX), Y3
+	VPBROADCASTD 40(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1440(CX), Y3
+	VPBROADCASTD 44(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1536(CX), Y3
+	VPBROADCASTD 48(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1664(CX), Y3
+	VPBROADCASTD 52(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1792(CX), Y3
+	VPBROADCASTD 56(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1920(CX), Y3
+	VPBROADCASTD 60(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1568(CX), Y3
+	VPBROADCASTD 48(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1696(CX), Y3
+	VPBROADCASTD 52(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1824(CX), Y3
+	VPBROADCASTD 56(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1952(CX), Y3
+	VPBROADCASTD 60(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+
+exact0:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y2, Y2, Y2
+	VPSRLD   $0x18, Y2, Y2
+	VPSRAD   $0x08, Y0, Y3
+	VPAND    Y2, Y0, Y0
+	VPADDD   (DX), Y3, Y3
+	VMOVDQU  Y3, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y2, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w8x1(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w8x1(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+
+step:
+	VMOVDQU      (CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD (R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD (R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      32(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD (R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD (R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      128(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 4(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      160(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 4(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 4(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      256(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 8(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      288(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 8(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 8(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      384(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 12(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      416(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 12(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 12(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      512(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 16(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      544(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 16(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 16(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      640(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 20(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      672(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 20(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 20(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      768(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 24(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      800(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 24(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 24(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      896(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 28(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      928(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 28(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 28(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      1024(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 32(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 32(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      1056(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 32(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 32(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      1152(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 36(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 36(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      1184(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 36(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 36(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      1280(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 40(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 40(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      1312(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 40(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 40(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      1408(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 44(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 44(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      1440(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 44(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 44(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      1536(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 48(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 48(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      1568(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 48(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 48(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      1664(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 52(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 52(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      1696(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 52(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 52(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      1792(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 56(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 56(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      1824(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 56(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 56(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VMOVDQU      1920(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 60(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 60(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y2, Y0, Y0
+	VMOVDQU      1952(CX), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPBROADCASTD 60(R8), Y4
+	VPMADDUBSW   Y4, Y2, Y4
+	VPBROADCASTD 60(R8), Y2
+	VPMADDUBSW   Y2, Y3, Y2
+	VPBROADCASTD 64(R8), Y3
+	VPMADDWD     Y3, Y4, Y4
+	VPMADDWD     Y3, Y2, Y2
+	VPSLLD       $0x04, Y2, Y2
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y2
+	VPSRLW       $0x04, Y2, Y3
+	VPAND        bytes15<>+0(SB), Y2, Y2
+	VPSUBB       bytes8<>+0(SB), Y2, Y2
+	VPAND        bytes15<>+0(SB), Y3, Y3
+	VPSUBB       bytes8<>+0(SB), Y3, Y3
+	VMOVDQU      Y2, (SP)
+	VMOVDQU      Y3, 32(SP)
+	VPBROADCASTD 68(R8), Y2
+	VMOVDQU      (CX), Y3
+	VPBROADCASTD (SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      128(CX), Y3
+	VPBROADCASTD 4(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      256(CX), Y3
+	VPBROADCASTD 8(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      384(CX), Y3
+	VPBROADCASTD 12(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      32(CX), Y3
+	VPBROADCASTD (SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      160(CX), Y3
+	VPBROADCASTD 4(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      288(CX), Y3
+	VPBROADCASTD 8(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      416(CX), Y3
+	VPBROADCASTD 12(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      512(CX), Y3
+	VPBROADCASTD 16(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      640(CX), Y3
+	VPBROADCASTD 20(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      768(CX), Y3
+	VPBROADCASTD 24(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      896(CX), Y3
+	VPBROADCASTD 28(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      544(CX), Y3
+	VPBROADCASTD 16(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      672(CX), Y3
+	VPBROADCASTD 20(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      800(CX), Y3
+	VPBROADCASTD 24(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      928(CX), Y3
+	VPBROADCASTD 28(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1024(CX), Y3
+	VPBROADCASTD 32(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1152(CX), Y3
+	VPBROADCASTD 36(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1280(CX), Y3
+	VPBROADCASTD 40(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1408(CX), Y3
+	VPBROADCASTD 44(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1056(CX), Y3
+	VPBROADCASTD 32(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1184(CX), Y3
+	VPBROADCASTD 36(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1312(CX), Y3
+	VPBROADCASTD 40(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1440(CX), Y3
+	VPBROADCASTD 44(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VMOVDQU      1536(CX), Y3
+	VPBROADCASTD 48(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1664(CX), Y3
+	VPBROADCASTD 52(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1792(CX), Y3
+	VPBROADCASTD 56(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1920(CX), Y3
+	VPBROADCASTD 60(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y0, Y0
+	VMOVDQU      1568(CX), Y3
+	VPBROADCASTD 48(SP), Y4
+	VPMADDUBSW   Y4, Y3, Y4
+	VMOVDQU      1696(CX), Y3
+	VPBROADCASTD 52(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1824(CX), Y3
+	VPBROADCASTD 56(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      1952(CX), Y3
+	VPBROADCASTD 60(SP), Y5
+	VPMADDUBSW   Y5, Y3, Y5
+	VPADDW       Y5, Y4, Y4
+	VPMADDWD     Y2, Y4, Y4
+	VPADDD       Y4, Y1, Y1
+
+exact0:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y2, Y2, Y2
+	VPSRLD   $0x18, Y2, Y2
+	VPSRAD   $0x08, Y0, Y3
+	VPAND    Y2, Y0, Y0
+	VPADDD   (DX), Y3, Y3
+	VMOVDQU  Y3, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y2, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w6x2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w6x2(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  R8, R9
+	ADDQ  24(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+step:
+	VMOVDQU      (CX), Y4
+	VMOVDQU      128(CX), Y5
+	VPBROADCASTD (R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 4(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPBROADCASTD (R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 4(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      32(CX), Y4
+	VMOVDQU      160(CX), Y5
+	VPBROADCASTD (R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 4(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD (R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 4(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      256(CX), Y4
+	VMOVDQU      384(CX), Y5
+	VPBROADCASTD 8(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 12(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPBROADCASTD 8(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 12(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      288(CX), Y4
+	VMOVDQU      416(CX), Y5
+	VPBROADCASTD 8(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 12(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 8(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 12(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      512(CX), Y4
+	VMOVDQU      640(CX), Y5
+	VPBROADCASTD 16(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 20(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPBROADCASTD 16(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 20(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      544(CX), Y4
+	VMOVDQU      672(CX), Y5
+	VPBROADCASTD 16(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 20(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 16(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 20(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      768(CX), Y4
+	VMOVDQU      896(CX), Y5
+	VPBROADCASTD 24(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 28(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPBROADCASTD 24(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 28(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      800(CX), Y4
+	VMOVDQU      928(CX), Y5
+	VPBROADCASTD 24(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 28(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 24(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 28(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1024(CX), Y4
+	VMOVDQU      1152(CX), Y5
+	VPBROADCASTD 32(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 36(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPBROADCASTD 32(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 36(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1056(CX), Y4
+	VMOVDQU      1184(CX), Y5
+	VPBROADCASTD 32(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 36(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 32(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 36(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1280(CX), Y4
+	VMOVDQU      1408(CX), Y5
+	VPBROADCASTD 40(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 44(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPBROADCASTD 40(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 44(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1312(CX), Y4
+	VMOVDQU      1440(CX), Y5
+	VPBROADCASTD 40(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 44(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 40(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 44(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1536(CX), Y4
+	VMOVDQU      1664(CX), Y5
+	VPBROADCASTD 48(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 52(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPBROADCASTD 48(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 52(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1568(CX), Y4
+	VMOVDQU      1696(CX), Y5
+	VPBROADCASTD 48(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 52(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 48(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 52(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1792(CX), Y4
+	VMOVDQU      1920(CX), Y5
+	VPBROADCASTD 56(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 60(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VPBROADCASTD 56(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 60(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1824(CX), Y4
+	VMOVDQU      1952(CX), Y5
+	VPBROADCASTD 56(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 60(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPBROADCASTD 64(R8), Y7
+	VPMADDWD     Y7, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPBROADCASTD 56(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 60(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPADDW       Y4, Y6, Y6
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VMOVDQU      Y4, (SP)
+	VMOVDQU      Y5, 32(SP)
+	VPBROADCASTD 68(R8), Y4
+	VMOVDQU      (CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      128(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      384(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      32(CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      160(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      416(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      512(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      640(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      768(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      896(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      544(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      672(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      800(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      928(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1024(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1152(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1280(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1408(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      1056(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1184(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1312(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1440(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1536(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1664(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1792(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1920(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      1568(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1696(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1824(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1952(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+
+exact0:
+	CMPL         68(R9), $0x00
+	JE           exact1
+	VMOVDQU      96(R9), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VMOVDQU      Y4, (SP)
+	VMOVDQU      Y5, 32(SP)
+	VPBROADCASTD 68(R9), Y4
+	VMOVDQU      (CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      128(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      384(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      32(CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      160(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      416(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      512(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      640(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      768(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      896(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      544(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      672(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      800(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      928(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1024(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1152(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1280(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1408(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1056(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1184(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1312(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1440(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1536(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1664(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1792(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1920(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1568(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1696(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1824(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1952(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+
+exact1:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	ADDQ     $0x00000080, R9
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y4, Y4, Y4
+	VPSRLD   $0x18, Y4, Y4
+	VPSRAD   $0x08, Y0, Y5
+	VPAND    Y4, Y0, Y0
+	VPADDD   (DX), Y5, Y5
+	VMOVDQU  Y5, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y4, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	VPSRAD   $0x08, Y2, Y0
+	VPAND    Y4, Y2, Y2
+	VPADDD   256(DX), Y0, Y0
+	VMOVDQU  Y0, 256(DX)
+	VPADDD   384(DX), Y2, Y2
+	VMOVDQU  Y2, 384(DX)
+	VPSRAD   $0x08, Y3, Y0
+	VPAND    Y4, Y3, Y3
+	VPADDD   288(DX), Y0, Y0
+	VMOVDQU  Y0, 288(DX)
+	VPADDD   416(DX), Y3, Y3
+	VMOVDQU  Y3, 416(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w7x2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w7x2(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  R8, R9
+	ADDQ  24(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+step:
+	VMOVDQU      (CX), Y4
+	VPBROADCASTD (R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD (R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      32(CX), Y4
+	VPBROADCASTD (R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD (R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      128(CX), Y4
+	VPBROADCASTD 4(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 4(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      160(CX), Y4
+	VPBROADCASTD 4(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 4(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      256(CX), Y4
+	VPBROADCASTD 8(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 8(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      288(CX), Y4
+	VPBROADCASTD 8(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 8(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      384(CX), Y4
+	VPBROADCASTD 12(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 12(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      416(CX), Y4
+	VPBROADCASTD 12(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 12(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      512(CX), Y4
+	VPBROADCASTD 16(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 16(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      544(CX), Y4
+	VPBROADCASTD 16(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 16(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      640(CX), Y4
+	VPBROADCASTD 20(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 20(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      672(CX), Y4
+	VPBROADCASTD 20(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 20(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      768(CX), Y4
+	VPBROADCASTD 24(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 24(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      800(CX), Y4
+	VPBROADCASTD 24(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 24(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      896(CX), Y4
+	VPBROADCASTD 28(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 28(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      928(CX), Y4
+	VPBROADCASTD 28(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 28(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      1024(CX), Y4
+	VPBROADCASTD 32(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 32(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1056(CX), Y4
+	VPBROADCASTD 32(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 32(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      1152(CX), Y4
+	VPBROADCASTD 36(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 36(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1184(CX), Y4
+	VPBROADCASTD 36(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 36(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      1280(CX), Y4
+	VPBROADCASTD 40(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 40(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1312(CX), Y4
+	VPBROADCASTD 40(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 40(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      1408(CX), Y4
+	VPBROADCASTD 44(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 44(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1440(CX), Y4
+	VPBROADCASTD 44(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 44(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      1536(CX), Y4
+	VPBROADCASTD 48(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 48(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1568(CX), Y4
+	VPBROADCASTD 48(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 48(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      1664(CX), Y4
+	VPBROADCASTD 52(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 52(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1696(CX), Y4
+	VPBROADCASTD 52(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 52(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      1792(CX), Y4
+	VPBROADCASTD 56(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 56(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1824(CX), Y4
+	VPBROADCASTD 56(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 56(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	VMOVDQU      1920(CX), Y4
+	VPBROADCASTD 60(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y0, Y0
+	VPBROADCASTD 60(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      1952(CX), Y4
+	VPBROADCASTD 60(R8), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R8), Y6
+	VPMADDWD     Y6, Y5, Y5
+	VPADDD       Y5, Y1, Y1
+	VPBROADCASTD 60(R9), Y5
+	VPMADDUBSW   Y5, Y4, Y5
+	VPBROADCASTD 64(R9), Y4
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y3, Y3
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VMOVDQU      Y4, (SP)
+	VMOVDQU      Y5, 32(SP)
+	VPBROADCASTD 68(R8), Y4
+	VMOVDQU      (CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      128(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      384(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      32(CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      160(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      416(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      512(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      640(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      768(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      896(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      544(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      672(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      800(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      928(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1024(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1152(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1280(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1408(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      1056(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1184(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1312(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1440(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1536(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1664(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1792(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1920(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      1568(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1696(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1824(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1952(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+
+exact0:
+	CMPL         68(R9), $0x00
+	JE           exact1
+	VMOVDQU      96(R9), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VMOVDQU      Y4, (SP)
+	VMOVDQU      Y5, 32(SP)
+	VPBROADCASTD 68(R9), Y4
+	VMOVDQU      (CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      128(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      384(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      32(CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      160(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      416(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      512(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      640(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      768(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      896(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      544(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      672(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      800(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      928(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1024(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1152(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1280(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1408(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1056(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1184(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1312(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1440(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1536(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1664(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1792(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1920(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1568(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1696(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1824(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1952(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+
+exact1:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	ADDQ     $0x00000080, R9
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y4, Y4, Y4
+	VPSRLD   $0x18, Y4, Y4
+	VPSRAD   $0x08, Y0, Y5
+	VPAND    Y4, Y0, Y0
+	VPADDD   (DX), Y5, Y5
+	VMOVDQU  Y5, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y4, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	VPSRAD   $0x08, Y2, Y0
+	VPAND    Y4, Y2, Y2
+	VPADDD   256(DX), Y0, Y0
+	VMOVDQU  Y0, 256(DX)
+	VPADDD   384(DX), Y2, Y2
+	VMOVDQU  Y2, 384(DX)
+	VPSRAD   $0x08, Y3, Y0
+	VPAND    Y4, Y3, Y3
+	VPADDD   288(DX), Y0, Y0
+	VMOVDQU  Y0, 288(DX)
+	VPADDD   416(DX), Y3, Y3
+	VMOVDQU  Y3, 416(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w8x2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w8x2(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  R8, R9
+	ADDQ  24(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+step:
+	VMOVDQU      (CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD (R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD (R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD (R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD (R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      32(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD (R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD (R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD (R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD (R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      128(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 4(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 4(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 4(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      160(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 4(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 4(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 4(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 4(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      256(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 8(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 8(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 8(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      288(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 8(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 8(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 8(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 8(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      384(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 12(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 12(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 12(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      416(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 12(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 12(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 12(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 12(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      512(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 16(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 16(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 16(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      544(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 16(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 16(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 16(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 16(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      640(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 20(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 20(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 20(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      672(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 20(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 20(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 20(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 20(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      768(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 24(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 24(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 24(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      800(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 24(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 24(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 24(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 24(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      896(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 28(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 28(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 28(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      928(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 28(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 28(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 28(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 28(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      1024(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 32(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 32(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 32(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 32(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      1056(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 32(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 32(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 32(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 32(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      1152(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 36(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 36(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 36(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 36(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      1184(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 36(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 36(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 36(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 36(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      1280(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 40(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 40(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 40(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 40(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      1312(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 40(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 40(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 40(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 40(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      1408(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 44(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 44(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 44(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 44(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      1440(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 44(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 44(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 44(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 44(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      1536(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 48(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 48(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 48(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 48(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      1568(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 48(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 48(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 48(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 48(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      1664(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 52(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 52(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 52(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 52(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      1696(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 52(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 52(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 52(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 52(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      1792(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 56(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 56(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 56(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 56(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      1824(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 56(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 56(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 56(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 56(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	VMOVDQU      1920(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 60(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 60(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 60(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 60(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y4, Y2, Y2
+	VMOVDQU      1952(CX), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPBROADCASTD 60(R8), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 60(R8), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y6, Y6
+	VPMADDWD     Y8, Y7, Y7
+	VPSLLD       $0x04, Y7, Y7
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 60(R9), Y6
+	VPMADDUBSW   Y6, Y4, Y6
+	VPBROADCASTD 60(R9), Y4
+	VPMADDUBSW   Y4, Y5, Y4
+	VPBROADCASTD 64(R9), Y5
+	VPMADDWD     Y5, Y6, Y6
+	VPMADDWD     Y5, Y4, Y4
+	VPSLLD       $0x04, Y4, Y4
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y4, Y3, Y3
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VMOVDQU      Y4, (SP)
+	VMOVDQU      Y5, 32(SP)
+	VPBROADCASTD 68(R8), Y4
+	VMOVDQU      (CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      128(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      384(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      32(CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      160(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      416(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      512(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      640(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      768(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      896(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      544(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      672(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      800(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      928(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1024(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1152(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1280(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1408(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      1056(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1184(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1312(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1440(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VMOVDQU      1536(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1664(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1792(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1920(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y0, Y0
+	VMOVDQU      1568(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1696(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1824(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1952(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y1, Y1
+
+exact0:
+	CMPL         68(R9), $0x00
+	JE           exact1
+	VMOVDQU      96(R9), Y4
+	VPSRLW       $0x04, Y4, Y5
+	VPAND        bytes15<>+0(SB), Y4, Y4
+	VPSUBB       bytes8<>+0(SB), Y4, Y4
+	VPAND        bytes15<>+0(SB), Y5, Y5
+	VPSUBB       bytes8<>+0(SB), Y5, Y5
+	VMOVDQU      Y4, (SP)
+	VMOVDQU      Y5, 32(SP)
+	VPBROADCASTD 68(R9), Y4
+	VMOVDQU      (CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      128(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      256(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      384(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      32(CX), Y5
+	VPBROADCASTD (SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      160(CX), Y5
+	VPBROADCASTD 4(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      288(CX), Y5
+	VPBROADCASTD 8(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      416(CX), Y5
+	VPBROADCASTD 12(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      512(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      640(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      768(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      896(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      544(CX), Y5
+	VPBROADCASTD 16(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      672(CX), Y5
+	VPBROADCASTD 20(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      800(CX), Y5
+	VPBROADCASTD 24(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      928(CX), Y5
+	VPBROADCASTD 28(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1024(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1152(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1280(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1408(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1056(CX), Y5
+	VPBROADCASTD 32(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1184(CX), Y5
+	VPBROADCASTD 36(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1312(CX), Y5
+	VPBROADCASTD 40(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1440(CX), Y5
+	VPBROADCASTD 44(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+	VMOVDQU      1536(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1664(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1792(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1920(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y2, Y2
+	VMOVDQU      1568(CX), Y5
+	VPBROADCASTD 48(SP), Y6
+	VPMADDUBSW   Y6, Y5, Y6
+	VMOVDQU      1696(CX), Y5
+	VPBROADCASTD 52(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1824(CX), Y5
+	VPBROADCASTD 56(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VMOVDQU      1952(CX), Y5
+	VPBROADCASTD 60(SP), Y7
+	VPMADDUBSW   Y7, Y5, Y7
+	VPADDW       Y7, Y6, Y6
+	VPMADDWD     Y4, Y6, Y6
+	VPADDD       Y6, Y3, Y3
+
+exact1:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	ADDQ     $0x00000080, R9
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y4, Y4, Y4
+	VPSRLD   $0x18, Y4, Y4
+	VPSRAD   $0x08, Y0, Y5
+	VPAND    Y4, Y0, Y0
+	VPADDD   (DX), Y5, Y5
+	VMOVDQU  Y5, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y4, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	VPSRAD   $0x08, Y2, Y0
+	VPAND    Y4, Y2, Y2
+	VPADDD   256(DX), Y0, Y0
+	VMOVDQU  Y0, 256(DX)
+	VPADDD   384(DX), Y2, Y2
+	VMOVDQU  Y2, 384(DX)
+	VPSRAD   $0x08, Y3, Y0
+	VPAND    Y4, Y3, Y3
+	VPADDD   288(DX), Y0, Y0
+	VMOVDQU  Y0, 288(DX)
+	VPADDD   416(DX), Y3, Y3
+	VMOVDQU  Y3, 416(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w6x3(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w6x3(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  R8, R9
+	ADDQ  24(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	MOVQ  R9, R10
+	ADDQ  24(AX), R10
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+
+step:
+	VMOVDQU      (CX), Y6
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD (R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VPBROADCASTD (R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPBROADCASTD (R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      32(CX), Y6
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD (R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPBROADCASTD (R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD (R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      256(CX), Y6
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 8(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VPBROADCASTD 8(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPBROADCASTD 8(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      288(CX), Y6
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 8(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPBROADCASTD 8(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD 8(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      512(CX), Y6
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 16(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VPBROADCASTD 16(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPBROADCASTD 16(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      544(CX), Y6
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 16(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPBROADCASTD 16(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD 16(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      768(CX), Y6
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 24(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VPBROADCASTD 24(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPBROADCASTD 24(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      800(CX), Y6
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 24(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPBROADCASTD 24(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD 24(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1024(CX), Y6
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 32(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VPBROADCASTD 32(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPBROADCASTD 32(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1056(CX), Y6
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 32(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPBROADCASTD 32(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD 32(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1280(CX), Y6
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 40(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VPBROADCASTD 40(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPBROADCASTD 40(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1312(CX), Y6
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 40(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPBROADCASTD 40(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD 40(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1536(CX), Y6
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 48(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VPBROADCASTD 48(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPBROADCASTD 48(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1568(CX), Y6
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 48(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPBROADCASTD 48(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD 48(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1792(CX), Y6
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 56(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VPBROADCASTD 56(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VPBROADCASTD 56(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1824(CX), Y6
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 56(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R8), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPBROADCASTD 56(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPBROADCASTD 64(R9), Y9
+	VPMADDWD     Y9, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD 56(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPADDW       Y6, Y8, Y8
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPSUBB       bytes8<>+0(SB), Y7, Y7
+	VMOVDQU      Y6, (SP)
+	VMOVDQU      Y7, 32(SP)
+	VPBROADCASTD 68(R8), Y6
+	VMOVDQU      (CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      32(CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVDQU      512(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      768(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      544(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      800(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVDQU      1024(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1280(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      1056(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1312(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVDQU      1536(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1792(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      1568(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1824(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+
+exact0:
+	CMPL         68(R9), $0x00
+	JE           exact1
+	VMOVDQU      96(R9), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPSUBB       bytes8<>+0(SB), Y7, Y7
+	VMOVDQU      Y6, (SP)
+	VMOVDQU      Y7, 32(SP)
+	VPBROADCASTD 68(R9), Y6
+	VMOVDQU      (CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      32(CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVDQU      512(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      768(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      544(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      800(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVDQU      1024(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1280(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      1056(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1312(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVDQU      1536(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1792(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      1568(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1824(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+
+exact1:
+	CMPL         68(R10), $0x00
+	JE           exact2
+	VMOVDQU      96(R10), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPSUBB       bytes8<>+0(SB), Y7, Y7
+	VMOVDQU      Y6, (SP)
+	VMOVDQU      Y7, 32(SP)
+	VPBROADCASTD 68(R10), Y6
+	VMOVDQU      (CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      32(CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      512(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      768(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      544(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      800(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1024(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1280(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1056(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1312(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1536(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1792(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1568(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1824(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+
+exact2:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	ADDQ     $0x00000080, R9
+	ADDQ     $0x00000080, R10
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y6, Y6, Y6
+	VPSRLD   $0x18, Y6, Y6
+	VPSRAD   $0x08, Y0, Y7
+	VPAND    Y6, Y0, Y0
+	VPADDD   (DX), Y7, Y7
+	VMOVDQU  Y7, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y6, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	VPSRAD   $0x08, Y2, Y0
+	VPAND    Y6, Y2, Y2
+	VPADDD   256(DX), Y0, Y0
+	VMOVDQU  Y0, 256(DX)
+	VPADDD   384(DX), Y2, Y2
+	VMOVDQU  Y2, 384(DX)
+	VPSRAD   $0x08, Y3, Y0
+	VPAND    Y6, Y3, Y3
+	VPADDD   288(DX), Y0, Y0
+	VMOVDQU  Y0, 288(DX)
+	VPADDD   416(DX), Y3, Y3
+	VMOVDQU  Y3, 416(DX)
+	VPSRAD   $0x08, Y4, Y0
+	VPAND    Y6, Y4, Y4
+	VPADDD   512(DX), Y0, Y0
+	VMOVDQU  Y0, 512(DX)
+	VPADDD   640(DX), Y4, Y4
+	VMOVDQU  Y4, 640(DX)
+	VPSRAD   $0x08, Y5, Y0
+	VPAND    Y6, Y5, Y5
+	VPADDD   544(DX), Y0, Y0
+	VMOVDQU  Y0, 544(DX)
+	VPADDD   672(DX), Y5, Y5
+	VMOVDQU  Y5, 672(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w7x3(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w7x3(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  R8, R9
+	ADDQ  24(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	MOVQ  R9, R10
+	ADDQ  24(AX), R10
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+
+step:
+	VMOVDQU      (CX), Y6
+	VPBROADCASTD (R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD (R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD (R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      32(CX), Y6
+	VPBROADCASTD (R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD (R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD (R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      128(CX), Y6
+	VPBROADCASTD 4(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 4(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 4(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      160(CX), Y6
+	VPBROADCASTD 4(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 4(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 4(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      256(CX), Y6
+	VPBROADCASTD 8(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 8(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 8(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      288(CX), Y6
+	VPBROADCASTD 8(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 8(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 8(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      384(CX), Y6
+	VPBROADCASTD 12(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 12(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 12(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      416(CX), Y6
+	VPBROADCASTD 12(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 12(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 12(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      512(CX), Y6
+	VPBROADCASTD 16(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 16(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 16(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      544(CX), Y6
+	VPBROADCASTD 16(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 16(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 16(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      640(CX), Y6
+	VPBROADCASTD 20(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 20(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 20(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      672(CX), Y6
+	VPBROADCASTD 20(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 20(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 20(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      768(CX), Y6
+	VPBROADCASTD 24(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 24(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 24(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      800(CX), Y6
+	VPBROADCASTD 24(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 24(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 24(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      896(CX), Y6
+	VPBROADCASTD 28(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 28(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 28(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      928(CX), Y6
+	VPBROADCASTD 28(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 28(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 28(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      1024(CX), Y6
+	VPBROADCASTD 32(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 32(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 32(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      1056(CX), Y6
+	VPBROADCASTD 32(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 32(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 32(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      1152(CX), Y6
+	VPBROADCASTD 36(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 36(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 36(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      1184(CX), Y6
+	VPBROADCASTD 36(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 36(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 36(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      1280(CX), Y6
+	VPBROADCASTD 40(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 40(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 40(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      1312(CX), Y6
+	VPBROADCASTD 40(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 40(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 40(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      1408(CX), Y6
+	VPBROADCASTD 44(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 44(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 44(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      1440(CX), Y6
+	VPBROADCASTD 44(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 44(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 44(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      1536(CX), Y6
+	VPBROADCASTD 48(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 48(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 48(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      1568(CX), Y6
+	VPBROADCASTD 48(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 48(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 48(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      1664(CX), Y6
+	VPBROADCASTD 52(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 52(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 52(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      1696(CX), Y6
+	VPBROADCASTD 52(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 52(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 52(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      1792(CX), Y6
+	VPBROADCASTD 56(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 56(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 56(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      1824(CX), Y6
+	VPBROADCASTD 56(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 56(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 56(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	VMOVDQU      1920(CX), Y6
+	VPBROADCASTD 60(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y0, Y0
+	VPBROADCASTD 60(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPBROADCASTD 60(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      1952(CX), Y6
+	VPBROADCASTD 60(R8), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R8), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD 60(R9), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R9), Y8
+	VPMADDWD     Y8, Y7, Y7
+	VPADDD       Y7, Y3, Y3
+	VPBROADCASTD 60(R10), Y7
+	VPMADDUBSW   Y7, Y6, Y7
+	VPBROADCASTD 64(R10), Y6
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y5, Y5
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPSUBB       bytes8<>+0(SB), Y7, Y7
+	VMOVDQU      Y6, (SP)
+	VMOVDQU      Y7, 32(SP)
+	VPBROADCASTD 68(R8), Y6
+	VMOVDQU      (CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      32(CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVDQU      512(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      768(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      544(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      800(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVDQU      1024(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1280(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      1056(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1312(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVDQU      1536(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1792(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      1568(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1824(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+
+exact0:
+	CMPL         68(R9), $0x00
+	JE           exact1
+	VMOVDQU      96(R9), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPSUBB       bytes8<>+0(SB), Y7, Y7
+	VMOVDQU      Y6, (SP)
+	VMOVDQU      Y7, 32(SP)
+	VPBROADCASTD 68(R9), Y6
+	VMOVDQU      (CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      32(CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVDQU      512(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      768(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      544(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      800(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVDQU      1024(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1280(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      1056(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1312(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVDQU      1536(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1792(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      1568(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1824(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+
+exact1:
+	CMPL         68(R10), $0x00
+	JE           exact2
+	VMOVDQU      96(R10), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPSUBB       bytes8<>+0(SB), Y7, Y7
+	VMOVDQU      Y6, (SP)
+	VMOVDQU      Y7, 32(SP)
+	VPBROADCASTD 68(R10), Y6
+	VMOVDQU      (CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      32(CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      512(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      768(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      544(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      800(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1024(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1280(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1056(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1312(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1536(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1792(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1568(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1824(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+
+exact2:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	ADDQ     $0x00000080, R9
+	ADDQ     $0x00000080, R10
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y6, Y6, Y6
+	VPSRLD   $0x18, Y6, Y6
+	VPSRAD   $0x08, Y0, Y7
+	VPAND    Y6, Y0, Y0
+	VPADDD   (DX), Y7, Y7
+	VMOVDQU  Y7, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y6, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	VPSRAD   $0x08, Y2, Y0
+	VPAND    Y6, Y2, Y2
+	VPADDD   256(DX), Y0, Y0
+	VMOVDQU  Y0, 256(DX)
+	VPADDD   384(DX), Y2, Y2
+	VMOVDQU  Y2, 384(DX)
+	VPSRAD   $0x08, Y3, Y0
+	VPAND    Y6, Y3, Y3
+	VPADDD   288(DX), Y0, Y0
+	VMOVDQU  Y0, 288(DX)
+	VPADDD   416(DX), Y3, Y3
+	VMOVDQU  Y3, 416(DX)
+	VPSRAD   $0x08, Y4, Y0
+	VPAND    Y6, Y4, Y4
+	VPADDD   512(DX), Y0, Y0
+	VMOVDQU  Y0, 512(DX)
+	VPADDD   640(DX), Y4, Y4
+	VMOVDQU  Y4, 640(DX)
+	VPSRAD   $0x08, Y5, Y0
+	VPAND    Y6, Y5, Y5
+	VPADDD   544(DX), Y0, Y0
+	VMOVDQU  Y0, 544(DX)
+	VPADDD   672(DX), Y5, Y5
+	VMOVDQU  Y5, 672(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w8x3(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w8x3(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  R8, R9
+	ADDQ  24(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	MOVQ  R9, R10
+	ADDQ  24(AX), R10
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+
+step:
+	VMOVDQU      (CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD (R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD (R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD (R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD (R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD (R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD (R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      32(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD (R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD (R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD (R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD (R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD (R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD (R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      128(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 4(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 4(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 4(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      160(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 4(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 4(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 4(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 4(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      256(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 8(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 8(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 8(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 8(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 8(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 8(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      288(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 8(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 8(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 8(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 8(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 8(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 8(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      384(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 12(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 12(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 12(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      416(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 12(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 12(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 12(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 12(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      512(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 16(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 16(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 16(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 16(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 16(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 16(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      544(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 16(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 16(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 16(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 16(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 16(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 16(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      640(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 20(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 20(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 20(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      672(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 20(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 20(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 20(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 20(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      768(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 24(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 24(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 24(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 24(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 24(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 24(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      800(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 24(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 24(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 24(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 24(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 24(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 24(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      896(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 28(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 28(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 28(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      928(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 28(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 28(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 28(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 28(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      1024(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 32(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 32(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 32(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 32(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 32(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 32(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      1056(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 32(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 32(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 32(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 32(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 32(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 32(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      1152(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 36(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 36(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 36(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      1184(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 36(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 36(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 36(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 36(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      1280(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 40(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 40(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 40(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 40(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 40(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 40(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      1312(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 40(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 40(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 40(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 40(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 40(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 40(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      1408(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 44(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 44(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 44(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      1440(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 44(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 44(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 44(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 44(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      1536(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 48(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 48(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 48(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 48(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 48(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 48(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      1568(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 48(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 48(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 48(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 48(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 48(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 48(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      1664(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 52(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 52(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 52(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      1696(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 52(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 52(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 52(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 52(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      1792(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 56(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 56(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 56(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 56(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 56(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 56(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      1824(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 56(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 56(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 56(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 56(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 56(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 56(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	VMOVDQU      1920(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 60(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y0, Y0
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 60(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y2, Y2
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 60(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y6, Y4, Y4
+	VMOVDQU      1952(CX), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPBROADCASTD 60(R8), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R8), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 60(R9), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R9), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPMADDWD     Y10, Y9, Y9
+	VPSLLD       $0x04, Y9, Y9
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 60(R10), Y8
+	VPMADDUBSW   Y8, Y6, Y8
+	VPBROADCASTD 60(R10), Y6
+	VPMADDUBSW   Y6, Y7, Y6
+	VPBROADCASTD 64(R10), Y7
+	VPMADDWD     Y7, Y8, Y8
+	VPMADDWD     Y7, Y6, Y6
+	VPSLLD       $0x04, Y6, Y6
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y6, Y5, Y5
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPSUBB       bytes8<>+0(SB), Y7, Y7
+	VMOVDQU      Y6, (SP)
+	VMOVDQU      Y7, 32(SP)
+	VPBROADCASTD 68(R8), Y6
+	VMOVDQU      (CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      32(CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVDQU      512(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      768(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      544(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      800(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVDQU      1024(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1280(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      1056(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1312(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVDQU      1536(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1792(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y0, Y0
+	VMOVDQU      1568(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1824(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y1, Y1
+
+exact0:
+	CMPL         68(R9), $0x00
+	JE           exact1
+	VMOVDQU      96(R9), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPSUBB       bytes8<>+0(SB), Y7, Y7
+	VMOVDQU      Y6, (SP)
+	VMOVDQU      Y7, 32(SP)
+	VPBROADCASTD 68(R9), Y6
+	VMOVDQU      (CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      32(CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVDQU      512(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      768(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      544(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      800(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVDQU      1024(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1280(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      1056(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1312(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVDQU      1536(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1792(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y2, Y2
+	VMOVDQU      1568(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1824(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+
+exact1:
+	CMPL         68(R10), $0x00
+	JE           exact2
+	VMOVDQU      96(R10), Y6
+	VPSRLW       $0x04, Y6, Y7
+	VPAND        bytes15<>+0(SB), Y6, Y6
+	VPSUBB       bytes8<>+0(SB), Y6, Y6
+	VPAND        bytes15<>+0(SB), Y7, Y7
+	VPSUBB       bytes8<>+0(SB), Y7, Y7
+	VMOVDQU      Y6, (SP)
+	VMOVDQU      Y7, 32(SP)
+	VPBROADCASTD 68(R10), Y6
+	VMOVDQU      (CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      128(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      256(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      384(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      32(CX), Y7
+	VPBROADCASTD (SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      160(CX), Y7
+	VPBROADCASTD 4(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      288(CX), Y7
+	VPBROADCASTD 8(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      416(CX), Y7
+	VPBROADCASTD 12(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      512(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      640(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      768(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      896(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      544(CX), Y7
+	VPBROADCASTD 16(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      672(CX), Y7
+	VPBROADCASTD 20(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      800(CX), Y7
+	VPBROADCASTD 24(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      928(CX), Y7
+	VPBROADCASTD 28(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1024(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1152(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1280(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1408(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1056(CX), Y7
+	VPBROADCASTD 32(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1184(CX), Y7
+	VPBROADCASTD 36(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1312(CX), Y7
+	VPBROADCASTD 40(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1440(CX), Y7
+	VPBROADCASTD 44(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVDQU      1536(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1664(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1792(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1920(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y4, Y4
+	VMOVDQU      1568(CX), Y7
+	VPBROADCASTD 48(SP), Y8
+	VPMADDUBSW   Y8, Y7, Y8
+	VMOVDQU      1696(CX), Y7
+	VPBROADCASTD 52(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1824(CX), Y7
+	VPBROADCASTD 56(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VMOVDQU      1952(CX), Y7
+	VPBROADCASTD 60(SP), Y9
+	VPMADDUBSW   Y9, Y7, Y9
+	VPADDW       Y9, Y8, Y8
+	VPMADDWD     Y6, Y8, Y8
+	VPADDD       Y8, Y5, Y5
+
+exact2:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	ADDQ     $0x00000080, R9
+	ADDQ     $0x00000080, R10
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y6, Y6, Y6
+	VPSRLD   $0x18, Y6, Y6
+	VPSRAD   $0x08, Y0, Y7
+	VPAND    Y6, Y0, Y0
+	VPADDD   (DX), Y7, Y7
+	VMOVDQU  Y7, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y6, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	VPSRAD   $0x08, Y2, Y0
+	VPAND    Y6, Y2, Y2
+	VPADDD   256(DX), Y0, Y0
+	VMOVDQU  Y0, 256(DX)
+	VPADDD   384(DX), Y2, Y2
+	VMOVDQU  Y2, 384(DX)
+	VPSRAD   $0x08, Y3, Y0
+	VPAND    Y6, Y3, Y3
+	VPADDD   288(DX), Y0, Y0
+	VMOVDQU  Y0, 288(DX)
+	VPADDD   416(DX), Y3, Y3
+	VMOVDQU  Y3, 416(DX)
+	VPSRAD   $0x08, Y4, Y0
+	VPAND    Y6, Y4, Y4
+	VPADDD   512(DX), Y0, Y0
+	VMOVDQU  Y0, 512(DX)
+	VPADDD   640(DX), Y4, Y4
+	VMOVDQU  Y4, 640(DX)
+	VPSRAD   $0x08, Y5, Y0
+	VPAND    Y6, Y5, Y5
+	VPADDD   544(DX), Y0, Y0
+	VMOVDQU  Y0, 544(DX)
+	VPADDD   672(DX), Y5, Y5
+	VMOVDQU  Y5, 672(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w6x4(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w6x4(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  R8, R9
+	ADDQ  24(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	MOVQ  R9, R10
+	ADDQ  24(AX), R10
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	MOVQ  R10, R11
+	ADDQ  24(AX), R11
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+
+step:
+	VMOVDQU      (CX), Y8
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD (R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD (R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD (R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD (R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      32(CX), Y8
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD (R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD (R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD (R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD (R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      256(CX), Y8
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 8(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD 8(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 8(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 8(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      288(CX), Y8
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 8(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 8(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 8(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 8(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      512(CX), Y8
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 16(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD 16(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 16(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 16(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      544(CX), Y8
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 16(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 16(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 16(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 16(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      768(CX), Y8
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 24(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD 24(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 24(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 24(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      800(CX), Y8
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 24(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 24(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 24(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 24(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1024(CX), Y8
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 32(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD 32(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 32(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 32(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1056(CX), Y8
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 32(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 32(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 32(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 32(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1280(CX), Y8
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 40(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD 40(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 40(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 40(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1312(CX), Y8
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 40(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 40(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 40(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 40(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1536(CX), Y8
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 48(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD 48(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 48(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 48(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1568(CX), Y8
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 48(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 48(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 48(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 48(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1792(CX), Y8
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 56(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VPBROADCASTD 56(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VPBROADCASTD 56(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VPBROADCASTD 56(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1824(CX), Y8
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 56(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R8), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 56(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R9), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VPBROADCASTD 56(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPBROADCASTD 64(R10), Y11
+	VPMADDWD     Y11, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 56(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPADDW       Y8, Y10, Y10
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R8), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+
+exact0:
+	CMPL         68(R9), $0x00
+	JE           exact1
+	VMOVDQU      96(R9), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R9), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+
+exact1:
+	CMPL         68(R10), $0x00
+	JE           exact2
+	VMOVDQU      96(R10), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R10), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+
+exact2:
+	CMPL         68(R11), $0x00
+	JE           exact3
+	VMOVDQU      96(R11), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R11), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+
+exact3:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	ADDQ     $0x00000080, R9
+	ADDQ     $0x00000080, R10
+	ADDQ     $0x00000080, R11
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y8, Y8, Y8
+	VPSRLD   $0x18, Y8, Y8
+	VPSRAD   $0x08, Y0, Y9
+	VPAND    Y8, Y0, Y0
+	VPADDD   (DX), Y9, Y9
+	VMOVDQU  Y9, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y8, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	VPSRAD   $0x08, Y2, Y0
+	VPAND    Y8, Y2, Y2
+	VPADDD   256(DX), Y0, Y0
+	VMOVDQU  Y0, 256(DX)
+	VPADDD   384(DX), Y2, Y2
+	VMOVDQU  Y2, 384(DX)
+	VPSRAD   $0x08, Y3, Y0
+	VPAND    Y8, Y3, Y3
+	VPADDD   288(DX), Y0, Y0
+	VMOVDQU  Y0, 288(DX)
+	VPADDD   416(DX), Y3, Y3
+	VMOVDQU  Y3, 416(DX)
+	VPSRAD   $0x08, Y4, Y0
+	VPAND    Y8, Y4, Y4
+	VPADDD   512(DX), Y0, Y0
+	VMOVDQU  Y0, 512(DX)
+	VPADDD   640(DX), Y4, Y4
+	VMOVDQU  Y4, 640(DX)
+	VPSRAD   $0x08, Y5, Y0
+	VPAND    Y8, Y5, Y5
+	VPADDD   544(DX), Y0, Y0
+	VMOVDQU  Y0, 544(DX)
+	VPADDD   672(DX), Y5, Y5
+	VMOVDQU  Y5, 672(DX)
+	VPSRAD   $0x08, Y6, Y0
+	VPAND    Y8, Y6, Y6
+	VPADDD   768(DX), Y0, Y0
+	VMOVDQU  Y0, 768(DX)
+	VPADDD   896(DX), Y6, Y6
+	VMOVDQU  Y6, 896(DX)
+	VPSRAD   $0x08, Y7, Y0
+	VPAND    Y8, Y7, Y7
+	VPADDD   800(DX), Y0, Y0
+	VMOVDQU  Y0, 800(DX)
+	VPADDD   928(DX), Y7, Y7
+	VMOVDQU  Y7, 928(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w7x4(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w7x4(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  R8, R9
+	ADDQ  24(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	MOVQ  R9, R10
+	ADDQ  24(AX), R10
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	MOVQ  R10, R11
+	ADDQ  24(AX), R11
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+
+step:
+	VMOVDQU      (CX), Y8
+	VPBROADCASTD (R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD (R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD (R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD (R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      32(CX), Y8
+	VPBROADCASTD (R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD (R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD (R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD (R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      128(CX), Y8
+	VPBROADCASTD 4(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 4(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 4(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 4(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      160(CX), Y8
+	VPBROADCASTD 4(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 4(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 4(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 4(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      256(CX), Y8
+	VPBROADCASTD 8(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 8(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 8(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 8(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      288(CX), Y8
+	VPBROADCASTD 8(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 8(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 8(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 8(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      384(CX), Y8
+	VPBROADCASTD 12(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 12(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 12(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 12(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      416(CX), Y8
+	VPBROADCASTD 12(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 12(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 12(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 12(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      512(CX), Y8
+	VPBROADCASTD 16(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 16(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 16(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 16(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      544(CX), Y8
+	VPBROADCASTD 16(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 16(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 16(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 16(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      640(CX), Y8
+	VPBROADCASTD 20(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 20(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 20(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 20(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      672(CX), Y8
+	VPBROADCASTD 20(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 20(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 20(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 20(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      768(CX), Y8
+	VPBROADCASTD 24(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 24(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 24(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 24(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      800(CX), Y8
+	VPBROADCASTD 24(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 24(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 24(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 24(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      896(CX), Y8
+	VPBROADCASTD 28(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 28(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 28(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 28(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      928(CX), Y8
+	VPBROADCASTD 28(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 28(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 28(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 28(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      1024(CX), Y8
+	VPBROADCASTD 32(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 32(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 32(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 32(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1056(CX), Y8
+	VPBROADCASTD 32(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 32(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 32(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 32(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      1152(CX), Y8
+	VPBROADCASTD 36(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 36(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 36(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 36(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1184(CX), Y8
+	VPBROADCASTD 36(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 36(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 36(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 36(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      1280(CX), Y8
+	VPBROADCASTD 40(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 40(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 40(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 40(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1312(CX), Y8
+	VPBROADCASTD 40(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 40(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 40(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 40(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      1408(CX), Y8
+	VPBROADCASTD 44(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 44(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 44(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 44(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1440(CX), Y8
+	VPBROADCASTD 44(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 44(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 44(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 44(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      1536(CX), Y8
+	VPBROADCASTD 48(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 48(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 48(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 48(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1568(CX), Y8
+	VPBROADCASTD 48(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 48(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 48(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 48(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      1664(CX), Y8
+	VPBROADCASTD 52(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 52(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 52(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 52(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1696(CX), Y8
+	VPBROADCASTD 52(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 52(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 52(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 52(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      1792(CX), Y8
+	VPBROADCASTD 56(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 56(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 56(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 56(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1824(CX), Y8
+	VPBROADCASTD 56(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 56(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 56(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 56(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVDQU      1920(CX), Y8
+	VPBROADCASTD 60(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y0, Y0
+	VPBROADCASTD 60(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VPBROADCASTD 60(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPBROADCASTD 60(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      1952(CX), Y8
+	VPBROADCASTD 60(R8), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R8), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y1, Y1
+	VPBROADCASTD 60(R9), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R9), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	VPBROADCASTD 60(R10), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R10), Y10
+	VPMADDWD     Y10, Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VPBROADCASTD 60(R11), Y9
+	VPMADDUBSW   Y9, Y8, Y9
+	VPBROADCASTD 64(R11), Y8
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R8), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+
+exact0:
+	CMPL         68(R9), $0x00
+	JE           exact1
+	VMOVDQU      96(R9), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R9), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+
+exact1:
+	CMPL         68(R10), $0x00
+	JE           exact2
+	VMOVDQU      96(R10), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R10), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+
+exact2:
+	CMPL         68(R11), $0x00
+	JE           exact3
+	VMOVDQU      96(R11), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R11), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+
+exact3:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	ADDQ     $0x00000080, R9
+	ADDQ     $0x00000080, R10
+	ADDQ     $0x00000080, R11
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y8, Y8, Y8
+	VPSRLD   $0x18, Y8, Y8
+	VPSRAD   $0x08, Y0, Y9
+	VPAND    Y8, Y0, Y0
+	VPADDD   (DX), Y9, Y9
+	VMOVDQU  Y9, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y8, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	VPSRAD   $0x08, Y2, Y0
+	VPAND    Y8, Y2, Y2
+	VPADDD   256(DX), Y0, Y0
+	VMOVDQU  Y0, 256(DX)
+	VPADDD   384(DX), Y2, Y2
+	VMOVDQU  Y2, 384(DX)
+	VPSRAD   $0x08, Y3, Y0
+	VPAND    Y8, Y3, Y3
+	VPADDD   288(DX), Y0, Y0
+	VMOVDQU  Y0, 288(DX)
+	VPADDD   416(DX), Y3, Y3
+	VMOVDQU  Y3, 416(DX)
+	VPSRAD   $0x08, Y4, Y0
+	VPAND    Y8, Y4, Y4
+	VPADDD   512(DX), Y0, Y0
+	VMOVDQU  Y0, 512(DX)
+	VPADDD   640(DX), Y4, Y4
+	VMOVDQU  Y4, 640(DX)
+	VPSRAD   $0x08, Y5, Y0
+	VPAND    Y8, Y5, Y5
+	VPADDD   544(DX), Y0, Y0
+	VMOVDQU  Y0, 544(DX)
+	VPADDD   672(DX), Y5, Y5
+	VMOVDQU  Y5, 672(DX)
+	VPSRAD   $0x08, Y6, Y0
+	VPAND    Y8, Y6, Y6
+	VPADDD   768(DX), Y0, Y0
+	VMOVDQU  Y0, 768(DX)
+	VPADDD   896(DX), Y6, Y6
+	VMOVDQU  Y6, 896(DX)
+	VPSRAD   $0x08, Y7, Y0
+	VPAND    Y8, Y7, Y7
+	VPADDD   800(DX), Y0, Y0
+	VMOVDQU  Y0, 800(DX)
+	VPADDD   928(DX), Y7, Y7
+	VMOVDQU  Y7, 928(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func gemmNarrow256w8x4(a *byte)
+// Requires: AVX, AVX2
+TEXT ·gemmNarrow256w8x4(SB), NOSPLIT, $64-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ $0x00000002, DI
+
+pass:
+	MOVQ  BX, CX
+	MOVQ  16(AX), R8
+	MOVQ  32(AX), SI
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	MOVQ  R8, R9
+	ADDQ  24(AX), R9
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	MOVQ  R9, R10
+	ADDQ  24(AX), R10
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	MOVQ  R10, R11
+	ADDQ  24(AX), R11
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+
+step:
+	VMOVDQU      (CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD (R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD (R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD (R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD (R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD (R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD (R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD (R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD (R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      32(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD (R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD (R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD (R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD (R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD (R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD (R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD (R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD (R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      128(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 4(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 4(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 4(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 4(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      160(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 4(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 4(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 4(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 4(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 4(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      256(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 8(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 8(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 8(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 8(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 8(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 8(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 8(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 8(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      288(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 8(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 8(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 8(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 8(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 8(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 8(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 8(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 8(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      384(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 12(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 12(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 12(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 12(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      416(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 12(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 12(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 12(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 12(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 12(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      512(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 16(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 16(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 16(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 16(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 16(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 16(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 16(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 16(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      544(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 16(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 16(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 16(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 16(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 16(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 16(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 16(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 16(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      640(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 20(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 20(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 20(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 20(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      672(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 20(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 20(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 20(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 20(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 20(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      768(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 24(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 24(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 24(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 24(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 24(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 24(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 24(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 24(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      800(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 24(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 24(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 24(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 24(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 24(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 24(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 24(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 24(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      896(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 28(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 28(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 28(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 28(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      928(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 28(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 28(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 28(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 28(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 28(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      1024(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 32(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 32(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 32(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 32(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 32(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 32(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 32(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 32(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      1056(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 32(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 32(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 32(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 32(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 32(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 32(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 32(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 32(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      1152(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 36(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 36(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 36(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 36(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      1184(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 36(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 36(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 36(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 36(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 36(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      1280(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 40(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 40(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 40(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 40(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 40(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 40(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 40(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 40(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      1312(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 40(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 40(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 40(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 40(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 40(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 40(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 40(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 40(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      1408(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 44(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 44(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 44(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 44(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      1440(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 44(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 44(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 44(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 44(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 44(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      1536(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 48(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 48(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 48(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 48(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 48(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 48(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 48(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 48(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      1568(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 48(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 48(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 48(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 48(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 48(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 48(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 48(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 48(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      1664(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 52(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 52(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 52(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 52(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      1696(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 52(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 52(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 52(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 52(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 52(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      1792(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 56(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 56(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 56(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 56(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 56(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 56(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 56(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 56(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      1824(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 56(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 56(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 56(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 56(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 56(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 56(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 56(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 56(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	VMOVDQU      1920(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 60(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y0, Y0
+	VPADDD       Y11, Y0, Y0
+	VPBROADCASTD 60(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y2, Y2
+	VPADDD       Y11, Y2, Y2
+	VPBROADCASTD 60(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y4, Y4
+	VPADDD       Y11, Y4, Y4
+	VPBROADCASTD 60(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y6, Y6
+	VPADDD       Y8, Y6, Y6
+	VMOVDQU      1952(CX), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPBROADCASTD 60(R8), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R8), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R8), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y11, Y1, Y1
+	VPBROADCASTD 60(R9), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R9), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R9), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y11, Y3, Y3
+	VPBROADCASTD 60(R10), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R10), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPBROADCASTD 64(R10), Y12
+	VPMADDWD     Y12, Y10, Y10
+	VPMADDWD     Y12, Y11, Y11
+	VPSLLD       $0x04, Y11, Y11
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y11, Y5, Y5
+	VPBROADCASTD 60(R11), Y10
+	VPMADDUBSW   Y10, Y8, Y10
+	VPBROADCASTD 60(R11), Y8
+	VPMADDUBSW   Y8, Y9, Y8
+	VPBROADCASTD 64(R11), Y9
+	VPMADDWD     Y9, Y10, Y10
+	VPMADDWD     Y9, Y8, Y8
+	VPSLLD       $0x04, Y8, Y8
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y8, Y7, Y7
+	CMPL         68(R8), $0x00
+	JE           exact0
+	VMOVDQU      96(R8), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R8), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+
+exact0:
+	CMPL         68(R9), $0x00
+	JE           exact1
+	VMOVDQU      96(R9), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R9), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y2, Y2
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y3, Y3
+
+exact1:
+	CMPL         68(R10), $0x00
+	JE           exact2
+	VMOVDQU      96(R10), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R10), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+
+exact2:
+	CMPL         68(R11), $0x00
+	JE           exact3
+	VMOVDQU      96(R11), Y8
+	VPSRLW       $0x04, Y8, Y9
+	VPAND        bytes15<>+0(SB), Y8, Y8
+	VPSUBB       bytes8<>+0(SB), Y8, Y8
+	VPAND        bytes15<>+0(SB), Y9, Y9
+	VPSUBB       bytes8<>+0(SB), Y9, Y9
+	VMOVDQU      Y8, (SP)
+	VMOVDQU      Y9, 32(SP)
+	VPBROADCASTD 68(R11), Y8
+	VMOVDQU      (CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      128(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      256(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      384(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      32(CX), Y9
+	VPBROADCASTD (SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      160(CX), Y9
+	VPBROADCASTD 4(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      288(CX), Y9
+	VPBROADCASTD 8(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      416(CX), Y9
+	VPBROADCASTD 12(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      512(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      640(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      768(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      896(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      544(CX), Y9
+	VPBROADCASTD 16(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      672(CX), Y9
+	VPBROADCASTD 20(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      800(CX), Y9
+	VPBROADCASTD 24(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      928(CX), Y9
+	VPBROADCASTD 28(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1024(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1152(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1280(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1408(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1056(CX), Y9
+	VPBROADCASTD 32(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1184(CX), Y9
+	VPBROADCASTD 36(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1312(CX), Y9
+	VPBROADCASTD 40(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1440(CX), Y9
+	VPBROADCASTD 44(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+	VMOVDQU      1536(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1664(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1792(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1920(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      1568(CX), Y9
+	VPBROADCASTD 48(SP), Y10
+	VPMADDUBSW   Y10, Y9, Y10
+	VMOVDQU      1696(CX), Y9
+	VPBROADCASTD 52(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1824(CX), Y9
+	VPBROADCASTD 56(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VMOVDQU      1952(CX), Y9
+	VPBROADCASTD 60(SP), Y11
+	VPMADDUBSW   Y11, Y9, Y11
+	VPADDW       Y11, Y10, Y10
+	VPMADDWD     Y8, Y10, Y10
+	VPADDD       Y10, Y7, Y7
+
+exact3:
+	ADDQ     $0x00000800, CX
+	ADDQ     $0x00000080, R8
+	ADDQ     $0x00000080, R9
+	ADDQ     $0x00000080, R10
+	ADDQ     $0x00000080, R11
+	DECQ     SI
+	JNZ      step
+	VPCMPEQD Y8, Y8, Y8
+	VPSRLD   $0x18, Y8, Y8
+	VPSRAD   $0x08, Y0, Y9
+	VPAND    Y8, Y0, Y0
+	VPADDD   (DX), Y9, Y9
+	VMOVDQU  Y9, (DX)
+	VPADDD   128(DX), Y0, Y0
+	VMOVDQU  Y0, 128(DX)
+	VPSRAD   $0x08, Y1, Y0
+	VPAND    Y8, Y1, Y1
+	VPADDD   32(DX), Y0, Y0
+	VMOVDQU  Y0, 32(DX)
+	VPADDD   160(DX), Y1, Y1
+	VMOVDQU  Y1, 160(DX)
+	VPSRAD   $0x08, Y2, Y0
+	VPAND    Y8, Y2, Y2
+	VPADDD   256(DX), Y0, Y0
+	VMOVDQU  Y0, 256(DX)
+	VPADDD   384(DX), Y2, Y2
+	VMOVDQU  Y2, 384(DX)
+	VPSRAD   $0x08, Y3, Y0
+	VPAND    Y8, Y3, Y3
+	VPADDD   288(DX), Y0, Y0
+	VMOVDQU  Y0, 288(DX)
+	VPADDD   416(DX), Y3, Y3
+	VMOVDQU  Y3, 416(DX)
+	VPSRAD   $0x08, Y4, Y0
+	VPAND    Y8, Y4, Y4
+	VPADDD   512(DX), Y0, Y0
+	VMOVDQU  Y0, 512(DX)
+	VPADDD   640(DX), Y4, Y4
+	VMOVDQU  Y4, 640(DX)
+	VPSRAD   $0x08, Y5, Y0
+	VPAND    Y8, Y5, Y5
+	VPADDD   544(DX), Y0, Y0
+	VMOVDQU  Y0, 544(DX)
+	VPADDD   672(DX), Y5, Y5
+	VMOVDQU  Y5, 672(DX)
+	VPSRAD   $0x08, Y6, Y0
+	VPAND    Y8, Y6, Y6
+	VPADDD   768(DX), Y0, Y0
+	VMOVDQU  Y0, 768(DX)
+	VPADDD   896(DX), Y6, Y6
+	VMOVDQU  Y6, 896(DX)
+	VPSRAD   $0x08, Y7, Y0
+	VPAND    Y8, Y7, Y7
+	VPADDD   800(DX), Y0, Y0
+	VMOVDQU  Y0, 800(DX)
+	VPADDD   928(DX), Y7, Y7
+	VMOVDQU  Y7, 928(DX)
+	ADDQ     $0x00000040, BX
+	ADDQ     $0x00000040, DX
+	DECQ     DI
+	JNZ      pass
+	VZEROUPPER
+	RET
+
+// func stepMax256(x *float32, steps int, out *float32)
+// Requires: AVX, AVX2
+TEXT ·stepMax256(SB), NOSPLIT, $0-24
+	MOVQ     x+0(FP), AX
+	MOVQ     steps+8(FP), CX
+	MOVQ     out+16(FP), DX
+	VPCMPEQD Y0, Y0, Y0
+	VPSRLD   $0x01, Y0, Y0
+
+step:
+	VPAND        (AX), Y0, Y1
+	VPAND        32(AX), Y0, Y2
+	VPAND        64(AX), Y0, Y3
+	VPAND        96(AX), Y0, Y4
+	VPAND        128(AX), Y0, Y5
+	VPAND        160(AX), Y0, Y6
+	VPAND        192(AX), Y0, Y7
+	VPAND        224(AX), Y0, Y8
+	VPMAXSD      Y5, Y1, Y1
+	VPMAXSD      Y6, Y2, Y2
+	VPMAXSD      Y7, Y3, Y3
+	VPMAXSD      Y8, Y4, Y4
+	VPMAXSD      Y3, Y1, Y1
+	VPMAXSD      Y4, Y2, Y2
+	VPMAXSD      Y2, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPMAXSD      X1, X2, X2
+	VPSHUFD      $0xee, X2, X1
+	VPMAXSD      X1, X2, X2
+	VPSHUFD      $0x55, X2, X1
+	VPMAXSD      X1, X2, X2
+	VMOVD        X2, (DX)
+	ADDQ         $0x04, DX
+	ADDQ         $0x00000100, AX
+	DECQ         CX
+	JNZ          step
+	VZEROUPPER
+	RET
+
+// func joinNarrow256(v *int16, x *int8, steps int)
+// Requires: AVX, AVX2
+TEXT ·joinNarrow256(SB), NOSPLIT, $0-24
+	MOVQ     v+0(FP), AX
+	MOVQ     x+8(FP), CX
+	MOVQ     steps+16(FP), DX
+	VPCMPEQW Y0, Y0, Y0
+	VPSRLW   $0x0f, Y0, Y1
+	VPSLLW   $0x03, Y1, Y1
+	VPSRLW   $0x0c, Y0, Y0
+
+step:
+	VPBROADCASTW 64(CX), Y2
+	VPBROADCASTW 68(CX), Y3
+	VPMOVSXBW    (CX), Y4
+	VPMULLW      Y2, Y4, Y4
+	VPMOVZXBW    96(CX), Y5
+	VPAND        Y0, Y5, Y5
+	VPSUBW       Y1, Y5, Y5
+	VPMULLW      Y3, Y5, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      Y4, (AX)
+	VPMOVSXBW    16(CX), Y4
+	VPMULLW      Y2, Y4, Y4
+	VPMOVZXBW    112(CX), Y5
+	VPAND        Y0, Y5, Y5
+	VPSUBW       Y1, Y5, Y5
+	VPMULLW      Y3, Y5, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      Y4, 32(AX)
+	VPMOVSXBW    32(CX), Y4
+	VPMULLW      Y2, Y4, Y4
+	VPMOVZXBW    96(CX), Y5
+	VPSRLW       $0x04, Y5, Y5
+	VPAND        Y0, Y5, Y5
+	VPSUBW       Y1, Y5, Y5
+	VPMULLW      Y3, Y5, Y5
+	VPADDW       Y5, Y4, Y4
+	VMOVDQU      Y4, 64(AX)
+	VPMOVSXBW    48(CX), Y4
+	VPMULLW      Y2, Y4, Y4
+	VPMOVZXBW    112(CX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        Y0, Y2, Y2
+	VPSUBW       Y1, Y2, Y2
+	VPMULLW      Y3, Y2, Y2
+	VPADDW       Y2, Y4, Y4
+	VMOVDQU      Y4, 96(AX)
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, AX
+	DECQ         DX
+	JNZ          step
+	VZEROUPPER
+	RET
+
 // func join256(v *int16, x *int8, steps int)
 // Requires: AVX, AVX2
 TEXT ·join256(SB), NOSPLIT, $0-24
@@ -5161,7 +21969,7 @@ step:
 	RET
 
 // func absMax512(a *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX2, AVX512F
 TEXT ·absMax512(SB), NOSPLIT, $0-8
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -5172,24 +21980,24 @@ TEXT ·absMax512(SB), NOSPLIT, $0-8
 
 step:
 	VPANDD        (CX), Z2, Z1
-	VMAXPS        Z1, Z0, Z0
+	VPMAXUD       Z1, Z0, Z0
 	VPANDD        64(CX), Z2, Z1
-	VMAXPS        Z1, Z0, Z0
+	VPMAXUD       Z1, Z0, Z0
 	VPANDD        128(CX), Z2, Z1
-	VMAXPS        Z1, Z0, Z0
+	VPMAXUD       Z1, Z0, Z0
 	VPANDD        192(CX), Z2, Z1
-	VMAXPS        Z1, Z0, Z0
+	VPMAXUD       Z1, Z0, Z0
 	ADDQ          $0x00000100, CX
 	DECQ          DX
 	JNZ           step
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VMAXPS        Y0, Y1, Y0
+	VPMAXUD       Y0, Y1, Y0
 	VEXTRACTF128  $0x01, Y0, X1
-	VMAXPS        X0, X1, X0
+	VPMAXUD       X0, X1, X0
 	VPERMILPS     $0xee, X0, X1
-	VMAXPS        X1, X0, X0
+	VPMAXUD       X1, X0, X0
 	VPERMILPS     $0x55, X0, X1
-	VMAXPS        X1, X0, X0
+	VPMAXUD       X1, X0, X0
 	VMOVSS        X0, 32(AX)
 	VZEROUPPER
 	RET
@@ -5369,181 +22177,144 @@ step:
 	VZEROUPPER
 	RET
 
-// func tile512(a *byte)
-// Requires: AVX, AVX512F
-TEXT ·tile512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         24(AX), AX
-	MOVQ         DX, SI
-	SHLQ         $0x04, SI
-	ADDQ         CX, SI
-	VPBROADCASTD DX, Z1
-	VPMOVZXBD    rowNumbers<>+0(SB), Z0
-	VPMULLD      Z1, Z0, Z0
-	MOVL         $0x0000ffff, DX
-	KMOVW        DX, K1
+// func splitNarrow256(a *byte)
+// Requires: AVX, AVX2
+TEXT ·splitNarrow256(SB), NOSPLIT, $0-8
+	MOVQ  a+0(FP), AX
+	MOVQ  (AX), CX
+	MOVQ  8(AX), DX
+	MOVQ  16(AX), BX
+	MOVQ  24(AX), SI
+	VPXOR Y0, Y0, Y0
 
 step:
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD (CX)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, (BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD (SI)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 64(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 4(CX)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 128(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 4(SI)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 192(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 8(CX)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 256(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 8(SI)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 320(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 12(CX)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 384(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 12(SI)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 448(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 16(CX)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 512(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 16(SI)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 576(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 20(CX)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 640(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 20(SI)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 704(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 24(CX)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 768(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 24(SI)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 832(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 28(CX)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 896(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 28(SI)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 960(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 32(CX)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 1024(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 32(SI)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 1088(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 36(CX)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 1152(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 36(SI)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 1216(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 40(CX)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 1280(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 40(SI)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 1344(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 44(CX)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 1408(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 44(SI)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 1472(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 48(CX)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 1536(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 48(SI)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 1600(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 52(CX)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 1664(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 52(SI)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 1728(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 56(CX)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 1792(BX)
-	KMOVW      K1, K2
-	VPXORD     Z2, Z2, Z2
-	VPGATHERDD 56(SI)(Z0*1), K2, Z2
-	VMOVDQU32  Z2, 1856(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 60(CX)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 1920(BX)
-	KMOVW      K1, K2
-	VPXORD     Z3, Z3, Z3
-	VPGATHERDD 60(SI)(Z0*1), K2, Z3
-	VMOVDQU32  Z3, 1984(BX)
-	ADDQ       $0x00000040, CX
-	ADDQ       $0x00000040, SI
-	ADDQ       $0x00000800, BX
-	DECQ       AX
-	JNZ        step
+	VBROADCASTSS 4(SI), Y1
+	VCVTPS2DQ    Y1, Y1
+	VPACKSSDW    Y1, Y1, Y1
+	VMOVD        X1, 64(BX)
+	VBROADCASTSS 12(SI), Y2
+	VCVTPS2DQ    Y2, Y2
+	VPACKSSDW    Y2, Y2, Y2
+	VMOVD        X2, 68(BX)
+	VBROADCASTSS (SI), Y6
+	VBROADCASTSS 8(SI), Y7
+	VMULPS       (CX), Y6, Y3
+	VCVTPS2DQ    Y3, Y8
+	VCVTDQ2PS    Y8, Y4
+	VSUBPS       Y4, Y3, Y3
+	VMULPS       Y7, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VMULPS       32(CX), Y6, Y4
+	VCVTPS2DQ    Y4, Y9
+	VCVTDQ2PS    Y9, Y5
+	VSUBPS       Y5, Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMULPS       64(CX), Y6, Y5
+	VCVTPS2DQ    Y5, Y10
+	VCVTDQ2PS    Y10, Y11
+	VSUBPS       Y11, Y5, Y5
+	VMULPS       Y7, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMULPS       96(CX), Y6, Y6
+	VCVTPS2DQ    Y6, Y11
+	VCVTDQ2PS    Y11, Y12
+	VSUBPS       Y12, Y6, Y6
+	VMULPS       Y7, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPACKSSDW    Y9, Y8, Y8
+	VPACKSSDW    Y11, Y10, Y10
+	VPACKSSWB    Y10, Y8, Y8
+	VMOVDQU      packOrder<>+0(SB), Y7
+	VPERMD       Y8, Y7, Y7
+	VMOVDQU      Y7, (BX)
+	VPACKSSDW    Y4, Y3, Y3
+	VPACKSSDW    Y6, Y5, Y5
+	VPACKSSWB    Y5, Y3, Y3
+	VMOVDQU      packOrder<>+0(SB), Y4
+	VPERMD       Y3, Y4, Y4
+	VPMINSB      bytes7<>+0(SB), Y4, Y4
+	VPMAXSB      bytes248<>+0(SB), Y4, Y4
+	VMOVDQU      bytes1<>+0(SB), Y3
+	VPMADDUBSW   Y7, Y3, Y3
+	VPMADDWD     Y1, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      bytes1<>+0(SB), Y3
+	VPMADDUBSW   Y4, Y3, Y3
+	VPMADDWD     Y2, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VPADDB       bytes8<>+0(SB), Y4, Y4
+	VBROADCASTSS (SI), Y7
+	VBROADCASTSS 8(SI), Y8
+	VMULPS       128(CX), Y7, Y3
+	VCVTPS2DQ    Y3, Y9
+	VCVTDQ2PS    Y9, Y5
+	VSUBPS       Y5, Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VMULPS       160(CX), Y7, Y5
+	VCVTPS2DQ    Y5, Y10
+	VCVTDQ2PS    Y10, Y6
+	VSUBPS       Y6, Y5, Y5
+	VMULPS       Y8, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMULPS       192(CX), Y7, Y6
+	VCVTPS2DQ    Y6, Y11
+	VCVTDQ2PS    Y11, Y12
+	VSUBPS       Y12, Y6, Y6
+	VMULPS       Y8, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VMULPS       224(CX), Y7, Y7
+	VCVTPS2DQ    Y7, Y12
+	VCVTDQ2PS    Y12, Y13
+	VSUBPS       Y13, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPACKSSDW    Y10, Y9, Y9
+	VPACKSSDW    Y12, Y11, Y11
+	VPACKSSWB    Y11, Y9, Y9
+	VMOVDQU      packOrder<>+0(SB), Y8
+	VPERMD       Y9, Y8, Y8
+	VMOVDQU      Y8, 32(BX)
+	VPACKSSDW    Y5, Y3, Y3
+	VPACKSSDW    Y7, Y6, Y6
+	VPACKSSWB    Y6, Y3, Y3
+	VMOVDQU      packOrder<>+0(SB), Y5
+	VPERMD       Y3, Y5, Y5
+	VPMINSB      bytes7<>+0(SB), Y5, Y5
+	VPMAXSB      bytes248<>+0(SB), Y5, Y5
+	VMOVDQU      bytes1<>+0(SB), Y3
+	VPMADDUBSW   Y8, Y3, Y3
+	VPMADDWD     Y1, Y3, Y3
+	VPADDD       Y3, Y0, Y0
+	VMOVDQU      bytes1<>+0(SB), Y1
+	VPMADDUBSW   Y5, Y1, Y1
+	VPMADDWD     Y2, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	VPADDB       bytes8<>+0(SB), Y5, Y5
+	VPSLLW       $0x04, Y5, Y5
+	VPOR         Y4, Y5, Y5
+	VMOVDQU      Y5, 96(BX)
+	ADDQ         $0x00000100, CX
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x10, SI
+	DECQ         DX
+	JNZ          step
+	VEXTRACTI128 $0x01, Y0, X1
+	VPMOVSXDQ    X1, Y1
+	VPMOVSXDQ    X0, Y0
+	VPADDQ       Y1, Y0, Y0
+	VEXTRACTI128 $0x01, Y0, X1
+	VPADDQ       X0, X1, X1
+	VPSHUFD      $0xee, X1, X0
+	VPADDQ       X0, X1, X1
+	VMOVQ        X1, 32(AX)
 	VZEROUPPER
 	RET
 
-DATA rowNumbers<>+0(SB)/1, $0x00
-DATA rowNumbers<>+1(SB)/1, $0x01
-DATA rowNumbers<>+2(SB)/1, $0x02
-DATA rowNumbers<>+3(SB)/1, $0x03
-DATA rowNumbers<>+4(SB)/1, $0x04
-DATA rowNumbers<>+5(SB)/1, $0x05
-DATA rowNumbers<>+6(SB)/1, $0x06
-DATA rowNumbers<>+7(SB)/1, $0x07
-DATA rowNumbers<>+8(SB)/1, $0x08
-DATA rowNumbers<>+9(SB)/1, $0x09
-DATA rowNumbers<>+10(SB)/1, $0x0a
-DATA rowNumbers<>+11(SB)/1, $0x0b
-DATA rowNumbers<>+12(SB)/1, $0x0c
-DATA rowNumbers<>+13(SB)/1, $0x0d
-DATA rowNumbers<>+14(SB)/1, $0x0e
-DATA rowNumbers<>+15(SB)/1, $0x0f
-GLOBL rowNumbers<>(SB), RODATA|NOPTR, $16
-
-// func tile256(dst *byte, codes *byte, stride int, steps int)
+// func panel256(dst *byte, codes *byte, stride int, steps int)
 // Requires: AVX, AVX2
-TEXT ·tile256(SB), NOSPLIT, $0-32
+TEXT ·panel256(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), AX
 	MOVQ codes+8(FP), CX
 	MOVQ stride+16(FP), DX
@@ -5648,7457 +22419,1785 @@ rows:
 	VZEROUPPER
 	RET
 
-// func gemm256w6x1(a *byte)
+// func words256(v *int16, x *int8, steps int)
 // Requires: AVX, AVX2
-TEXT ·gemm256w6x1(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	MOVQ 24(AX), CX
-	MOVQ (AX), DX
-	MOVQ 8(AX), BX
-	MOVQ $0x00000002, R10
-
-pass:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	MOVQ  BX, SI
-	MOVQ  16(AX), DI
-	LEAQ  (DI)(CX*2), R8
-	MOVQ  32(AX), R9
+TEXT ·words256(SB), NOSPLIT, $0-24
+	MOVQ     v+0(FP), AX
+	MOVQ     x+8(FP), CX
+	MOVQ     steps+16(FP), DX
+	VPCMPEQW Y0, Y0, Y0
+	VPSLLW   $0x08, Y0, Y0
 
 step:
-	VPBROADCASTD (DI), Y4
-	VPBROADCASTD 4(DI), Y5
-	VMOVDQU      (SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      128(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VMOVDQU      32(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      160(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD 64(DI), Y4
-	VPBROADCASTD 68(DI), Y5
-	VMOVDQU      (SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      128(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VMOVDQU      32(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      160(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPBROADCASTD 8(DI), Y4
-	VPBROADCASTD 12(DI), Y5
-	VMOVDQU      256(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      384(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VMOVDQU      288(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      416(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD 72(DI), Y4
-	VPBROADCASTD 76(DI), Y5
-	VMOVDQU      256(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      384(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VMOVDQU      288(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      416(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPBROADCASTD 16(DI), Y4
-	VPBROADCASTD 20(DI), Y5
-	VMOVDQU      512(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      640(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VMOVDQU      544(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      672(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD 80(DI), Y4
-	VPBROADCASTD 84(DI), Y5
-	VMOVDQU      512(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      640(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VMOVDQU      544(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      672(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPBROADCASTD 24(DI), Y4
-	VPBROADCASTD 28(DI), Y5
-	VMOVDQU      768(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      896(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VMOVDQU      800(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      928(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD 88(DI), Y4
-	VPBROADCASTD 92(DI), Y5
-	VMOVDQU      768(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      896(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VMOVDQU      800(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      928(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPBROADCASTD 32(DI), Y4
-	VPBROADCASTD 36(DI), Y5
-	VMOVDQU      1024(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1152(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VMOVDQU      1056(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1184(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD 96(DI), Y4
-	VPBROADCASTD 100(DI), Y5
-	VMOVDQU      1024(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1152(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VMOVDQU      1056(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1184(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPBROADCASTD 40(DI), Y4
-	VPBROADCASTD 44(DI), Y5
-	VMOVDQU      1280(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1408(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VMOVDQU      1312(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1440(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD 104(DI), Y4
-	VPBROADCASTD 108(DI), Y5
-	VMOVDQU      1280(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1408(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VMOVDQU      1312(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1440(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPBROADCASTD 48(DI), Y4
-	VPBROADCASTD 52(DI), Y5
-	VMOVDQU      1536(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1664(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VMOVDQU      1568(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1696(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD 112(DI), Y4
-	VPBROADCASTD 116(DI), Y5
-	VMOVDQU      1536(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1664(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VMOVDQU      1568(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1696(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPBROADCASTD 56(DI), Y4
-	VPBROADCASTD 60(DI), Y5
-	VMOVDQU      1792(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1920(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VMOVDQU      1824(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1952(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD 120(DI), Y4
-	VPBROADCASTD 124(DI), Y5
-	VMOVDQU      1792(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1920(SI), Y7
-	VPMADDUBSW   Y5, Y7, Y7
-	VPADDW       Y7, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VMOVDQU      1824(SI), Y6
-	VPMADDUBSW   Y4, Y6, Y6
-	VMOVDQU      1952(SI), Y4
-	VPMADDUBSW   Y5, Y4, Y4
-	VPADDW       Y4, Y6, Y6
-	VPMADDWD     words1<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	ADDQ         $0x00000800, SI
-	ADDQ         $0x00000080, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VMOVDQU      Y0, (DX)
-	VMOVDQU      Y1, 32(DX)
-	VMOVDQU      Y2, 128(DX)
-	VMOVDQU      Y3, 160(DX)
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, DX
-	DECQ         R10
-	JNZ          pass
+	VMOVDQU (CX), Y1
+	VMOVDQU 64(CX), Y2
+	VPSLLW  $0x08, Y2, Y3
+	VPSRAW  $0x08, Y3, Y3
+	VPSLLW  $0x08, Y1, Y4
+	VPADDW  Y4, Y3, Y3
+	VMOVDQU Y3, (AX)
+	VPSRAW  $0x08, Y2, Y2
+	VPAND   Y0, Y1, Y1
+	VPADDW  Y1, Y2, Y2
+	VMOVDQU Y2, 64(AX)
+	VMOVDQU 32(CX), Y1
+	VMOVDQU 96(CX), Y2
+	VPSLLW  $0x08, Y2, Y3
+	VPSRAW  $0x08, Y3, Y3
+	VPSLLW  $0x08, Y1, Y4
+	VPADDW  Y4, Y3, Y3
+	VMOVDQU Y3, 32(AX)
+	VPSRAW  $0x08, Y2, Y2
+	VPAND   Y0, Y1, Y1
+	VPADDW  Y1, Y2, Y2
+	VMOVDQU Y2, 96(AX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, AX
+	DECQ    DX
+	JNZ     step
 	VZEROUPPER
 	RET
 
-// func gemm256w7x1(a *byte)
-// Requires: AVX, AVX2
-TEXT ·gemm256w7x1(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	MOVQ 24(AX), CX
-	MOVQ (AX), DX
-	MOVQ 8(AX), BX
-	MOVQ $0x00000002, R10
+// func addScaled256(acc *float32, hi *int32, lo *int32, fours int, scale float32, offset float64)
+// Requires: AVX, AVX2, FMA3, SSE, SSE2
+TEXT ·addScaled256(SB), NOSPLIT, $0-48
+	MOVQ         acc+0(FP), AX
+	MOVQ         hi+8(FP), CX
+	MOVQ         lo+16(FP), DX
+	MOVQ         fours+24(FP), BX
+	MOVSS        scale+32(FP), X0
+	VBROADCASTSS X0, X0
+	MOVSD        offset+40(FP), X2
+	VBROADCASTSD X2, Y1
+	MOVQ         $0x4070000000000000, SI
+	VMOVQ        SI, X2
+	VBROADCASTSD X2, Y2
 
-pass:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	MOVQ  BX, SI
-	MOVQ  16(AX), DI
-	LEAQ  (DI)(CX*2), R8
-	MOVQ  32(AX), R9
-
-step:
-	VPBROADCASTD (DI), Y4
-	VMOVDQU      (SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      32(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 64(DI), Y4
-	VMOVDQU      (SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      32(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 4(DI), Y4
-	VMOVDQU      128(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      160(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 68(DI), Y4
-	VMOVDQU      128(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      160(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 8(DI), Y4
-	VMOVDQU      256(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      288(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 72(DI), Y4
-	VMOVDQU      256(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      288(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 12(DI), Y4
-	VMOVDQU      384(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      416(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 76(DI), Y4
-	VMOVDQU      384(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      416(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 16(DI), Y4
-	VMOVDQU      512(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      544(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 80(DI), Y4
-	VMOVDQU      512(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      544(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 20(DI), Y4
-	VMOVDQU      640(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      672(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 84(DI), Y4
-	VMOVDQU      640(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      672(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 24(DI), Y4
-	VMOVDQU      768(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      800(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 88(DI), Y4
-	VMOVDQU      768(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      800(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 28(DI), Y4
-	VMOVDQU      896(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      928(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 92(DI), Y4
-	VMOVDQU      896(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      928(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 32(DI), Y4
-	VMOVDQU      1024(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1056(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 96(DI), Y4
-	VMOVDQU      1024(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1056(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 36(DI), Y4
-	VMOVDQU      1152(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1184(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 100(DI), Y4
-	VMOVDQU      1152(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1184(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 40(DI), Y4
-	VMOVDQU      1280(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1312(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 104(DI), Y4
-	VMOVDQU      1280(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1312(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 44(DI), Y4
-	VMOVDQU      1408(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1440(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 108(DI), Y4
-	VMOVDQU      1408(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1440(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 48(DI), Y4
-	VMOVDQU      1536(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1568(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 112(DI), Y4
-	VMOVDQU      1536(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1568(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 52(DI), Y4
-	VMOVDQU      1664(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1696(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 116(DI), Y4
-	VMOVDQU      1664(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1696(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y4
-	VMOVDQU      1792(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1824(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 120(DI), Y4
-	VMOVDQU      1792(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1824(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y4
-	VMOVDQU      1920(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1952(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 124(DI), Y4
-	VMOVDQU      1920(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1952(SI), Y5
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	ADDQ         $0x00000800, SI
-	ADDQ         $0x00000080, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VMOVDQU      Y0, (DX)
-	VMOVDQU      Y1, 32(DX)
-	VMOVDQU      Y2, 128(DX)
-	VMOVDQU      Y3, 160(DX)
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, DX
-	DECQ         R10
-	JNZ          pass
+four:
+	VCVTDQ2PD   (CX), Y3
+	VCVTDQ2PD   (DX), Y4
+	VFMADD231PD Y2, Y3, Y4
+	VADDPD      Y1, Y4, Y4
+	VCVTPD2PSY  Y4, X3
+	VMULPS      X0, X3, X3
+	VADDPS      (AX), X3, X3
+	VMOVUPS     X3, (AX)
+	ADDQ        $0x10, AX
+	ADDQ        $0x10, CX
+	ADDQ        $0x10, DX
+	DECQ        BX
+	JNZ         four
 	VZEROUPPER
 	RET
 
-// func gemm256w8x1(a *byte)
-// Requires: AVX, AVX2
-TEXT ·gemm256w8x1(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	MOVQ 24(AX), CX
-	MOVQ (AX), DX
-	MOVQ 8(AX), BX
-	MOVQ $0x00000002, R10
-
-pass:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	MOVQ  BX, SI
-	MOVQ  16(AX), DI
-	LEAQ  (DI)(CX*2), R8
-	MOVQ  32(AX), R9
+// func raise256(b *byte, steps int, n uint64)
+// Requires: AVX, AVX2, SSE2
+TEXT ·raise256(SB), NOSPLIT, $0-24
+	MOVQ         b+0(FP), AX
+	MOVQ         steps+8(FP), CX
+	MOVQ         n+16(FP), X0
+	VPBROADCASTB X0, Y0
 
 step:
-	VPBROADCASTD (DI), Y4
-	VMOVDQU      (SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      32(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 64(DI), Y4
-	VMOVDQU      (SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      32(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 4(DI), Y4
-	VMOVDQU      128(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      160(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 68(DI), Y4
-	VMOVDQU      128(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      160(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 8(DI), Y4
-	VMOVDQU      256(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      288(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 72(DI), Y4
-	VMOVDQU      256(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      288(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 12(DI), Y4
-	VMOVDQU      384(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      416(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 76(DI), Y4
-	VMOVDQU      384(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      416(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 16(DI), Y4
-	VMOVDQU      512(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      544(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 80(DI), Y4
-	VMOVDQU      512(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      544(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 20(DI), Y4
-	VMOVDQU      640(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      672(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 84(DI), Y4
-	VMOVDQU      640(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      672(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 24(DI), Y4
-	VMOVDQU      768(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      800(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 88(DI), Y4
-	VMOVDQU      768(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      800(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 28(DI), Y4
-	VMOVDQU      896(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      928(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 92(DI), Y4
-	VMOVDQU      896(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      928(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 32(DI), Y4
-	VMOVDQU      1024(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1056(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 96(DI), Y4
-	VMOVDQU      1024(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1056(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 36(DI), Y4
-	VMOVDQU      1152(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1184(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 100(DI), Y4
-	VMOVDQU      1152(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1184(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 40(DI), Y4
-	VMOVDQU      1280(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1312(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 104(DI), Y4
-	VMOVDQU      1280(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1312(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 44(DI), Y4
-	VMOVDQU      1408(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1440(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 108(DI), Y4
-	VMOVDQU      1408(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1440(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 48(DI), Y4
-	VMOVDQU      1536(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1568(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 112(DI), Y4
-	VMOVDQU      1536(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1568(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 52(DI), Y4
-	VMOVDQU      1664(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1696(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 116(DI), Y4
-	VMOVDQU      1664(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1696(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 56(DI), Y4
-	VMOVDQU      1792(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1824(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 120(DI), Y4
-	VMOVDQU      1792(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1824(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	VPBROADCASTD 60(DI), Y4
-	VMOVDQU      1920(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y0, Y0
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y0, Y0
-	VMOVDQU      1952(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y1, Y1
-	VPBROADCASTD 124(DI), Y4
-	VMOVDQU      1920(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y2, Y2
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y2, Y2
-	VMOVDQU      1952(SI), Y5
-	VPSRLW       $0x04, Y5, Y6
-	VPAND        bytes15<>+0(SB), Y6, Y6
-	VPAND        bytes15<>+0(SB), Y5, Y5
-	VPMADDUBSW   Y4, Y6, Y6
-	VPMADDWD     words16<>+0(SB), Y6, Y6
-	VPADDD       Y6, Y3, Y3
-	VPMADDUBSW   Y4, Y5, Y5
-	VPMADDWD     words1<>+0(SB), Y5, Y5
-	VPADDD       Y5, Y3, Y3
-	ADDQ         $0x00000800, SI
-	ADDQ         $0x00000080, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VMOVDQU      Y0, (DX)
-	VMOVDQU      Y1, 32(DX)
-	VMOVDQU      Y2, 128(DX)
-	VMOVDQU      Y3, 160(DX)
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, DX
-	DECQ         R10
-	JNZ          pass
+	VPADDB  (AX), Y0, Y1
+	VMOVDQU Y1, (AX)
+	VPADDB  32(AX), Y0, Y1
+	VMOVDQU Y1, 32(AX)
+	ADDQ    $0x40, AX
+	DECQ    CX
+	JNZ     step
 	VZEROUPPER
 	RET
 
-// func gemm256w6x2(a *byte)
-// Requires: AVX, AVX2
-TEXT ·gemm256w6x2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	MOVQ 24(AX), CX
-	MOVQ (AX), DX
-	MOVQ 8(AX), BX
-	MOVQ $0x00000002, R10
-
-pass:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	VPXOR Y4, Y4, Y4
-	VPXOR Y5, Y5, Y5
-	VPXOR Y6, Y6, Y6
-	VPXOR Y7, Y7, Y7
-	MOVQ  BX, SI
-	MOVQ  16(AX), DI
-	LEAQ  (DI)(CX*2), R8
-	MOVQ  32(AX), R9
-
-step:
-	VPBROADCASTD (DI), Y8
-	VPBROADCASTD 4(DI), Y9
-	VMOVDQU      (SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      128(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VMOVDQU      32(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      160(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPBROADCASTD 64(DI), Y8
-	VPBROADCASTD 68(DI), Y9
-	VMOVDQU      (SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      128(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VMOVDQU      32(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      160(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPBROADCASTD (DI)(CX*1), Y8
-	VPBROADCASTD 4(DI)(CX*1), Y9
-	VMOVDQU      (SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      128(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VMOVDQU      32(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      160(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPBROADCASTD 64(DI)(CX*1), Y8
-	VPBROADCASTD 68(DI)(CX*1), Y9
-	VMOVDQU      (SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      128(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VMOVDQU      32(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      160(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPBROADCASTD 8(DI), Y8
-	VPBROADCASTD 12(DI), Y9
-	VMOVDQU      256(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      384(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VMOVDQU      288(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      416(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPBROADCASTD 72(DI), Y8
-	VPBROADCASTD 76(DI), Y9
-	VMOVDQU      256(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      384(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VMOVDQU      288(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      416(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPBROADCASTD 8(DI)(CX*1), Y8
-	VPBROADCASTD 12(DI)(CX*1), Y9
-	VMOVDQU      256(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      384(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VMOVDQU      288(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      416(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPBROADCASTD 72(DI)(CX*1), Y8
-	VPBROADCASTD 76(DI)(CX*1), Y9
-	VMOVDQU      256(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      384(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VMOVDQU      288(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      416(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPBROADCASTD 16(DI), Y8
-	VPBROADCASTD 20(DI), Y9
-	VMOVDQU      512(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      640(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VMOVDQU      544(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      672(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPBROADCASTD 80(DI), Y8
-	VPBROADCASTD 84(DI), Y9
-	VMOVDQU      512(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      640(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VMOVDQU      544(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      672(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPBROADCASTD 16(DI)(CX*1), Y8
-	VPBROADCASTD 20(DI)(CX*1), Y9
-	VMOVDQU      512(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      640(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VMOVDQU      544(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      672(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPBROADCASTD 80(DI)(CX*1), Y8
-	VPBROADCASTD 84(DI)(CX*1), Y9
-	VMOVDQU      512(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      640(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VMOVDQU      544(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      672(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPBROADCASTD 24(DI), Y8
-	VPBROADCASTD 28(DI), Y9
-	VMOVDQU      768(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      896(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VMOVDQU      800(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      928(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPBROADCASTD 88(DI), Y8
-	VPBROADCASTD 92(DI), Y9
-	VMOVDQU      768(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      896(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VMOVDQU      800(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      928(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPBROADCASTD 24(DI)(CX*1), Y8
-	VPBROADCASTD 28(DI)(CX*1), Y9
-	VMOVDQU      768(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      896(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VMOVDQU      800(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      928(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPBROADCASTD 88(DI)(CX*1), Y8
-	VPBROADCASTD 92(DI)(CX*1), Y9
-	VMOVDQU      768(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      896(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VMOVDQU      800(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      928(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPBROADCASTD 32(DI), Y8
-	VPBROADCASTD 36(DI), Y9
-	VMOVDQU      1024(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1152(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VMOVDQU      1056(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1184(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPBROADCASTD 96(DI), Y8
-	VPBROADCASTD 100(DI), Y9
-	VMOVDQU      1024(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1152(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VMOVDQU      1056(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1184(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPBROADCASTD 32(DI)(CX*1), Y8
-	VPBROADCASTD 36(DI)(CX*1), Y9
-	VMOVDQU      1024(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1152(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VMOVDQU      1056(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1184(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPBROADCASTD 96(DI)(CX*1), Y8
-	VPBROADCASTD 100(DI)(CX*1), Y9
-	VMOVDQU      1024(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1152(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VMOVDQU      1056(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1184(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPBROADCASTD 40(DI), Y8
-	VPBROADCASTD 44(DI), Y9
-	VMOVDQU      1280(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1408(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VMOVDQU      1312(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1440(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPBROADCASTD 104(DI), Y8
-	VPBROADCASTD 108(DI), Y9
-	VMOVDQU      1280(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1408(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VMOVDQU      1312(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1440(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPBROADCASTD 40(DI)(CX*1), Y8
-	VPBROADCASTD 44(DI)(CX*1), Y9
-	VMOVDQU      1280(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1408(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VMOVDQU      1312(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1440(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPBROADCASTD 104(DI)(CX*1), Y8
-	VPBROADCASTD 108(DI)(CX*1), Y9
-	VMOVDQU      1280(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1408(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VMOVDQU      1312(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1440(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPBROADCASTD 48(DI), Y8
-	VPBROADCASTD 52(DI), Y9
-	VMOVDQU      1536(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1664(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VMOVDQU      1568(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1696(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPBROADCASTD 112(DI), Y8
-	VPBROADCASTD 116(DI), Y9
-	VMOVDQU      1536(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1664(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VMOVDQU      1568(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1696(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPBROADCASTD 48(DI)(CX*1), Y8
-	VPBROADCASTD 52(DI)(CX*1), Y9
-	VMOVDQU      1536(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1664(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VMOVDQU      1568(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1696(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPBROADCASTD 112(DI)(CX*1), Y8
-	VPBROADCASTD 116(DI)(CX*1), Y9
-	VMOVDQU      1536(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1664(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VMOVDQU      1568(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1696(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPBROADCASTD 56(DI), Y8
-	VPBROADCASTD 60(DI), Y9
-	VMOVDQU      1792(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1920(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VMOVDQU      1824(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1952(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPBROADCASTD 120(DI), Y8
-	VPBROADCASTD 124(DI), Y9
-	VMOVDQU      1792(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1920(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VMOVDQU      1824(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1952(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPBROADCASTD 56(DI)(CX*1), Y8
-	VPBROADCASTD 60(DI)(CX*1), Y9
-	VMOVDQU      1792(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1920(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VMOVDQU      1824(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1952(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPBROADCASTD 120(DI)(CX*1), Y8
-	VPBROADCASTD 124(DI)(CX*1), Y9
-	VMOVDQU      1792(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1920(SI), Y11
-	VPMADDUBSW   Y9, Y11, Y11
-	VPADDW       Y11, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VMOVDQU      1824(SI), Y10
-	VPMADDUBSW   Y8, Y10, Y10
-	VMOVDQU      1952(SI), Y8
-	VPMADDUBSW   Y9, Y8, Y8
-	VPADDW       Y8, Y10, Y10
-	VPMADDWD     words1<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	ADDQ         $0x00000800, SI
-	ADDQ         $0x00000080, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VMOVDQU      Y0, (DX)
-	VMOVDQU      Y1, 32(DX)
-	VMOVDQU      Y2, 128(DX)
-	VMOVDQU      Y3, 160(DX)
-	VMOVDQU      Y4, 256(DX)
-	VMOVDQU      Y5, 288(DX)
-	VMOVDQU      Y6, 384(DX)
-	VMOVDQU      Y7, 416(DX)
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, DX
-	DECQ         R10
-	JNZ          pass
-	VZEROUPPER
-	RET
-
-// func gemm256w7x2(a *byte)
-// Requires: AVX, AVX2
-TEXT ·gemm256w7x2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	MOVQ 24(AX), CX
-	MOVQ (AX), DX
-	MOVQ 8(AX), BX
-	MOVQ $0x00000002, R10
-
-pass:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	VPXOR Y4, Y4, Y4
-	VPXOR Y5, Y5, Y5
-	VPXOR Y6, Y6, Y6
-	VPXOR Y7, Y7, Y7
-	MOVQ  BX, SI
-	MOVQ  16(AX), DI
-	LEAQ  (DI)(CX*2), R8
-	MOVQ  32(AX), R9
+// func gemmWords512x1(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·gemmWords512x1(SB), NOSPLIT, $0-8
+	MOVQ       a+0(FP), AX
+	MOVQ       40(AX), CX
+	MOVQ       (AX), DX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), SI
+	MOVQ       8(AX), DI
+	MOVQ       16(AX), R8
+	LEAQ       (DI)(R8*1), R9
+	LEAQ       (R9)(R8*1), R10
+	LEAQ       (R10)(R8*1), R8
+	MOVQ       24(AX), R11
+	MOVQ       32(AX), AX
+	VPTERNLOGD $0xff, Z0, Z0, Z0
+	VPSRLW     $0x08, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
 
 step:
-	VPBROADCASTD (DI), Y8
-	VMOVDQU      (SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      32(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 64(DI), Y8
-	VMOVDQU      (SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      32(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD (DI)(CX*1), Y8
-	VMOVDQU      (SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      32(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 64(DI)(CX*1), Y8
-	VMOVDQU      (SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      32(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 4(DI), Y8
-	VMOVDQU      128(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      160(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 68(DI), Y8
-	VMOVDQU      128(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      160(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 4(DI)(CX*1), Y8
-	VMOVDQU      128(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      160(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 68(DI)(CX*1), Y8
-	VMOVDQU      128(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      160(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 8(DI), Y8
-	VMOVDQU      256(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      288(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 72(DI), Y8
-	VMOVDQU      256(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      288(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 8(DI)(CX*1), Y8
-	VMOVDQU      256(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      288(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 72(DI)(CX*1), Y8
-	VMOVDQU      256(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      288(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 12(DI), Y8
-	VMOVDQU      384(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      416(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 76(DI), Y8
-	VMOVDQU      384(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      416(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 12(DI)(CX*1), Y8
-	VMOVDQU      384(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      416(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 76(DI)(CX*1), Y8
-	VMOVDQU      384(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      416(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 16(DI), Y8
-	VMOVDQU      512(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      544(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 80(DI), Y8
-	VMOVDQU      512(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      544(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 16(DI)(CX*1), Y8
-	VMOVDQU      512(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      544(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 80(DI)(CX*1), Y8
-	VMOVDQU      512(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      544(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 20(DI), Y8
-	VMOVDQU      640(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      672(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 84(DI), Y8
-	VMOVDQU      640(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      672(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 20(DI)(CX*1), Y8
-	VMOVDQU      640(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      672(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 84(DI)(CX*1), Y8
-	VMOVDQU      640(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      672(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 24(DI), Y8
-	VMOVDQU      768(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      800(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 88(DI), Y8
-	VMOVDQU      768(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      800(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 24(DI)(CX*1), Y8
-	VMOVDQU      768(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      800(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 88(DI)(CX*1), Y8
-	VMOVDQU      768(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      800(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 28(DI), Y8
-	VMOVDQU      896(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      928(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 92(DI), Y8
-	VMOVDQU      896(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      928(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 28(DI)(CX*1), Y8
-	VMOVDQU      896(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      928(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 92(DI)(CX*1), Y8
-	VMOVDQU      896(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      928(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 32(DI), Y8
-	VMOVDQU      1024(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1056(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 96(DI), Y8
-	VMOVDQU      1024(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1056(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 32(DI)(CX*1), Y8
-	VMOVDQU      1024(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1056(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 96(DI)(CX*1), Y8
-	VMOVDQU      1024(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1056(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 36(DI), Y8
-	VMOVDQU      1152(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1184(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 100(DI), Y8
-	VMOVDQU      1152(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1184(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 36(DI)(CX*1), Y8
-	VMOVDQU      1152(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1184(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 100(DI)(CX*1), Y8
-	VMOVDQU      1152(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1184(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 40(DI), Y8
-	VMOVDQU      1280(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1312(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 104(DI), Y8
-	VMOVDQU      1280(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1312(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 40(DI)(CX*1), Y8
-	VMOVDQU      1280(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1312(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 104(DI)(CX*1), Y8
-	VMOVDQU      1280(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1312(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 44(DI), Y8
-	VMOVDQU      1408(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1440(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 108(DI), Y8
-	VMOVDQU      1408(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1440(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 44(DI)(CX*1), Y8
-	VMOVDQU      1408(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1440(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 108(DI)(CX*1), Y8
-	VMOVDQU      1408(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1440(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 48(DI), Y8
-	VMOVDQU      1536(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1568(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 112(DI), Y8
-	VMOVDQU      1536(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1568(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 48(DI)(CX*1), Y8
-	VMOVDQU      1536(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1568(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 112(DI)(CX*1), Y8
-	VMOVDQU      1536(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1568(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 52(DI), Y8
-	VMOVDQU      1664(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1696(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 116(DI), Y8
-	VMOVDQU      1664(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1696(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 52(DI)(CX*1), Y8
-	VMOVDQU      1664(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1696(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 116(DI)(CX*1), Y8
-	VMOVDQU      1664(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1696(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 56(DI), Y8
-	VMOVDQU      1792(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1824(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 120(DI), Y8
-	VMOVDQU      1792(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1824(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 56(DI)(CX*1), Y8
-	VMOVDQU      1792(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1824(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 120(DI)(CX*1), Y8
-	VMOVDQU      1792(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1824(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 60(DI), Y8
-	VMOVDQU      1920(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1952(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 124(DI), Y8
-	VMOVDQU      1920(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1952(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 60(DI)(CX*1), Y8
-	VMOVDQU      1920(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1952(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 124(DI)(CX*1), Y8
-	VMOVDQU      1920(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1952(SI), Y9
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	ADDQ         $0x00000800, SI
-	ADDQ         $0x00000080, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VMOVDQU      Y0, (DX)
-	VMOVDQU      Y1, 32(DX)
-	VMOVDQU      Y2, 128(DX)
-	VMOVDQU      Y3, 160(DX)
-	VMOVDQU      Y4, 256(DX)
-	VMOVDQU      Y5, 288(DX)
-	VMOVDQU      Y6, 384(DX)
-	VMOVDQU      Y7, 416(DX)
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, DX
-	DECQ         R10
-	JNZ          pass
-	VZEROUPPER
-	RET
-
-// func gemm256w8x2(a *byte)
-// Requires: AVX, AVX2
-TEXT ·gemm256w8x2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	MOVQ 24(AX), CX
-	MOVQ (AX), DX
-	MOVQ 8(AX), BX
-	MOVQ $0x00000002, R10
-
-pass:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	VPXOR Y4, Y4, Y4
-	VPXOR Y5, Y5, Y5
-	VPXOR Y6, Y6, Y6
-	VPXOR Y7, Y7, Y7
-	MOVQ  BX, SI
-	MOVQ  16(AX), DI
-	LEAQ  (DI)(CX*2), R8
-	MOVQ  32(AX), R9
-
-step:
-	VPBROADCASTD (DI), Y8
-	VMOVDQU      (SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      32(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 64(DI), Y8
-	VMOVDQU      (SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      32(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD (DI)(CX*1), Y8
-	VMOVDQU      (SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      32(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 64(DI)(CX*1), Y8
-	VMOVDQU      (SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      32(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 4(DI), Y8
-	VMOVDQU      128(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      160(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 68(DI), Y8
-	VMOVDQU      128(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      160(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 4(DI)(CX*1), Y8
-	VMOVDQU      128(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      160(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 68(DI)(CX*1), Y8
-	VMOVDQU      128(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      160(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 8(DI), Y8
-	VMOVDQU      256(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      288(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 72(DI), Y8
-	VMOVDQU      256(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      288(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 8(DI)(CX*1), Y8
-	VMOVDQU      256(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      288(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 72(DI)(CX*1), Y8
-	VMOVDQU      256(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      288(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 12(DI), Y8
-	VMOVDQU      384(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      416(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 76(DI), Y8
-	VMOVDQU      384(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      416(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 12(DI)(CX*1), Y8
-	VMOVDQU      384(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      416(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 76(DI)(CX*1), Y8
-	VMOVDQU      384(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      416(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 16(DI), Y8
-	VMOVDQU      512(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      544(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 80(DI), Y8
-	VMOVDQU      512(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      544(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 16(DI)(CX*1), Y8
-	VMOVDQU      512(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      544(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 80(DI)(CX*1), Y8
-	VMOVDQU      512(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      544(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 20(DI), Y8
-	VMOVDQU      640(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      672(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 84(DI), Y8
-	VMOVDQU      640(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      672(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 20(DI)(CX*1), Y8
-	VMOVDQU      640(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      672(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 84(DI)(CX*1), Y8
-	VMOVDQU      640(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      672(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 24(DI), Y8
-	VMOVDQU      768(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      800(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 88(DI), Y8
-	VMOVDQU      768(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      800(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 24(DI)(CX*1), Y8
-	VMOVDQU      768(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      800(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 88(DI)(CX*1), Y8
-	VMOVDQU      768(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      800(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 28(DI), Y8
-	VMOVDQU      896(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      928(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 92(DI), Y8
-	VMOVDQU      896(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      928(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 28(DI)(CX*1), Y8
-	VMOVDQU      896(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      928(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 92(DI)(CX*1), Y8
-	VMOVDQU      896(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      928(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 32(DI), Y8
-	VMOVDQU      1024(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1056(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 96(DI), Y8
-	VMOVDQU      1024(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1056(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 32(DI)(CX*1), Y8
-	VMOVDQU      1024(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1056(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 96(DI)(CX*1), Y8
-	VMOVDQU      1024(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1056(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 36(DI), Y8
-	VMOVDQU      1152(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1184(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 100(DI), Y8
-	VMOVDQU      1152(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1184(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 36(DI)(CX*1), Y8
-	VMOVDQU      1152(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1184(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 100(DI)(CX*1), Y8
-	VMOVDQU      1152(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1184(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 40(DI), Y8
-	VMOVDQU      1280(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1312(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 104(DI), Y8
-	VMOVDQU      1280(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1312(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 40(DI)(CX*1), Y8
-	VMOVDQU      1280(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1312(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 104(DI)(CX*1), Y8
-	VMOVDQU      1280(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1312(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 44(DI), Y8
-	VMOVDQU      1408(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1440(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 108(DI), Y8
-	VMOVDQU      1408(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1440(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 44(DI)(CX*1), Y8
-	VMOVDQU      1408(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1440(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 108(DI)(CX*1), Y8
-	VMOVDQU      1408(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1440(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 48(DI), Y8
-	VMOVDQU      1536(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1568(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 112(DI), Y8
-	VMOVDQU      1536(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1568(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 48(DI)(CX*1), Y8
-	VMOVDQU      1536(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1568(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 112(DI)(CX*1), Y8
-	VMOVDQU      1536(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1568(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 52(DI), Y8
-	VMOVDQU      1664(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1696(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 116(DI), Y8
-	VMOVDQU      1664(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1696(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 52(DI)(CX*1), Y8
-	VMOVDQU      1664(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1696(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 116(DI)(CX*1), Y8
-	VMOVDQU      1664(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1696(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 56(DI), Y8
-	VMOVDQU      1792(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1824(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 120(DI), Y8
-	VMOVDQU      1792(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1824(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 56(DI)(CX*1), Y8
-	VMOVDQU      1792(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1824(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 120(DI)(CX*1), Y8
-	VMOVDQU      1792(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1824(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	VPBROADCASTD 60(DI), Y8
-	VMOVDQU      1920(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y0, Y0
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y0, Y0
-	VMOVDQU      1952(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y1, Y1
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y1, Y1
-	VPBROADCASTD 124(DI), Y8
-	VMOVDQU      1920(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y2, Y2
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y2, Y2
-	VMOVDQU      1952(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y3, Y3
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y3, Y3
-	VPBROADCASTD 60(DI)(CX*1), Y8
-	VMOVDQU      1920(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y4, Y4
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y4, Y4
-	VMOVDQU      1952(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y5, Y5
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y5, Y5
-	VPBROADCASTD 124(DI)(CX*1), Y8
-	VMOVDQU      1920(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y6, Y6
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y6, Y6
-	VMOVDQU      1952(SI), Y9
-	VPSRLW       $0x04, Y9, Y10
-	VPAND        bytes15<>+0(SB), Y10, Y10
-	VPAND        bytes15<>+0(SB), Y9, Y9
-	VPMADDUBSW   Y8, Y10, Y10
-	VPMADDWD     words16<>+0(SB), Y10, Y10
-	VPADDD       Y10, Y7, Y7
-	VPMADDUBSW   Y8, Y9, Y9
-	VPMADDWD     words1<>+0(SB), Y9, Y9
-	VPADDD       Y9, Y7, Y7
-	ADDQ         $0x00000800, SI
-	ADDQ         $0x00000080, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VMOVDQU      Y0, (DX)
-	VMOVDQU      Y1, 32(DX)
-	VMOVDQU      Y2, 128(DX)
-	VMOVDQU      Y3, 160(DX)
-	VMOVDQU      Y4, 256(DX)
-	VMOVDQU      Y5, 288(DX)
-	VMOVDQU      Y6, 384(DX)
-	VMOVDQU      Y7, 416(DX)
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, DX
-	DECQ         R10
-	JNZ          pass
-	VZEROUPPER
-	RET
-
-// func gemm256w6x3(a *byte)
-// Requires: AVX, AVX2
-TEXT ·gemm256w6x3(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	MOVQ 24(AX), CX
-	MOVQ (AX), DX
-	MOVQ 8(AX), BX
-	MOVQ $0x00000002, R10
-
-pass:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	VPXOR Y4, Y4, Y4
-	VPXOR Y5, Y5, Y5
-	VPXOR Y6, Y6, Y6
-	VPXOR Y7, Y7, Y7
-	VPXOR Y8, Y8, Y8
-	VPXOR Y9, Y9, Y9
-	VPXOR Y10, Y10, Y10
-	VPXOR Y11, Y11, Y11
-	MOVQ  BX, SI
-	MOVQ  16(AX), DI
-	LEAQ  (DI)(CX*2), R8
-	MOVQ  32(AX), R9
-
-step:
-	VPBROADCASTD (DI), Y12
-	VPBROADCASTD 4(DI), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      128(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y0, Y0
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      160(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VPBROADCASTD 64(DI), Y12
-	VPBROADCASTD 68(DI), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      128(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      160(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VPBROADCASTD (DI)(CX*1), Y12
-	VPBROADCASTD 4(DI)(CX*1), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      128(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      160(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VPBROADCASTD 64(DI)(CX*1), Y12
-	VPBROADCASTD 68(DI)(CX*1), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      128(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      160(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VPBROADCASTD (R8), Y12
-	VPBROADCASTD 4(R8), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      128(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      160(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VPBROADCASTD 64(R8), Y12
-	VPBROADCASTD 68(R8), Y13
-	VMOVDQU      (SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      128(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VMOVDQU      32(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      160(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VPBROADCASTD 8(DI), Y12
-	VPBROADCASTD 12(DI), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      384(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y0, Y0
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      416(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VPBROADCASTD 72(DI), Y12
-	VPBROADCASTD 76(DI), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      384(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      416(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VPBROADCASTD 8(DI)(CX*1), Y12
-	VPBROADCASTD 12(DI)(CX*1), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      384(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      416(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VPBROADCASTD 72(DI)(CX*1), Y12
-	VPBROADCASTD 76(DI)(CX*1), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      384(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      416(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VPBROADCASTD 8(R8), Y12
-	VPBROADCASTD 12(R8), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      384(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      416(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VPBROADCASTD 72(R8), Y12
-	VPBROADCASTD 76(R8), Y13
-	VMOVDQU      256(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      384(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VMOVDQU      288(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      416(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VPBROADCASTD 16(DI), Y12
-	VPBROADCASTD 20(DI), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      640(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y0, Y0
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      672(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VPBROADCASTD 80(DI), Y12
-	VPBROADCASTD 84(DI), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      640(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      672(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VPBROADCASTD 16(DI)(CX*1), Y12
-	VPBROADCASTD 20(DI)(CX*1), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      640(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      672(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VPBROADCASTD 80(DI)(CX*1), Y12
-	VPBROADCASTD 84(DI)(CX*1), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      640(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      672(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VPBROADCASTD 16(R8), Y12
-	VPBROADCASTD 20(R8), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      640(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      672(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VPBROADCASTD 80(R8), Y12
-	VPBROADCASTD 84(R8), Y13
-	VMOVDQU      512(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      640(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VMOVDQU      544(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      672(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VPBROADCASTD 24(DI), Y12
-	VPBROADCASTD 28(DI), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      896(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y0, Y0
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      928(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VPBROADCASTD 88(DI), Y12
-	VPBROADCASTD 92(DI), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      896(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      928(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VPBROADCASTD 24(DI)(CX*1), Y12
-	VPBROADCASTD 28(DI)(CX*1), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      896(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      928(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VPBROADCASTD 88(DI)(CX*1), Y12
-	VPBROADCASTD 92(DI)(CX*1), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      896(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      928(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VPBROADCASTD 24(R8), Y12
-	VPBROADCASTD 28(R8), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      896(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      928(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VPBROADCASTD 88(R8), Y12
-	VPBROADCASTD 92(R8), Y13
-	VMOVDQU      768(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      896(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VMOVDQU      800(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      928(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VPBROADCASTD 32(DI), Y12
-	VPBROADCASTD 36(DI), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1152(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y0, Y0
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1184(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VPBROADCASTD 96(DI), Y12
-	VPBROADCASTD 100(DI), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1152(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1184(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VPBROADCASTD 32(DI)(CX*1), Y12
-	VPBROADCASTD 36(DI)(CX*1), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1152(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1184(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VPBROADCASTD 96(DI)(CX*1), Y12
-	VPBROADCASTD 100(DI)(CX*1), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1152(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1184(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VPBROADCASTD 32(R8), Y12
-	VPBROADCASTD 36(R8), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1152(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1184(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VPBROADCASTD 96(R8), Y12
-	VPBROADCASTD 100(R8), Y13
-	VMOVDQU      1024(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1152(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VMOVDQU      1056(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1184(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VPBROADCASTD 40(DI), Y12
-	VPBROADCASTD 44(DI), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1408(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y0, Y0
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1440(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VPBROADCASTD 104(DI), Y12
-	VPBROADCASTD 108(DI), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1408(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1440(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VPBROADCASTD 40(DI)(CX*1), Y12
-	VPBROADCASTD 44(DI)(CX*1), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1408(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1440(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VPBROADCASTD 104(DI)(CX*1), Y12
-	VPBROADCASTD 108(DI)(CX*1), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1408(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1440(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VPBROADCASTD 40(R8), Y12
-	VPBROADCASTD 44(R8), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1408(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1440(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VPBROADCASTD 104(R8), Y12
-	VPBROADCASTD 108(R8), Y13
-	VMOVDQU      1280(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1408(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VMOVDQU      1312(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1440(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VPBROADCASTD 48(DI), Y12
-	VPBROADCASTD 52(DI), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1664(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y0, Y0
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1696(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VPBROADCASTD 112(DI), Y12
-	VPBROADCASTD 116(DI), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1664(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1696(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VPBROADCASTD 48(DI)(CX*1), Y12
-	VPBROADCASTD 52(DI)(CX*1), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1664(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1696(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VPBROADCASTD 112(DI)(CX*1), Y12
-	VPBROADCASTD 116(DI)(CX*1), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1664(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1696(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VPBROADCASTD 48(R8), Y12
-	VPBROADCASTD 52(R8), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1664(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1696(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VPBROADCASTD 112(R8), Y12
-	VPBROADCASTD 116(R8), Y13
-	VMOVDQU      1536(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1664(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VMOVDQU      1568(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1696(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	VPBROADCASTD 56(DI), Y12
-	VPBROADCASTD 60(DI), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1920(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y0, Y0
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1952(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y1, Y1
-	VPBROADCASTD 120(DI), Y12
-	VPBROADCASTD 124(DI), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1920(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y2, Y2
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1952(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y3, Y3
-	VPBROADCASTD 56(DI)(CX*1), Y12
-	VPBROADCASTD 60(DI)(CX*1), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1920(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y4, Y4
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1952(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y5, Y5
-	VPBROADCASTD 120(DI)(CX*1), Y12
-	VPBROADCASTD 124(DI)(CX*1), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1920(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y6, Y6
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1952(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y7, Y7
-	VPBROADCASTD 56(R8), Y12
-	VPBROADCASTD 60(R8), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1920(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y8, Y8
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1952(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y9, Y9
-	VPBROADCASTD 120(R8), Y12
-	VPBROADCASTD 124(R8), Y13
-	VMOVDQU      1792(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1920(SI), Y15
-	VPMADDUBSW   Y13, Y15, Y15
-	VPADDW       Y15, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y10, Y10
-	VMOVDQU      1824(SI), Y14
-	VPMADDUBSW   Y12, Y14, Y14
-	VMOVDQU      1952(SI), Y12
-	VPMADDUBSW   Y13, Y12, Y12
-	VPADDW       Y12, Y14, Y14
-	VPMADDWD     words1<>+0(SB), Y14, Y14
-	VPADDD       Y14, Y11, Y11
-	ADDQ         $0x00000800, SI
-	ADDQ         $0x00000080, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VMOVDQU      Y0, (DX)
-	VMOVDQU      Y1, 32(DX)
-	VMOVDQU      Y2, 128(DX)
-	VMOVDQU      Y3, 160(DX)
-	VMOVDQU      Y4, 256(DX)
-	VMOVDQU      Y5, 288(DX)
-	VMOVDQU      Y6, 384(DX)
-	VMOVDQU      Y7, 416(DX)
-	VMOVDQU      Y8, 512(DX)
-	VMOVDQU      Y9, 544(DX)
-	VMOVDQU      Y10, 640(DX)
-	VMOVDQU      Y11, 672(DX)
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, DX
-	DECQ         R10
-	JNZ          pass
-	VZEROUPPER
-	RET
-
-// func gemm256w7x3(a *byte)
-// Requires: AVX, AVX2
-TEXT ·gemm256w7x3(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	MOVQ 24(AX), CX
-	MOVQ (AX), DX
-	MOVQ 8(AX), BX
-	MOVQ $0x00000002, R10
-
-pass:
-	VPXOR Y0, Y0, Y0
-	VPXOR Y1, Y1, Y1
-	VPXOR Y2, Y2, Y2
-	VPXOR Y3, Y3, Y3
-	VPXOR Y4, Y4, Y4
-	VPXOR Y5, Y5, Y5
-	VPXOR Y6, Y6, Y6
-	VPXOR Y7, Y7, Y7
-	VPXOR Y8, Y8, Y8
-	VPXOR Y9, Y9, Y9
-	VPXOR Y10, Y10, Y10
-	VPXOR Y11, Y11, Y11
-	MOVQ  BX, SI
-	MOVQ  16(AX), DI
-	LEAQ  (DI)(CX*2), R8
-	MOVQ  32(AX), R9
-
-step:
-	VPBROADCASTD (DI), Y12
-	VMOVDQU      (SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      32(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 64(DI), Y12
-	VMOVDQU      (SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      32(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD (DI)(CX*1), Y12
-	VMOVDQU      (SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      32(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 64(DI)(CX*1), Y12
-	VMOVDQU      (SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      32(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD (R8), Y12
-	VMOVDQU      (SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      32(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 64(R8), Y12
-	VMOVDQU      (SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      32(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 4(DI), Y12
-	VMOVDQU      128(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      160(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 68(DI), Y12
-	VMOVDQU      128(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      160(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 4(DI)(CX*1), Y12
-	VMOVDQU      128(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      160(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 68(DI)(CX*1), Y12
-	VMOVDQU      128(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      160(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 4(R8), Y12
-	VMOVDQU      128(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      160(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 68(R8), Y12
-	VMOVDQU      128(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      160(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 8(DI), Y12
-	VMOVDQU      256(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      288(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 72(DI), Y12
-	VMOVDQU      256(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      288(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 8(DI)(CX*1), Y12
-	VMOVDQU      256(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      288(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 72(DI)(CX*1), Y12
-	VMOVDQU      256(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      288(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 8(R8), Y12
-	VMOVDQU      256(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      288(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 72(R8), Y12
-	VMOVDQU      256(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      288(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 12(DI), Y12
-	VMOVDQU      384(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      416(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 76(DI), Y12
-	VMOVDQU      384(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      416(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 12(DI)(CX*1), Y12
-	VMOVDQU      384(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      416(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 76(DI)(CX*1), Y12
-	VMOVDQU      384(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      416(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 12(R8), Y12
-	VMOVDQU      384(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      416(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 76(R8), Y12
-	VMOVDQU      384(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      416(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 16(DI), Y12
-	VMOVDQU      512(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      544(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 80(DI), Y12
-	VMOVDQU      512(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      544(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 16(DI)(CX*1), Y12
-	VMOVDQU      512(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      544(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 80(DI)(CX*1), Y12
-	VMOVDQU      512(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      544(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 16(R8), Y12
-	VMOVDQU      512(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      544(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 80(R8), Y12
-	VMOVDQU      512(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      544(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 20(DI), Y12
-	VMOVDQU      640(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      672(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 84(DI), Y12
-	VMOVDQU      640(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      672(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 20(DI)(CX*1), Y12
-	VMOVDQU      640(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      672(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 84(DI)(CX*1), Y12
-	VMOVDQU      640(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      672(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 20(R8), Y12
-	VMOVDQU      640(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      672(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 84(R8), Y12
-	VMOVDQU      640(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      672(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 24(DI), Y12
-	VMOVDQU      768(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      800(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 88(DI), Y12
-	VMOVDQU      768(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      800(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 24(DI)(CX*1), Y12
-	VMOVDQU      768(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      800(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 88(DI)(CX*1), Y12
-	VMOVDQU      768(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      800(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 24(R8), Y12
-	VMOVDQU      768(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      800(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 88(R8), Y12
-	VMOVDQU      768(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      800(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 28(DI), Y12
-	VMOVDQU      896(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      928(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 92(DI), Y12
-	VMOVDQU      896(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      928(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 28(DI)(CX*1), Y12
-	VMOVDQU      896(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      928(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 92(DI)(CX*1), Y12
-	VMOVDQU      896(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      928(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 28(R8), Y12
-	VMOVDQU      896(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      928(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 92(R8), Y12
-	VMOVDQU      896(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      928(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 32(DI), Y12
-	VMOVDQU      1024(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      1056(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 96(DI), Y12
-	VMOVDQU      1024(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      1056(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 32(DI)(CX*1), Y12
-	VMOVDQU      1024(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      1056(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 96(DI)(CX*1), Y12
-	VMOVDQU      1024(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      1056(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 32(R8), Y12
-	VMOVDQU      1024(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      1056(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 96(R8), Y12
-	VMOVDQU      1024(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      1056(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 36(DI), Y12
-	VMOVDQU      1152(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      1184(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 100(DI), Y12
-	VMOVDQU      1152(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      1184(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 36(DI)(CX*1), Y12
-	VMOVDQU      1152(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      1184(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 100(DI)(CX*1), Y12
-	VMOVDQU      1152(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      1184(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 36(R8), Y12
-	VMOVDQU      1152(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      1184(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 100(R8), Y12
-	VMOVDQU      1152(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      1184(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 40(DI), Y12
-	VMOVDQU      1280(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      1312(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 104(DI), Y12
-	VMOVDQU      1280(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      1312(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 40(DI)(CX*1), Y12
-	VMOVDQU      1280(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      1312(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 104(DI)(CX*1), Y12
-	VMOVDQU      1280(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      1312(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 40(R8), Y12
-	VMOVDQU      1280(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      1312(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 104(R8), Y12
-	VMOVDQU      1280(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      1312(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 44(DI), Y12
-	VMOVDQU      1408(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      1440(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 108(DI), Y12
-	VMOVDQU      1408(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      1440(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 44(DI)(CX*1), Y12
-	VMOVDQU      1408(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      1440(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 108(DI)(CX*1), Y12
-	VMOVDQU      1408(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      1440(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 44(R8), Y12
-	VMOVDQU      1408(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      1440(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 108(R8), Y12
-	VMOVDQU      1408(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      1440(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 48(DI), Y12
-	VMOVDQU      1536(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      1568(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 112(DI), Y12
-	VMOVDQU      1536(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      1568(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 48(DI)(CX*1), Y12
-	VMOVDQU      1536(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      1568(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 112(DI)(CX*1), Y12
-	VMOVDQU      1536(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      1568(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 48(R8), Y12
-	VMOVDQU      1536(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      1568(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 112(R8), Y12
-	VMOVDQU      1536(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      1568(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 52(DI), Y12
-	VMOVDQU      1664(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      1696(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 116(DI), Y12
-	VMOVDQU      1664(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      1696(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 52(DI)(CX*1), Y12
-	VMOVDQU      1664(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      1696(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 116(DI)(CX*1), Y12
-	VMOVDQU      1664(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      1696(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 52(R8), Y12
-	VMOVDQU      1664(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      1696(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 116(R8), Y12
-	VMOVDQU      1664(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      1696(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 56(DI), Y12
-	VMOVDQU      1792(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      1824(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 120(DI), Y12
-	VMOVDQU      1792(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      1824(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 56(DI)(CX*1), Y12
-	VMOVDQU      1792(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      1824(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 120(DI)(CX*1), Y12
-	VMOVDQU      1792(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      1824(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 56(R8), Y12
-	VMOVDQU      1792(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      1824(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 120(R8), Y12
-	VMOVDQU      1792(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      1824(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	VPBROADCASTD 60(DI), Y12
-	VMOVDQU      1920(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y0, Y0
-	VMOVDQU      1952(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y1, Y1
-	VPBROADCASTD 124(DI), Y12
-	VMOVDQU      1920(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y2, Y2
-	VMOVDQU      1952(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y3, Y3
-	VPBROADCASTD 60(DI)(CX*1), Y12
-	VMOVDQU      1920(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y4, Y4
-	VMOVDQU      1952(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y5, Y5
-	VPBROADCASTD 124(DI)(CX*1), Y12
-	VMOVDQU      1920(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y6, Y6
-	VMOVDQU      1952(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y7, Y7
-	VPBROADCASTD 60(R8), Y12
-	VMOVDQU      1920(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y8, Y8
-	VMOVDQU      1952(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y9, Y9
-	VPBROADCASTD 124(R8), Y12
-	VMOVDQU      1920(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y10, Y10
-	VMOVDQU      1952(SI), Y13
-	VPMADDUBSW   Y12, Y13, Y13
-	VPMADDWD     words1<>+0(SB), Y13, Y13
-	VPADDD       Y13, Y11, Y11
-	ADDQ         $0x00000800, SI
-	ADDQ         $0x00000080, DI
-	ADDQ         $0x00000080, R8
-	DECQ         R9
-	JNZ          step
-	VMOVDQU      Y0, (DX)
-	VMOVDQU      Y1, 32(DX)
-	VMOVDQU      Y2, 128(DX)
-	VMOVDQU      Y3, 160(DX)
-	VMOVDQU      Y4, 256(DX)
-	VMOVDQU      Y5, 288(DX)
-	VMOVDQU      Y6, 384(DX)
-	VMOVDQU      Y7, 416(DX)
-	VMOVDQU      Y8, 512(DX)
-	VMOVDQU      Y9, 544(DX)
-	VMOVDQU      Y10, 640(DX)
-	VMOVDQU      Y11, 672(DX)
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, DX
-	DECQ         R10
-	JNZ          pass
-	VZEROUPPER
-	RET
-
-// func gemm512x1(a *byte)
-// Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·gemm512x1(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   32(AX), DX
-	MOVQ   24(AX), BX
-	MOVQ   16(AX), SI
-	LEAQ   (SI)(BX*2), DI
-	ADDQ   BX, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-
-step:
-	VMOVDQU32     (CX), Z4
-	VMOVDQU32     64(CX), Z5
-	VPDPBUSD.BCST (SI), Z4, Z0
-	VPDPBUSD.BCST (SI), Z5, Z1
-	VPDPBUSD.BCST 64(SI), Z4, Z2
-	VPDPBUSD.BCST 64(SI), Z5, Z3
-	VMOVDQU32     128(CX), Z4
-	VMOVDQU32     192(CX), Z5
-	VPDPBUSD.BCST 4(SI), Z4, Z0
-	VPDPBUSD.BCST 4(SI), Z5, Z1
-	VPDPBUSD.BCST 68(SI), Z4, Z2
-	VPDPBUSD.BCST 68(SI), Z5, Z3
-	VMOVDQU32     256(CX), Z4
-	VMOVDQU32     320(CX), Z5
-	VPDPBUSD.BCST 8(SI), Z4, Z0
-	VPDPBUSD.BCST 8(SI), Z5, Z1
-	VPDPBUSD.BCST 72(SI), Z4, Z2
-	VPDPBUSD.BCST 72(SI), Z5, Z3
-	VMOVDQU32     384(CX), Z4
-	VMOVDQU32     448(CX), Z5
-	VPDPBUSD.BCST 12(SI), Z4, Z0
-	VPDPBUSD.BCST 12(SI), Z5, Z1
-	VPDPBUSD.BCST 76(SI), Z4, Z2
-	VPDPBUSD.BCST 76(SI), Z5, Z3
-	VMOVDQU32     512(CX), Z4
-	VMOVDQU32     576(CX), Z5
-	VPDPBUSD.BCST 16(SI), Z4, Z0
-	VPDPBUSD.BCST 16(SI), Z5, Z1
-	VPDPBUSD.BCST 80(SI), Z4, Z2
-	VPDPBUSD.BCST 80(SI), Z5, Z3
-	VMOVDQU32     640(CX), Z4
-	VMOVDQU32     704(CX), Z5
-	VPDPBUSD.BCST 20(SI), Z4, Z0
-	VPDPBUSD.BCST 20(SI), Z5, Z1
-	VPDPBUSD.BCST 84(SI), Z4, Z2
-	VPDPBUSD.BCST 84(SI), Z5, Z3
-	VMOVDQU32     768(CX), Z4
-	VMOVDQU32     832(CX), Z5
-	VPDPBUSD.BCST 24(SI), Z4, Z0
-	VPDPBUSD.BCST 24(SI), Z5, Z1
-	VPDPBUSD.BCST 88(SI), Z4, Z2
-	VPDPBUSD.BCST 88(SI), Z5, Z3
-	VMOVDQU32     896(CX), Z4
-	VMOVDQU32     960(CX), Z5
-	VPDPBUSD.BCST 28(SI), Z4, Z0
-	VPDPBUSD.BCST 28(SI), Z5, Z1
-	VPDPBUSD.BCST 92(SI), Z4, Z2
-	VPDPBUSD.BCST 92(SI), Z5, Z3
-	VMOVDQU32     1024(CX), Z4
-	VMOVDQU32     1088(CX), Z5
-	VPDPBUSD.BCST 32(SI), Z4, Z0
-	VPDPBUSD.BCST 32(SI), Z5, Z1
-	VPDPBUSD.BCST 96(SI), Z4, Z2
-	VPDPBUSD.BCST 96(SI), Z5, Z3
-	VMOVDQU32     1152(CX), Z4
-	VMOVDQU32     1216(CX), Z5
-	VPDPBUSD.BCST 36(SI), Z4, Z0
-	VPDPBUSD.BCST 36(SI), Z5, Z1
-	VPDPBUSD.BCST 100(SI), Z4, Z2
-	VPDPBUSD.BCST 100(SI), Z5, Z3
-	VMOVDQU32     1280(CX), Z4
-	VMOVDQU32     1344(CX), Z5
-	VPDPBUSD.BCST 40(SI), Z4, Z0
-	VPDPBUSD.BCST 40(SI), Z5, Z1
-	VPDPBUSD.BCST 104(SI), Z4, Z2
-	VPDPBUSD.BCST 104(SI), Z5, Z3
-	VMOVDQU32     1408(CX), Z4
-	VMOVDQU32     1472(CX), Z5
-	VPDPBUSD.BCST 44(SI), Z4, Z0
-	VPDPBUSD.BCST 44(SI), Z5, Z1
-	VPDPBUSD.BCST 108(SI), Z4, Z2
-	VPDPBUSD.BCST 108(SI), Z5, Z3
-	VMOVDQU32     1536(CX), Z4
-	VMOVDQU32     1600(CX), Z5
-	VPDPBUSD.BCST 48(SI), Z4, Z0
-	VPDPBUSD.BCST 48(SI), Z5, Z1
-	VPDPBUSD.BCST 112(SI), Z4, Z2
-	VPDPBUSD.BCST 112(SI), Z5, Z3
-	VMOVDQU32     1664(CX), Z4
-	VMOVDQU32     1728(CX), Z5
-	VPDPBUSD.BCST 52(SI), Z4, Z0
-	VPDPBUSD.BCST 52(SI), Z5, Z1
-	VPDPBUSD.BCST 116(SI), Z4, Z2
-	VPDPBUSD.BCST 116(SI), Z5, Z3
-	VMOVDQU32     1792(CX), Z4
-	VMOVDQU32     1856(CX), Z5
-	VPDPBUSD.BCST 56(SI), Z4, Z0
-	VPDPBUSD.BCST 56(SI), Z5, Z1
-	VPDPBUSD.BCST 120(SI), Z4, Z2
-	VPDPBUSD.BCST 120(SI), Z5, Z3
-	VMOVDQU32     1920(CX), Z4
-	VMOVDQU32     1984(CX), Z5
-	VPDPBUSD.BCST 60(SI), Z4, Z0
-	VPDPBUSD.BCST 60(SI), Z5, Z1
-	VPDPBUSD.BCST 124(SI), Z4, Z2
-	VPDPBUSD.BCST 124(SI), Z5, Z3
-	ADDQ          $0x00000800, CX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000080, DI
-	DECQ          DX
+	PREFETCHT1    (BX)
+	PREFETCHT1    64(BX)
+	ADDQ          SI, BX
+	VPANDD        (DI), Z0, Z5
+	VPANDD        (R9), Z0, Z6
+	VPANDD        (R10), Z0, Z7
+	VPANDD        (R8), Z0, Z8
+	VMOVDQU32     (R11), Z9
+	VPDPWSSD      Z9, Z5, Z1
+	VPDPWSSD      Z9, Z6, Z2
+	VPDPWSSD      Z9, Z7, Z3
+	VPDPWSSD      Z9, Z8, Z4
+	VPSRLW        $0x08, (DI), Z5
+	VPSRLW        $0x08, (R9), Z6
+	VPSRLW        $0x08, (R10), Z7
+	VPSRLW        $0x08, (R8), Z8
+	VMOVDQU32     64(R11), Z9
+	VPDPWSSD      Z9, Z5, Z1
+	VPDPWSSD      Z9, Z6, Z2
+	VPDPWSSD      Z9, Z7, Z3
+	VPDPWSSD      Z9, Z8, Z4
+	ADDQ          $0x40, DI
+	ADDQ          $0x40, R9
+	ADDQ          $0x40, R10
+	ADDQ          $0x40, R8
+	ADDQ          $0x00000080, R11
+	DECQ          CX
 	JNZ           step
-	MOVQ          (AX), AX
-	VMOVDQU32     Z0, (AX)
-	VMOVDQU32     Z1, 64(AX)
-	VMOVDQU32     Z2, 128(AX)
-	VMOVDQU32     Z3, 192(AX)
+	VPTERNLOGD    $0xff, Z10, Z10, Z10
+	VPSRLD        $0x18, Z10, Z10
+	VPUNPCKLDQ    Z2, Z1, Z0
+	VPUNPCKHDQ    Z2, Z1, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z10, Z0, Z0
+	VPUNPCKLDQ    Z4, Z3, Z2
+	VPUNPCKHDQ    Z4, Z3, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z10, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, (DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 128(DX)
 	VZEROUPPER
 	RET
 
-// func gemm512x2(a *byte)
-// Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·gemm512x2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   32(AX), DX
-	MOVQ   24(AX), BX
-	MOVQ   16(AX), SI
-	LEAQ   (SI)(BX*2), DI
-	ADDQ   BX, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
+// func gemmWords512x2(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·gemmWords512x2(SB), NOSPLIT, $0-8
+	MOVQ       a+0(FP), AX
+	MOVQ       40(AX), CX
+	MOVQ       (AX), DX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), SI
+	MOVQ       8(AX), DI
+	MOVQ       16(AX), R8
+	LEAQ       (DI)(R8*1), R9
+	LEAQ       (R9)(R8*1), R10
+	LEAQ       (R10)(R8*1), R8
+	MOVQ       24(AX), R11
+	MOVQ       32(AX), AX
+	LEAQ       (R11)(AX*1), AX
+	VPTERNLOGD $0xff, Z0, Z0, Z0
+	VPSRLW     $0x08, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
 
 step:
-	VMOVDQU32     (CX), Z8
-	VMOVDQU32     64(CX), Z9
-	VPDPBUSD.BCST (SI), Z8, Z0
-	VPDPBUSD.BCST (SI), Z9, Z1
-	VPDPBUSD.BCST 64(SI), Z8, Z2
-	VPDPBUSD.BCST 64(SI), Z9, Z3
-	VPDPBUSD.BCST (SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST (SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 64(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 64(SI)(BX*1), Z9, Z7
-	VMOVDQU32     128(CX), Z8
-	VMOVDQU32     192(CX), Z9
-	VPDPBUSD.BCST 4(SI), Z8, Z0
-	VPDPBUSD.BCST 4(SI), Z9, Z1
-	VPDPBUSD.BCST 68(SI), Z8, Z2
-	VPDPBUSD.BCST 68(SI), Z9, Z3
-	VPDPBUSD.BCST 4(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 4(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 68(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 68(SI)(BX*1), Z9, Z7
-	VMOVDQU32     256(CX), Z8
-	VMOVDQU32     320(CX), Z9
-	VPDPBUSD.BCST 8(SI), Z8, Z0
-	VPDPBUSD.BCST 8(SI), Z9, Z1
-	VPDPBUSD.BCST 72(SI), Z8, Z2
-	VPDPBUSD.BCST 72(SI), Z9, Z3
-	VPDPBUSD.BCST 8(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 8(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 72(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 72(SI)(BX*1), Z9, Z7
-	VMOVDQU32     384(CX), Z8
-	VMOVDQU32     448(CX), Z9
-	VPDPBUSD.BCST 12(SI), Z8, Z0
-	VPDPBUSD.BCST 12(SI), Z9, Z1
-	VPDPBUSD.BCST 76(SI), Z8, Z2
-	VPDPBUSD.BCST 76(SI), Z9, Z3
-	VPDPBUSD.BCST 12(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 12(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 76(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 76(SI)(BX*1), Z9, Z7
-	VMOVDQU32     512(CX), Z8
-	VMOVDQU32     576(CX), Z9
-	VPDPBUSD.BCST 16(SI), Z8, Z0
-	VPDPBUSD.BCST 16(SI), Z9, Z1
-	VPDPBUSD.BCST 80(SI), Z8, Z2
-	VPDPBUSD.BCST 80(SI), Z9, Z3
-	VPDPBUSD.BCST 16(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 16(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 80(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 80(SI)(BX*1), Z9, Z7
-	VMOVDQU32     640(CX), Z8
-	VMOVDQU32     704(CX), Z9
-	VPDPBUSD.BCST 20(SI), Z8, Z0
-	VPDPBUSD.BCST 20(SI), Z9, Z1
-	VPDPBUSD.BCST 84(SI), Z8, Z2
-	VPDPBUSD.BCST 84(SI), Z9, Z3
-	VPDPBUSD.BCST 20(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 20(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 84(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 84(SI)(BX*1), Z9, Z7
-	VMOVDQU32     768(CX), Z8
-	VMOVDQU32     832(CX), Z9
-	VPDPBUSD.BCST 24(SI), Z8, Z0
-	VPDPBUSD.BCST 24(SI), Z9, Z1
-	VPDPBUSD.BCST 88(SI), Z8, Z2
-	VPDPBUSD.BCST 88(SI), Z9, Z3
-	VPDPBUSD.BCST 24(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 24(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 88(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 88(SI)(BX*1), Z9, Z7
-	VMOVDQU32     896(CX), Z8
-	VMOVDQU32     960(CX), Z9
-	VPDPBUSD.BCST 28(SI), Z8, Z0
-	VPDPBUSD.BCST 28(SI), Z9, Z1
-	VPDPBUSD.BCST 92(SI), Z8, Z2
-	VPDPBUSD.BCST 92(SI), Z9, Z3
-	VPDPBUSD.BCST 28(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 28(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 92(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 92(SI)(BX*1), Z9, Z7
-	VMOVDQU32     1024(CX), Z8
-	VMOVDQU32     1088(CX), Z9
-	VPDPBUSD.BCST 32(SI), Z8, Z0
-	VPDPBUSD.BCST 32(SI), Z9, Z1
-	VPDPBUSD.BCST 96(SI), Z8, Z2
-	VPDPBUSD.BCST 96(SI), Z9, Z3
-	VPDPBUSD.BCST 32(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 32(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 96(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 96(SI)(BX*1), Z9, Z7
-	VMOVDQU32     1152(CX), Z8
-	VMOVDQU32     1216(CX), Z9
-	VPDPBUSD.BCST 36(SI), Z8, Z0
-	VPDPBUSD.BCST 36(SI), Z9, Z1
-	VPDPBUSD.BCST 100(SI), Z8, Z2
-	VPDPBUSD.BCST 100(SI), Z9, Z3
-	VPDPBUSD.BCST 36(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 36(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 100(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 100(SI)(BX*1), Z9, Z7
-	VMOVDQU32     1280(CX), Z8
-	VMOVDQU32     1344(CX), Z9
-	VPDPBUSD.BCST 40(SI), Z8, Z0
-	VPDPBUSD.BCST 40(SI), Z9, Z1
-	VPDPBUSD.BCST 104(SI), Z8, Z2
-	VPDPBUSD.BCST 104(SI), Z9, Z3
-	VPDPBUSD.BCST 40(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 40(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 104(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 104(SI)(BX*1), Z9, Z7
-	VMOVDQU32     1408(CX), Z8
-	VMOVDQU32     1472(CX), Z9
-	VPDPBUSD.BCST 44(SI), Z8, Z0
-	VPDPBUSD.BCST 44(SI), Z9, Z1
-	VPDPBUSD.BCST 108(SI), Z8, Z2
-	VPDPBUSD.BCST 108(SI), Z9, Z3
-	VPDPBUSD.BCST 44(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 44(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 108(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 108(SI)(BX*1), Z9, Z7
-	VMOVDQU32     1536(CX), Z8
-	VMOVDQU32     1600(CX), Z9
-	VPDPBUSD.BCST 48(SI), Z8, Z0
-	VPDPBUSD.BCST 48(SI), Z9, Z1
-	VPDPBUSD.BCST 112(SI), Z8, Z2
-	VPDPBUSD.BCST 112(SI), Z9, Z3
-	VPDPBUSD.BCST 48(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 48(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 112(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 112(SI)(BX*1), Z9, Z7
-	VMOVDQU32     1664(CX), Z8
-	VMOVDQU32     1728(CX), Z9
-	VPDPBUSD.BCST 52(SI), Z8, Z0
-	VPDPBUSD.BCST 52(SI), Z9, Z1
-	VPDPBUSD.BCST 116(SI), Z8, Z2
-	VPDPBUSD.BCST 116(SI), Z9, Z3
-	VPDPBUSD.BCST 52(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 52(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 116(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 116(SI)(BX*1), Z9, Z7
-	VMOVDQU32     1792(CX), Z8
-	VMOVDQU32     1856(CX), Z9
-	VPDPBUSD.BCST 56(SI), Z8, Z0
-	VPDPBUSD.BCST 56(SI), Z9, Z1
-	VPDPBUSD.BCST 120(SI), Z8, Z2
-	VPDPBUSD.BCST 120(SI), Z9, Z3
-	VPDPBUSD.BCST 56(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 56(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 120(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 120(SI)(BX*1), Z9, Z7
-	VMOVDQU32     1920(CX), Z8
-	VMOVDQU32     1984(CX), Z9
-	VPDPBUSD.BCST 60(SI), Z8, Z0
-	VPDPBUSD.BCST 60(SI), Z9, Z1
-	VPDPBUSD.BCST 124(SI), Z8, Z2
-	VPDPBUSD.BCST 124(SI), Z9, Z3
-	VPDPBUSD.BCST 60(SI)(BX*1), Z8, Z4
-	VPDPBUSD.BCST 60(SI)(BX*1), Z9, Z5
-	VPDPBUSD.BCST 124(SI)(BX*1), Z8, Z6
-	VPDPBUSD.BCST 124(SI)(BX*1), Z9, Z7
-	ADDQ          $0x00000800, CX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000080, DI
-	DECQ          DX
+	PREFETCHT1    (BX)
+	PREFETCHT1    64(BX)
+	ADDQ          SI, BX
+	VPANDD        (DI), Z0, Z9
+	VPANDD        (R9), Z0, Z10
+	VPANDD        (R10), Z0, Z11
+	VPANDD        (R8), Z0, Z12
+	VMOVDQU32     (R11), Z13
+	VPDPWSSD      Z13, Z9, Z1
+	VPDPWSSD      Z13, Z10, Z2
+	VPDPWSSD      Z13, Z11, Z3
+	VPDPWSSD      Z13, Z12, Z4
+	VMOVDQU32     (AX), Z13
+	VPDPWSSD      Z13, Z9, Z5
+	VPDPWSSD      Z13, Z10, Z6
+	VPDPWSSD      Z13, Z11, Z7
+	VPDPWSSD      Z13, Z12, Z8
+	VPSRLW        $0x08, (DI), Z9
+	VPSRLW        $0x08, (R9), Z10
+	VPSRLW        $0x08, (R10), Z11
+	VPSRLW        $0x08, (R8), Z12
+	VMOVDQU32     64(R11), Z13
+	VPDPWSSD      Z13, Z9, Z1
+	VPDPWSSD      Z13, Z10, Z2
+	VPDPWSSD      Z13, Z11, Z3
+	VPDPWSSD      Z13, Z12, Z4
+	VMOVDQU32     64(AX), Z13
+	VPDPWSSD      Z13, Z9, Z5
+	VPDPWSSD      Z13, Z10, Z6
+	VPDPWSSD      Z13, Z11, Z7
+	VPDPWSSD      Z13, Z12, Z8
+	ADDQ          $0x40, DI
+	ADDQ          $0x40, R9
+	ADDQ          $0x40, R10
+	ADDQ          $0x40, R8
+	ADDQ          $0x00000080, R11
+	ADDQ          $0x00000080, AX
+	DECQ          CX
 	JNZ           step
-	MOVQ          (AX), AX
-	VMOVDQU32     Z0, (AX)
-	VMOVDQU32     Z1, 64(AX)
-	VMOVDQU32     Z2, 128(AX)
-	VMOVDQU32     Z3, 192(AX)
-	VMOVDQU32     Z4, 256(AX)
-	VMOVDQU32     Z5, 320(AX)
-	VMOVDQU32     Z6, 384(AX)
-	VMOVDQU32     Z7, 448(AX)
+	VPTERNLOGD    $0xff, Z14, Z14, Z14
+	VPSRLD        $0x18, Z14, Z14
+	VPUNPCKLDQ    Z2, Z1, Z0
+	VPUNPCKHDQ    Z2, Z1, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z14, Z0, Z0
+	VPUNPCKLDQ    Z4, Z3, Z2
+	VPUNPCKHDQ    Z4, Z3, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z14, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, (DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 128(DX)
+	VPUNPCKLDQ    Z6, Z5, Z0
+	VPUNPCKHDQ    Z6, Z5, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z14, Z0, Z0
+	VPUNPCKLDQ    Z8, Z7, Z2
+	VPUNPCKHDQ    Z8, Z7, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z14, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 256(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 384(DX)
 	VZEROUPPER
 	RET
 
-// func gemm512x3(a *byte)
-// Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·gemm512x3(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   32(AX), DX
-	MOVQ   24(AX), BX
-	MOVQ   16(AX), SI
-	LEAQ   (SI)(BX*2), DI
-	ADDQ   BX, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
+// func gemmWords512x3(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·gemmWords512x3(SB), NOSPLIT, $0-8
+	MOVQ       a+0(FP), AX
+	MOVQ       40(AX), CX
+	MOVQ       (AX), DX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), SI
+	MOVQ       8(AX), DI
+	MOVQ       16(AX), R8
+	LEAQ       (DI)(R8*1), R9
+	LEAQ       (R9)(R8*1), R10
+	LEAQ       (R10)(R8*1), R8
+	MOVQ       24(AX), R11
+	MOVQ       32(AX), AX
+	LEAQ       (R11)(AX*1), R12
+	LEAQ       (R12)(AX*1), AX
+	VPTERNLOGD $0xff, Z0, Z0, Z0
+	VPSRLW     $0x08, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
 
 step:
-	VMOVDQU32     (CX), Z12
-	VMOVDQU32     64(CX), Z13
-	VPDPBUSD.BCST (SI), Z12, Z0
-	VPDPBUSD.BCST (SI), Z13, Z1
-	VPDPBUSD.BCST 64(SI), Z12, Z2
-	VPDPBUSD.BCST 64(SI), Z13, Z3
-	VPDPBUSD.BCST (SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST (SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 64(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 64(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST (SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST (SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 64(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 64(SI)(BX*2), Z13, Z11
-	VMOVDQU32     128(CX), Z12
-	VMOVDQU32     192(CX), Z13
-	VPDPBUSD.BCST 4(SI), Z12, Z0
-	VPDPBUSD.BCST 4(SI), Z13, Z1
-	VPDPBUSD.BCST 68(SI), Z12, Z2
-	VPDPBUSD.BCST 68(SI), Z13, Z3
-	VPDPBUSD.BCST 4(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 4(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 68(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 68(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 4(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 4(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 68(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 68(SI)(BX*2), Z13, Z11
-	VMOVDQU32     256(CX), Z12
-	VMOVDQU32     320(CX), Z13
-	VPDPBUSD.BCST 8(SI), Z12, Z0
-	VPDPBUSD.BCST 8(SI), Z13, Z1
-	VPDPBUSD.BCST 72(SI), Z12, Z2
-	VPDPBUSD.BCST 72(SI), Z13, Z3
-	VPDPBUSD.BCST 8(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 8(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 72(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 72(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 8(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 8(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 72(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 72(SI)(BX*2), Z13, Z11
-	VMOVDQU32     384(CX), Z12
-	VMOVDQU32     448(CX), Z13
-	VPDPBUSD.BCST 12(SI), Z12, Z0
-	VPDPBUSD.BCST 12(SI), Z13, Z1
-	VPDPBUSD.BCST 76(SI), Z12, Z2
-	VPDPBUSD.BCST 76(SI), Z13, Z3
-	VPDPBUSD.BCST 12(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 12(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 76(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 76(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 12(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 12(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 76(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 76(SI)(BX*2), Z13, Z11
-	VMOVDQU32     512(CX), Z12
-	VMOVDQU32     576(CX), Z13
-	VPDPBUSD.BCST 16(SI), Z12, Z0
-	VPDPBUSD.BCST 16(SI), Z13, Z1
-	VPDPBUSD.BCST 80(SI), Z12, Z2
-	VPDPBUSD.BCST 80(SI), Z13, Z3
-	VPDPBUSD.BCST 16(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 16(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 80(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 80(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 16(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 16(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 80(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 80(SI)(BX*2), Z13, Z11
-	VMOVDQU32     640(CX), Z12
-	VMOVDQU32     704(CX), Z13
-	VPDPBUSD.BCST 20(SI), Z12, Z0
-	VPDPBUSD.BCST 20(SI), Z13, Z1
-	VPDPBUSD.BCST 84(SI), Z12, Z2
-	VPDPBUSD.BCST 84(SI), Z13, Z3
-	VPDPBUSD.BCST 20(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 20(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 84(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 84(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 20(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 20(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 84(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 84(SI)(BX*2), Z13, Z11
-	VMOVDQU32     768(CX), Z12
-	VMOVDQU32     832(CX), Z13
-	VPDPBUSD.BCST 24(SI), Z12, Z0
-	VPDPBUSD.BCST 24(SI), Z13, Z1
-	VPDPBUSD.BCST 88(SI), Z12, Z2
-	VPDPBUSD.BCST 88(SI), Z13, Z3
-	VPDPBUSD.BCST 24(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 24(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 88(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 88(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 24(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 24(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 88(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 88(SI)(BX*2), Z13, Z11
-	VMOVDQU32     896(CX), Z12
-	VMOVDQU32     960(CX), Z13
-	VPDPBUSD.BCST 28(SI), Z12, Z0
-	VPDPBUSD.BCST 28(SI), Z13, Z1
-	VPDPBUSD.BCST 92(SI), Z12, Z2
-	VPDPBUSD.BCST 92(SI), Z13, Z3
-	VPDPBUSD.BCST 28(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 28(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 92(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 92(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 28(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 28(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 92(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 92(SI)(BX*2), Z13, Z11
-	VMOVDQU32     1024(CX), Z12
-	VMOVDQU32     1088(CX), Z13
-	VPDPBUSD.BCST 32(SI), Z12, Z0
-	VPDPBUSD.BCST 32(SI), Z13, Z1
-	VPDPBUSD.BCST 96(SI), Z12, Z2
-	VPDPBUSD.BCST 96(SI), Z13, Z3
-	VPDPBUSD.BCST 32(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 32(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 96(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 96(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 32(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 32(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 96(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 96(SI)(BX*2), Z13, Z11
-	VMOVDQU32     1152(CX), Z12
-	VMOVDQU32     1216(CX), Z13
-	VPDPBUSD.BCST 36(SI), Z12, Z0
-	VPDPBUSD.BCST 36(SI), Z13, Z1
-	VPDPBUSD.BCST 100(SI), Z12, Z2
-	VPDPBUSD.BCST 100(SI), Z13, Z3
-	VPDPBUSD.BCST 36(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 36(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 100(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 100(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 36(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 36(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 100(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 100(SI)(BX*2), Z13, Z11
-	VMOVDQU32     1280(CX), Z12
-	VMOVDQU32     1344(CX), Z13
-	VPDPBUSD.BCST 40(SI), Z12, Z0
-	VPDPBUSD.BCST 40(SI), Z13, Z1
-	VPDPBUSD.BCST 104(SI), Z12, Z2
-	VPDPBUSD.BCST 104(SI), Z13, Z3
-	VPDPBUSD.BCST 40(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 40(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 104(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 104(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 40(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 40(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 104(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 104(SI)(BX*2), Z13, Z11
-	VMOVDQU32     1408(CX), Z12
-	VMOVDQU32     1472(CX), Z13
-	VPDPBUSD.BCST 44(SI), Z12, Z0
-	VPDPBUSD.BCST 44(SI), Z13, Z1
-	VPDPBUSD.BCST 108(SI), Z12, Z2
-	VPDPBUSD.BCST 108(SI), Z13, Z3
-	VPDPBUSD.BCST 44(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 44(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 108(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 108(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 44(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 44(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 108(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 108(SI)(BX*2), Z13, Z11
-	VMOVDQU32     1536(CX), Z12
-	VMOVDQU32     1600(CX), Z13
-	VPDPBUSD.BCST 48(SI), Z12, Z0
-	VPDPBUSD.BCST 48(SI), Z13, Z1
-	VPDPBUSD.BCST 112(SI), Z12, Z2
-	VPDPBUSD.BCST 112(SI), Z13, Z3
-	VPDPBUSD.BCST 48(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 48(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 112(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 112(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 48(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 48(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 112(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 112(SI)(BX*2), Z13, Z11
-	VMOVDQU32     1664(CX), Z12
-	VMOVDQU32     1728(CX), Z13
-	VPDPBUSD.BCST 52(SI), Z12, Z0
-	VPDPBUSD.BCST 52(SI), Z13, Z1
-	VPDPBUSD.BCST 116(SI), Z12, Z2
-	VPDPBUSD.BCST 116(SI), Z13, Z3
-	VPDPBUSD.BCST 52(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 52(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 116(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 116(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 52(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 52(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 116(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 116(SI)(BX*2), Z13, Z11
-	VMOVDQU32     1792(CX), Z12
-	VMOVDQU32     1856(CX), Z13
-	VPDPBUSD.BCST 56(SI), Z12, Z0
-	VPDPBUSD.BCST 56(SI), Z13, Z1
-	VPDPBUSD.BCST 120(SI), Z12, Z2
-	VPDPBUSD.BCST 120(SI), Z13, Z3
-	VPDPBUSD.BCST 56(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 56(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 120(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 120(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 56(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 56(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 120(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 120(SI)(BX*2), Z13, Z11
-	VMOVDQU32     1920(CX), Z12
-	VMOVDQU32     1984(CX), Z13
-	VPDPBUSD.BCST 60(SI), Z12, Z0
-	VPDPBUSD.BCST 60(SI), Z13, Z1
-	VPDPBUSD.BCST 124(SI), Z12, Z2
-	VPDPBUSD.BCST 124(SI), Z13, Z3
-	VPDPBUSD.BCST 60(SI)(BX*1), Z12, Z4
-	VPDPBUSD.BCST 60(SI)(BX*1), Z13, Z5
-	VPDPBUSD.BCST 124(SI)(BX*1), Z12, Z6
-	VPDPBUSD.BCST 124(SI)(BX*1), Z13, Z7
-	VPDPBUSD.BCST 60(SI)(BX*2), Z12, Z8
-	VPDPBUSD.BCST 60(SI)(BX*2), Z13, Z9
-	VPDPBUSD.BCST 124(SI)(BX*2), Z12, Z10
-	VPDPBUSD.BCST 124(SI)(BX*2), Z13, Z11
-	ADDQ          $0x00000800, CX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000080, DI
-	DECQ          DX
+	PREFETCHT1    (BX)
+	PREFETCHT1    64(BX)
+	ADDQ          SI, BX
+	VPANDD        (DI), Z0, Z13
+	VPANDD        (R9), Z0, Z14
+	VPANDD        (R10), Z0, Z15
+	VPANDD        (R8), Z0, Z16
+	VMOVDQU32     (R11), Z17
+	VPDPWSSD      Z17, Z13, Z1
+	VPDPWSSD      Z17, Z14, Z2
+	VPDPWSSD      Z17, Z15, Z3
+	VPDPWSSD      Z17, Z16, Z4
+	VMOVDQU32     (R12), Z17
+	VPDPWSSD      Z17, Z13, Z5
+	VPDPWSSD      Z17, Z14, Z6
+	VPDPWSSD      Z17, Z15, Z7
+	VPDPWSSD      Z17, Z16, Z8
+	VMOVDQU32     (AX), Z17
+	VPDPWSSD      Z17, Z13, Z9
+	VPDPWSSD      Z17, Z14, Z10
+	VPDPWSSD      Z17, Z15, Z11
+	VPDPWSSD      Z17, Z16, Z12
+	VPSRLW        $0x08, (DI), Z13
+	VPSRLW        $0x08, (R9), Z14
+	VPSRLW        $0x08, (R10), Z15
+	VPSRLW        $0x08, (R8), Z16
+	VMOVDQU32     64(R11), Z17
+	VPDPWSSD      Z17, Z13, Z1
+	VPDPWSSD      Z17, Z14, Z2
+	VPDPWSSD      Z17, Z15, Z3
+	VPDPWSSD      Z17, Z16, Z4
+	VMOVDQU32     64(R12), Z17
+	VPDPWSSD      Z17, Z13, Z5
+	VPDPWSSD      Z17, Z14, Z6
+	VPDPWSSD      Z17, Z15, Z7
+	VPDPWSSD      Z17, Z16, Z8
+	VMOVDQU32     64(AX), Z17
+	VPDPWSSD      Z17, Z13, Z9
+	VPDPWSSD      Z17, Z14, Z10
+	VPDPWSSD      Z17, Z15, Z11
+	VPDPWSSD      Z17, Z16, Z12
+	ADDQ          $0x40, DI
+	ADDQ          $0x40, R9
+	ADDQ          $0x40, R10
+	ADDQ          $0x40, R8
+	ADDQ          $0x00000080, R11
+	ADDQ          $0x00000080, R12
+	ADDQ          $0x00000080, AX
+	DECQ          CX
 	JNZ           step
-	MOVQ          (AX), AX
-	VMOVDQU32     Z0, (AX)
-	VMOVDQU32     Z1, 64(AX)
-	VMOVDQU32     Z2, 128(AX)
-	VMOVDQU32     Z3, 192(AX)
-	VMOVDQU32     Z4, 256(AX)
-	VMOVDQU32     Z5, 320(AX)
-	VMOVDQU32     Z6, 384(AX)
-	VMOVDQU32     Z7, 448(AX)
-	VMOVDQU32     Z8, 512(AX)
-	VMOVDQU32     Z9, 576(AX)
-	VMOVDQU32     Z10, 640(AX)
-	VMOVDQU32     Z11, 704(AX)
+	VPTERNLOGD    $0xff, Z18, Z18, Z18
+	VPSRLD        $0x18, Z18, Z18
+	VPUNPCKLDQ    Z2, Z1, Z0
+	VPUNPCKHDQ    Z2, Z1, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z18, Z0, Z0
+	VPUNPCKLDQ    Z4, Z3, Z2
+	VPUNPCKHDQ    Z4, Z3, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z18, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, (DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 128(DX)
+	VPUNPCKLDQ    Z6, Z5, Z0
+	VPUNPCKHDQ    Z6, Z5, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z18, Z0, Z0
+	VPUNPCKLDQ    Z8, Z7, Z2
+	VPUNPCKHDQ    Z8, Z7, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z18, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 256(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 384(DX)
+	VPUNPCKLDQ    Z10, Z9, Z0
+	VPUNPCKHDQ    Z10, Z9, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z18, Z0, Z0
+	VPUNPCKLDQ    Z12, Z11, Z2
+	VPUNPCKHDQ    Z12, Z11, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z18, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 512(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 640(DX)
 	VZEROUPPER
 	RET
 
-// func gemm512x4(a *byte)
-// Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·gemm512x4(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   32(AX), DX
-	MOVQ   24(AX), BX
-	MOVQ   16(AX), SI
-	LEAQ   (SI)(BX*2), DI
-	ADDQ   BX, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
+// func gemmWords512x4(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·gemmWords512x4(SB), NOSPLIT, $0-8
+	MOVQ       a+0(FP), AX
+	MOVQ       40(AX), CX
+	MOVQ       (AX), DX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), SI
+	MOVQ       8(AX), DI
+	MOVQ       16(AX), R8
+	LEAQ       (DI)(R8*1), R9
+	LEAQ       (R9)(R8*1), R10
+	LEAQ       (R10)(R8*1), R8
+	MOVQ       24(AX), R11
+	MOVQ       32(AX), AX
+	LEAQ       (R11)(AX*1), R12
+	LEAQ       (R12)(AX*1), R13
+	LEAQ       (R13)(AX*1), AX
+	VPTERNLOGD $0xff, Z0, Z0, Z0
+	VPSRLW     $0x08, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
 
 step:
-	VMOVDQU32     (CX), Z16
-	VMOVDQU32     64(CX), Z17
-	VPDPBUSD.BCST (SI), Z16, Z0
-	VPDPBUSD.BCST (SI), Z17, Z1
-	VPDPBUSD.BCST 64(SI), Z16, Z2
-	VPDPBUSD.BCST 64(SI), Z17, Z3
-	VPDPBUSD.BCST (SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST (SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 64(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 64(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST (SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST (SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 64(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 64(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST (DI), Z16, Z12
-	VPDPBUSD.BCST (DI), Z17, Z13
-	VPDPBUSD.BCST 64(DI), Z16, Z14
-	VPDPBUSD.BCST 64(DI), Z17, Z15
-	VMOVDQU32     128(CX), Z16
-	VMOVDQU32     192(CX), Z17
-	VPDPBUSD.BCST 4(SI), Z16, Z0
-	VPDPBUSD.BCST 4(SI), Z17, Z1
-	VPDPBUSD.BCST 68(SI), Z16, Z2
-	VPDPBUSD.BCST 68(SI), Z17, Z3
-	VPDPBUSD.BCST 4(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 4(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 68(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 68(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 4(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 4(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 68(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 68(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 4(DI), Z16, Z12
-	VPDPBUSD.BCST 4(DI), Z17, Z13
-	VPDPBUSD.BCST 68(DI), Z16, Z14
-	VPDPBUSD.BCST 68(DI), Z17, Z15
-	VMOVDQU32     256(CX), Z16
-	VMOVDQU32     320(CX), Z17
-	VPDPBUSD.BCST 8(SI), Z16, Z0
-	VPDPBUSD.BCST 8(SI), Z17, Z1
-	VPDPBUSD.BCST 72(SI), Z16, Z2
-	VPDPBUSD.BCST 72(SI), Z17, Z3
-	VPDPBUSD.BCST 8(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 8(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 72(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 72(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 8(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 8(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 72(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 72(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 8(DI), Z16, Z12
-	VPDPBUSD.BCST 8(DI), Z17, Z13
-	VPDPBUSD.BCST 72(DI), Z16, Z14
-	VPDPBUSD.BCST 72(DI), Z17, Z15
-	VMOVDQU32     384(CX), Z16
-	VMOVDQU32     448(CX), Z17
-	VPDPBUSD.BCST 12(SI), Z16, Z0
-	VPDPBUSD.BCST 12(SI), Z17, Z1
-	VPDPBUSD.BCST 76(SI), Z16, Z2
-	VPDPBUSD.BCST 76(SI), Z17, Z3
-	VPDPBUSD.BCST 12(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 12(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 76(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 76(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 12(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 12(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 76(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 76(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 12(DI), Z16, Z12
-	VPDPBUSD.BCST 12(DI), Z17, Z13
-	VPDPBUSD.BCST 76(DI), Z16, Z14
-	VPDPBUSD.BCST 76(DI), Z17, Z15
-	VMOVDQU32     512(CX), Z16
-	VMOVDQU32     576(CX), Z17
-	VPDPBUSD.BCST 16(SI), Z16, Z0
-	VPDPBUSD.BCST 16(SI), Z17, Z1
-	VPDPBUSD.BCST 80(SI), Z16, Z2
-	VPDPBUSD.BCST 80(SI), Z17, Z3
-	VPDPBUSD.BCST 16(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 16(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 80(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 80(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 16(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 16(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 80(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 80(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 16(DI), Z16, Z12
-	VPDPBUSD.BCST 16(DI), Z17, Z13
-	VPDPBUSD.BCST 80(DI), Z16, Z14
-	VPDPBUSD.BCST 80(DI), Z17, Z15
-	VMOVDQU32     640(CX), Z16
-	VMOVDQU32     704(CX), Z17
-	VPDPBUSD.BCST 20(SI), Z16, Z0
-	VPDPBUSD.BCST 20(SI), Z17, Z1
-	VPDPBUSD.BCST 84(SI), Z16, Z2
-	VPDPBUSD.BCST 84(SI), Z17, Z3
-	VPDPBUSD.BCST 20(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 20(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 84(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 84(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 20(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 20(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 84(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 84(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 20(DI), Z16, Z12
-	VPDPBUSD.BCST 20(DI), Z17, Z13
-	VPDPBUSD.BCST 84(DI), Z16, Z14
-	VPDPBUSD.BCST 84(DI), Z17, Z15
-	VMOVDQU32     768(CX), Z16
-	VMOVDQU32     832(CX), Z17
-	VPDPBUSD.BCST 24(SI), Z16, Z0
-	VPDPBUSD.BCST 24(SI), Z17, Z1
-	VPDPBUSD.BCST 88(SI), Z16, Z2
-	VPDPBUSD.BCST 88(SI), Z17, Z3
-	VPDPBUSD.BCST 24(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 24(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 88(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 88(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 24(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 24(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 88(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 88(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 24(DI), Z16, Z12
-	VPDPBUSD.BCST 24(DI), Z17, Z13
-	VPDPBUSD.BCST 88(DI), Z16, Z14
-	VPDPBUSD.BCST 88(DI), Z17, Z15
-	VMOVDQU32     896(CX), Z16
-	VMOVDQU32     960(CX), Z17
-	VPDPBUSD.BCST 28(SI), Z16, Z0
-	VPDPBUSD.BCST 28(SI), Z17, Z1
-	VPDPBUSD.BCST 92(SI), Z16, Z2
-	VPDPBUSD.BCST 92(SI), Z17, Z3
-	VPDPBUSD.BCST 28(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 28(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 92(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 92(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 28(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 28(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 92(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 92(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 28(DI), Z16, Z12
-	VPDPBUSD.BCST 28(DI), Z17, Z13
-	VPDPBUSD.BCST 92(DI), Z16, Z14
-	VPDPBUSD.BCST 92(DI), Z17, Z15
-	VMOVDQU32     1024(CX), Z16
-	VMOVDQU32     1088(CX), Z17
-	VPDPBUSD.BCST 32(SI), Z16, Z0
-	VPDPBUSD.BCST 32(SI), Z17, Z1
-	VPDPBUSD.BCST 96(SI), Z16, Z2
-	VPDPBUSD.BCST 96(SI), Z17, Z3
-	VPDPBUSD.BCST 32(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 32(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 96(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 96(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 32(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 32(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 96(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 96(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 32(DI), Z16, Z12
-	VPDPBUSD.BCST 32(DI), Z17, Z13
-	VPDPBUSD.BCST 96(DI), Z16, Z14
-	VPDPBUSD.BCST 96(DI), Z17, Z15
-	VMOVDQU32     1152(CX), Z16
-	VMOVDQU32     1216(CX), Z17
-	VPDPBUSD.BCST 36(SI), Z16, Z0
-	VPDPBUSD.BCST 36(SI), Z17, Z1
-	VPDPBUSD.BCST 100(SI), Z16, Z2
-	VPDPBUSD.BCST 100(SI), Z17, Z3
-	VPDPBUSD.BCST 36(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 36(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 100(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 100(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 36(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 36(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 100(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 100(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 36(DI), Z16, Z12
-	VPDPBUSD.BCST 36(DI), Z17, Z13
-	VPDPBUSD.BCST 100(DI), Z16, Z14
-	VPDPBUSD.BCST 100(DI), Z17, Z15
-	VMOVDQU32     1280(CX), Z16
-	VMOVDQU32     1344(CX), Z17
-	VPDPBUSD.BCST 40(SI), Z16, Z0
-	VPDPBUSD.BCST 40(SI), Z17, Z1
-	VPDPBUSD.BCST 104(SI), Z16, Z2
-	VPDPBUSD.BCST 104(SI), Z17, Z3
-	VPDPBUSD.BCST 40(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 40(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 104(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 104(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 40(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 40(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 104(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 104(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 40(DI), Z16, Z12
-	VPDPBUSD.BCST 40(DI), Z17, Z13
-	VPDPBUSD.BCST 104(DI), Z16, Z14
-	VPDPBUSD.BCST 104(DI), Z17, Z15
-	VMOVDQU32     1408(CX), Z16
-	VMOVDQU32     1472(CX), Z17
-	VPDPBUSD.BCST 44(SI), Z16, Z0
-	VPDPBUSD.BCST 44(SI), Z17, Z1
-	VPDPBUSD.BCST 108(SI), Z16, Z2
-	VPDPBUSD.BCST 108(SI), Z17, Z3
-	VPDPBUSD.BCST 44(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 44(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 108(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 108(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 44(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 44(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 108(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 108(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 44(DI), Z16, Z12
-	VPDPBUSD.BCST 44(DI), Z17, Z13
-	VPDPBUSD.BCST 108(DI), Z16, Z14
-	VPDPBUSD.BCST 108(DI), Z17, Z15
-	VMOVDQU32     1536(CX), Z16
-	VMOVDQU32     1600(CX), Z17
-	VPDPBUSD.BCST 48(SI), Z16, Z0
-	VPDPBUSD.BCST 48(SI), Z17, Z1
-	VPDPBUSD.BCST 112(SI), Z16, Z2
-	VPDPBUSD.BCST 112(SI), Z17, Z3
-	VPDPBUSD.BCST 48(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 48(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 112(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 112(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 48(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 48(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 112(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 112(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 48(DI), Z16, Z12
-	VPDPBUSD.BCST 48(DI), Z17, Z13
-	VPDPBUSD.BCST 112(DI), Z16, Z14
-	VPDPBUSD.BCST 112(DI), Z17, Z15
-	VMOVDQU32     1664(CX), Z16
-	VMOVDQU32     1728(CX), Z17
-	VPDPBUSD.BCST 52(SI), Z16, Z0
-	VPDPBUSD.BCST 52(SI), Z17, Z1
-	VPDPBUSD.BCST 116(SI), Z16, Z2
-	VPDPBUSD.BCST 116(SI), Z17, Z3
-	VPDPBUSD.BCST 52(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 52(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 116(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 116(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 52(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 52(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 116(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 116(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 52(DI), Z16, Z12
-	VPDPBUSD.BCST 52(DI), Z17, Z13
-	VPDPBUSD.BCST 116(DI), Z16, Z14
-	VPDPBUSD.BCST 116(DI), Z17, Z15
-	VMOVDQU32     1792(CX), Z16
-	VMOVDQU32     1856(CX), Z17
-	VPDPBUSD.BCST 56(SI), Z16, Z0
-	VPDPBUSD.BCST 56(SI), Z17, Z1
-	VPDPBUSD.BCST 120(SI), Z16, Z2
-	VPDPBUSD.BCST 120(SI), Z17, Z3
-	VPDPBUSD.BCST 56(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 56(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 120(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 120(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 56(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 56(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 120(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 120(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 56(DI), Z16, Z12
-	VPDPBUSD.BCST 56(DI), Z17, Z13
-	VPDPBUSD.BCST 120(DI), Z16, Z14
-	VPDPBUSD.BCST 120(DI), Z17, Z15
-	VMOVDQU32     1920(CX), Z16
-	VMOVDQU32     1984(CX), Z17
-	VPDPBUSD.BCST 60(SI), Z16, Z0
-	VPDPBUSD.BCST 60(SI), Z17, Z1
-	VPDPBUSD.BCST 124(SI), Z16, Z2
-	VPDPBUSD.BCST 124(SI), Z17, Z3
-	VPDPBUSD.BCST 60(SI)(BX*1), Z16, Z4
-	VPDPBUSD.BCST 60(SI)(BX*1), Z17, Z5
-	VPDPBUSD.BCST 124(SI)(BX*1), Z16, Z6
-	VPDPBUSD.BCST 124(SI)(BX*1), Z17, Z7
-	VPDPBUSD.BCST 60(SI)(BX*2), Z16, Z8
-	VPDPBUSD.BCST 60(SI)(BX*2), Z17, Z9
-	VPDPBUSD.BCST 124(SI)(BX*2), Z16, Z10
-	VPDPBUSD.BCST 124(SI)(BX*2), Z17, Z11
-	VPDPBUSD.BCST 60(DI), Z16, Z12
-	VPDPBUSD.BCST 60(DI), Z17, Z13
-	VPDPBUSD.BCST 124(DI), Z16, Z14
-	VPDPBUSD.BCST 124(DI), Z17, Z15
-	ADDQ          $0x00000800, CX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000080, DI
-	DECQ          DX
+	PREFETCHT1    (BX)
+	PREFETCHT1    64(BX)
+	ADDQ          SI, BX
+	VPANDD        (DI), Z0, Z17
+	VPANDD        (R9), Z0, Z18
+	VPANDD        (R10), Z0, Z19
+	VPANDD        (R8), Z0, Z20
+	VMOVDQU32     (R11), Z21
+	VPDPWSSD      Z21, Z17, Z1
+	VPDPWSSD      Z21, Z18, Z2
+	VPDPWSSD      Z21, Z19, Z3
+	VPDPWSSD      Z21, Z20, Z4
+	VMOVDQU32     (R12), Z21
+	VPDPWSSD      Z21, Z17, Z5
+	VPDPWSSD      Z21, Z18, Z6
+	VPDPWSSD      Z21, Z19, Z7
+	VPDPWSSD      Z21, Z20, Z8
+	VMOVDQU32     (R13), Z21
+	VPDPWSSD      Z21, Z17, Z9
+	VPDPWSSD      Z21, Z18, Z10
+	VPDPWSSD      Z21, Z19, Z11
+	VPDPWSSD      Z21, Z20, Z12
+	VMOVDQU32     (AX), Z21
+	VPDPWSSD      Z21, Z17, Z13
+	VPDPWSSD      Z21, Z18, Z14
+	VPDPWSSD      Z21, Z19, Z15
+	VPDPWSSD      Z21, Z20, Z16
+	VPSRLW        $0x08, (DI), Z17
+	VPSRLW        $0x08, (R9), Z18
+	VPSRLW        $0x08, (R10), Z19
+	VPSRLW        $0x08, (R8), Z20
+	VMOVDQU32     64(R11), Z21
+	VPDPWSSD      Z21, Z17, Z1
+	VPDPWSSD      Z21, Z18, Z2
+	VPDPWSSD      Z21, Z19, Z3
+	VPDPWSSD      Z21, Z20, Z4
+	VMOVDQU32     64(R12), Z21
+	VPDPWSSD      Z21, Z17, Z5
+	VPDPWSSD      Z21, Z18, Z6
+	VPDPWSSD      Z21, Z19, Z7
+	VPDPWSSD      Z21, Z20, Z8
+	VMOVDQU32     64(R13), Z21
+	VPDPWSSD      Z21, Z17, Z9
+	VPDPWSSD      Z21, Z18, Z10
+	VPDPWSSD      Z21, Z19, Z11
+	VPDPWSSD      Z21, Z20, Z12
+	VMOVDQU32     64(AX), Z21
+	VPDPWSSD      Z21, Z17, Z13
+	VPDPWSSD      Z21, Z18, Z14
+	VPDPWSSD      Z21, Z19, Z15
+	VPDPWSSD      Z21, Z20, Z16
+	ADDQ          $0x40, DI
+	ADDQ          $0x40, R9
+	ADDQ          $0x40, R10
+	ADDQ          $0x40, R8
+	ADDQ          $0x00000080, R11
+	ADDQ          $0x00000080, R12
+	ADDQ          $0x00000080, R13
+	ADDQ          $0x00000080, AX
+	DECQ          CX
 	JNZ           step
-	MOVQ          (AX), AX
-	VMOVDQU32     Z0, (AX)
-	VMOVDQU32     Z1, 64(AX)
-	VMOVDQU32     Z2, 128(AX)
-	VMOVDQU32     Z3, 192(AX)
-	VMOVDQU32     Z4, 256(AX)
-	VMOVDQU32     Z5, 320(AX)
-	VMOVDQU32     Z6, 384(AX)
-	VMOVDQU32     Z7, 448(AX)
-	VMOVDQU32     Z8, 512(AX)
-	VMOVDQU32     Z9, 576(AX)
-	VMOVDQU32     Z10, 640(AX)
-	VMOVDQU32     Z11, 704(AX)
-	VMOVDQU32     Z12, 768(AX)
-	VMOVDQU32     Z13, 832(AX)
-	VMOVDQU32     Z14, 896(AX)
-	VMOVDQU32     Z15, 960(AX)
+	VPTERNLOGD    $0xff, Z22, Z22, Z22
+	VPSRLD        $0x18, Z22, Z22
+	VPUNPCKLDQ    Z2, Z1, Z0
+	VPUNPCKHDQ    Z2, Z1, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z22, Z0, Z0
+	VPUNPCKLDQ    Z4, Z3, Z2
+	VPUNPCKHDQ    Z4, Z3, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z22, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, (DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 128(DX)
+	VPUNPCKLDQ    Z6, Z5, Z0
+	VPUNPCKHDQ    Z6, Z5, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z22, Z0, Z0
+	VPUNPCKLDQ    Z8, Z7, Z2
+	VPUNPCKHDQ    Z8, Z7, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z22, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 256(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 384(DX)
+	VPUNPCKLDQ    Z10, Z9, Z0
+	VPUNPCKHDQ    Z10, Z9, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z22, Z0, Z0
+	VPUNPCKLDQ    Z12, Z11, Z2
+	VPUNPCKHDQ    Z12, Z11, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z22, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 512(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 640(DX)
+	VPUNPCKLDQ    Z14, Z13, Z0
+	VPUNPCKHDQ    Z14, Z13, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z22, Z0, Z0
+	VPUNPCKLDQ    Z16, Z15, Z2
+	VPUNPCKHDQ    Z16, Z15, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z22, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 768(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 896(DX)
 	VZEROUPPER
 	RET
 
-// func gemm512x5(a *byte)
-// Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·gemm512x5(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   32(AX), DX
-	MOVQ   24(AX), BX
-	MOVQ   16(AX), SI
-	LEAQ   (SI)(BX*2), DI
-	ADDQ   BX, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
+// func gemmWords512x5(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·gemmWords512x5(SB), NOSPLIT, $0-8
+	MOVQ       a+0(FP), AX
+	MOVQ       40(AX), CX
+	MOVQ       (AX), DX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), SI
+	MOVQ       8(AX), DI
+	MOVQ       16(AX), R8
+	LEAQ       (DI)(R8*1), R9
+	LEAQ       (R9)(R8*1), R10
+	LEAQ       (R10)(R8*1), R8
+	MOVQ       24(AX), R11
+	MOVQ       32(AX), AX
+	LEAQ       (R11)(AX*1), R12
+	LEAQ       (R12)(AX*1), R13
+	LEAQ       (R13)(AX*1), R14
+	LEAQ       (R14)(AX*1), AX
+	VPTERNLOGD $0xff, Z0, Z0, Z0
+	VPSRLW     $0x08, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
 
 step:
-	VMOVDQU32     (CX), Z20
-	VMOVDQU32     64(CX), Z21
-	VPDPBUSD.BCST (SI), Z20, Z0
-	VPDPBUSD.BCST (SI), Z21, Z1
-	VPDPBUSD.BCST 64(SI), Z20, Z2
-	VPDPBUSD.BCST 64(SI), Z21, Z3
-	VPDPBUSD.BCST (SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST (SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 64(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 64(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST (SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST (SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 64(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 64(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST (DI), Z20, Z12
-	VPDPBUSD.BCST (DI), Z21, Z13
-	VPDPBUSD.BCST 64(DI), Z20, Z14
-	VPDPBUSD.BCST 64(DI), Z21, Z15
-	VPDPBUSD.BCST (DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST (DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 64(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 64(DI)(BX*1), Z21, Z19
-	VMOVDQU32     128(CX), Z20
-	VMOVDQU32     192(CX), Z21
-	VPDPBUSD.BCST 4(SI), Z20, Z0
-	VPDPBUSD.BCST 4(SI), Z21, Z1
-	VPDPBUSD.BCST 68(SI), Z20, Z2
-	VPDPBUSD.BCST 68(SI), Z21, Z3
-	VPDPBUSD.BCST 4(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 4(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 68(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 68(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 4(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 4(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 68(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 68(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 4(DI), Z20, Z12
-	VPDPBUSD.BCST 4(DI), Z21, Z13
-	VPDPBUSD.BCST 68(DI), Z20, Z14
-	VPDPBUSD.BCST 68(DI), Z21, Z15
-	VPDPBUSD.BCST 4(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 4(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 68(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 68(DI)(BX*1), Z21, Z19
-	VMOVDQU32     256(CX), Z20
-	VMOVDQU32     320(CX), Z21
-	VPDPBUSD.BCST 8(SI), Z20, Z0
-	VPDPBUSD.BCST 8(SI), Z21, Z1
-	VPDPBUSD.BCST 72(SI), Z20, Z2
-	VPDPBUSD.BCST 72(SI), Z21, Z3
-	VPDPBUSD.BCST 8(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 8(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 72(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 72(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 8(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 8(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 72(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 72(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 8(DI), Z20, Z12
-	VPDPBUSD.BCST 8(DI), Z21, Z13
-	VPDPBUSD.BCST 72(DI), Z20, Z14
-	VPDPBUSD.BCST 72(DI), Z21, Z15
-	VPDPBUSD.BCST 8(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 8(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 72(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 72(DI)(BX*1), Z21, Z19
-	VMOVDQU32     384(CX), Z20
-	VMOVDQU32     448(CX), Z21
-	VPDPBUSD.BCST 12(SI), Z20, Z0
-	VPDPBUSD.BCST 12(SI), Z21, Z1
-	VPDPBUSD.BCST 76(SI), Z20, Z2
-	VPDPBUSD.BCST 76(SI), Z21, Z3
-	VPDPBUSD.BCST 12(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 12(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 76(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 76(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 12(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 12(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 76(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 76(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 12(DI), Z20, Z12
-	VPDPBUSD.BCST 12(DI), Z21, Z13
-	VPDPBUSD.BCST 76(DI), Z20, Z14
-	VPDPBUSD.BCST 76(DI), Z21, Z15
-	VPDPBUSD.BCST 12(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 12(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 76(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 76(DI)(BX*1), Z21, Z19
-	VMOVDQU32     512(CX), Z20
-	VMOVDQU32     576(CX), Z21
-	VPDPBUSD.BCST 16(SI), Z20, Z0
-	VPDPBUSD.BCST 16(SI), Z21, Z1
-	VPDPBUSD.BCST 80(SI), Z20, Z2
-	VPDPBUSD.BCST 80(SI), Z21, Z3
-	VPDPBUSD.BCST 16(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 16(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 80(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 80(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 16(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 16(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 80(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 80(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 16(DI), Z20, Z12
-	VPDPBUSD.BCST 16(DI), Z21, Z13
-	VPDPBUSD.BCST 80(DI), Z20, Z14
-	VPDPBUSD.BCST 80(DI), Z21, Z15
-	VPDPBUSD.BCST 16(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 16(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 80(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 80(DI)(BX*1), Z21, Z19
-	VMOVDQU32     640(CX), Z20
-	VMOVDQU32     704(CX), Z21
-	VPDPBUSD.BCST 20(SI), Z20, Z0
-	VPDPBUSD.BCST 20(SI), Z21, Z1
-	VPDPBUSD.BCST 84(SI), Z20, Z2
-	VPDPBUSD.BCST 84(SI), Z21, Z3
-	VPDPBUSD.BCST 20(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 20(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 84(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 84(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 20(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 20(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 84(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 84(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 20(DI), Z20, Z12
-	VPDPBUSD.BCST 20(DI), Z21, Z13
-	VPDPBUSD.BCST 84(DI), Z20, Z14
-	VPDPBUSD.BCST 84(DI), Z21, Z15
-	VPDPBUSD.BCST 20(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 20(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 84(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 84(DI)(BX*1), Z21, Z19
-	VMOVDQU32     768(CX), Z20
-	VMOVDQU32     832(CX), Z21
-	VPDPBUSD.BCST 24(SI), Z20, Z0
-	VPDPBUSD.BCST 24(SI), Z21, Z1
-	VPDPBUSD.BCST 88(SI), Z20, Z2
-	VPDPBUSD.BCST 88(SI), Z21, Z3
-	VPDPBUSD.BCST 24(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 24(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 88(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 88(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 24(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 24(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 88(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 88(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 24(DI), Z20, Z12
-	VPDPBUSD.BCST 24(DI), Z21, Z13
-	VPDPBUSD.BCST 88(DI), Z20, Z14
-	VPDPBUSD.BCST 88(DI), Z21, Z15
-	VPDPBUSD.BCST 24(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 24(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 88(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 88(DI)(BX*1), Z21, Z19
-	VMOVDQU32     896(CX), Z20
-	VMOVDQU32     960(CX), Z21
-	VPDPBUSD.BCST 28(SI), Z20, Z0
-	VPDPBUSD.BCST 28(SI), Z21, Z1
-	VPDPBUSD.BCST 92(SI), Z20, Z2
-	VPDPBUSD.BCST 92(SI), Z21, Z3
-	VPDPBUSD.BCST 28(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 28(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 92(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 92(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 28(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 28(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 92(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 92(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 28(DI), Z20, Z12
-	VPDPBUSD.BCST 28(DI), Z21, Z13
-	VPDPBUSD.BCST 92(DI), Z20, Z14
-	VPDPBUSD.BCST 92(DI), Z21, Z15
-	VPDPBUSD.BCST 28(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 28(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 92(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 92(DI)(BX*1), Z21, Z19
-	VMOVDQU32     1024(CX), Z20
-	VMOVDQU32     1088(CX), Z21
-	VPDPBUSD.BCST 32(SI), Z20, Z0
-	VPDPBUSD.BCST 32(SI), Z21, Z1
-	VPDPBUSD.BCST 96(SI), Z20, Z2
-	VPDPBUSD.BCST 96(SI), Z21, Z3
-	VPDPBUSD.BCST 32(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 32(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 96(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 96(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 32(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 32(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 96(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 96(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 32(DI), Z20, Z12
-	VPDPBUSD.BCST 32(DI), Z21, Z13
-	VPDPBUSD.BCST 96(DI), Z20, Z14
-	VPDPBUSD.BCST 96(DI), Z21, Z15
-	VPDPBUSD.BCST 32(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 32(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 96(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 96(DI)(BX*1), Z21, Z19
-	VMOVDQU32     1152(CX), Z20
-	VMOVDQU32     1216(CX), Z21
-	VPDPBUSD.BCST 36(SI), Z20, Z0
-	VPDPBUSD.BCST 36(SI), Z21, Z1
-	VPDPBUSD.BCST 100(SI), Z20, Z2
-	VPDPBUSD.BCST 100(SI), Z21, Z3
-	VPDPBUSD.BCST 36(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 36(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 100(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 100(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 36(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 36(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 100(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 100(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 36(DI), Z20, Z12
-	VPDPBUSD.BCST 36(DI), Z21, Z13
-	VPDPBUSD.BCST 100(DI), Z20, Z14
-	VPDPBUSD.BCST 100(DI), Z21, Z15
-	VPDPBUSD.BCST 36(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 36(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 100(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 100(DI)(BX*1), Z21, Z19
-	VMOVDQU32     1280(CX), Z20
-	VMOVDQU32     1344(CX), Z21
-	VPDPBUSD.BCST 40(SI), Z20, Z0
-	VPDPBUSD.BCST 40(SI), Z21, Z1
-	VPDPBUSD.BCST 104(SI), Z20, Z2
-	VPDPBUSD.BCST 104(SI), Z21, Z3
-	VPDPBUSD.BCST 40(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 40(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 104(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 104(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 40(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 40(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 104(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 104(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 40(DI), Z20, Z12
-	VPDPBUSD.BCST 40(DI), Z21, Z13
-	VPDPBUSD.BCST 104(DI), Z20, Z14
-	VPDPBUSD.BCST 104(DI), Z21, Z15
-	VPDPBUSD.BCST 40(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 40(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 104(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 104(DI)(BX*1), Z21, Z19
-	VMOVDQU32     1408(CX), Z20
-	VMOVDQU32     1472(CX), Z21
-	VPDPBUSD.BCST 44(SI), Z20, Z0
-	VPDPBUSD.BCST 44(SI), Z21, Z1
-	VPDPBUSD.BCST 108(SI), Z20, Z2
-	VPDPBUSD.BCST 108(SI), Z21, Z3
-	VPDPBUSD.BCST 44(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 44(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 108(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 108(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 44(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 44(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 108(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 108(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 44(DI), Z20, Z12
-	VPDPBUSD.BCST 44(DI), Z21, Z13
-	VPDPBUSD.BCST 108(DI), Z20, Z14
-	VPDPBUSD.BCST 108(DI), Z21, Z15
-	VPDPBUSD.BCST 44(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 44(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 108(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 108(DI)(BX*1), Z21, Z19
-	VMOVDQU32     1536(CX), Z20
-	VMOVDQU32     1600(CX), Z21
-	VPDPBUSD.BCST 48(SI), Z20, Z0
-	VPDPBUSD.BCST 48(SI), Z21, Z1
-	VPDPBUSD.BCST 112(SI), Z20, Z2
-	VPDPBUSD.BCST 112(SI), Z21, Z3
-	VPDPBUSD.BCST 48(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 48(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 112(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 112(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 48(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 48(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 112(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 112(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 48(DI), Z20, Z12
-	VPDPBUSD.BCST 48(DI), Z21, Z13
-	VPDPBUSD.BCST 112(DI), Z20, Z14
-	VPDPBUSD.BCST 112(DI), Z21, Z15
-	VPDPBUSD.BCST 48(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 48(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 112(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 112(DI)(BX*1), Z21, Z19
-	VMOVDQU32     1664(CX), Z20
-	VMOVDQU32     1728(CX), Z21
-	VPDPBUSD.BCST 52(SI), Z20, Z0
-	VPDPBUSD.BCST 52(SI), Z21, Z1
-	VPDPBUSD.BCST 116(SI), Z20, Z2
-	VPDPBUSD.BCST 116(SI), Z21, Z3
-	VPDPBUSD.BCST 52(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 52(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 116(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 116(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 52(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 52(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 116(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 116(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 52(DI), Z20, Z12
-	VPDPBUSD.BCST 52(DI), Z21, Z13
-	VPDPBUSD.BCST 116(DI), Z20, Z14
-	VPDPBUSD.BCST 116(DI), Z21, Z15
-	VPDPBUSD.BCST 52(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 52(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 116(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 116(DI)(BX*1), Z21, Z19
-	VMOVDQU32     1792(CX), Z20
-	VMOVDQU32     1856(CX), Z21
-	VPDPBUSD.BCST 56(SI), Z20, Z0
-	VPDPBUSD.BCST 56(SI), Z21, Z1
-	VPDPBUSD.BCST 120(SI), Z20, Z2
-	VPDPBUSD.BCST 120(SI), Z21, Z3
-	VPDPBUSD.BCST 56(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 56(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 120(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 120(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 56(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 56(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 120(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 120(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 56(DI), Z20, Z12
-	VPDPBUSD.BCST 56(DI), Z21, Z13
-	VPDPBUSD.BCST 120(DI), Z20, Z14
-	VPDPBUSD.BCST 120(DI), Z21, Z15
-	VPDPBUSD.BCST 56(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 56(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 120(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 120(DI)(BX*1), Z21, Z19
-	VMOVDQU32     1920(CX), Z20
-	VMOVDQU32     1984(CX), Z21
-	VPDPBUSD.BCST 60(SI), Z20, Z0
-	VPDPBUSD.BCST 60(SI), Z21, Z1
-	VPDPBUSD.BCST 124(SI), Z20, Z2
-	VPDPBUSD.BCST 124(SI), Z21, Z3
-	VPDPBUSD.BCST 60(SI)(BX*1), Z20, Z4
-	VPDPBUSD.BCST 60(SI)(BX*1), Z21, Z5
-	VPDPBUSD.BCST 124(SI)(BX*1), Z20, Z6
-	VPDPBUSD.BCST 124(SI)(BX*1), Z21, Z7
-	VPDPBUSD.BCST 60(SI)(BX*2), Z20, Z8
-	VPDPBUSD.BCST 60(SI)(BX*2), Z21, Z9
-	VPDPBUSD.BCST 124(SI)(BX*2), Z20, Z10
-	VPDPBUSD.BCST 124(SI)(BX*2), Z21, Z11
-	VPDPBUSD.BCST 60(DI), Z20, Z12
-	VPDPBUSD.BCST 60(DI), Z21, Z13
-	VPDPBUSD.BCST 124(DI), Z20, Z14
-	VPDPBUSD.BCST 124(DI), Z21, Z15
-	VPDPBUSD.BCST 60(DI)(BX*1), Z20, Z16
-	VPDPBUSD.BCST 60(DI)(BX*1), Z21, Z17
-	VPDPBUSD.BCST 124(DI)(BX*1), Z20, Z18
-	VPDPBUSD.BCST 124(DI)(BX*1), Z21, Z19
-	ADDQ          $0x00000800, CX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000080, DI
-	DECQ          DX
+	PREFETCHT1    (BX)
+	PREFETCHT1    64(BX)
+	ADDQ          SI, BX
+	VPANDD        (DI), Z0, Z21
+	VPANDD        (R9), Z0, Z22
+	VPANDD        (R10), Z0, Z23
+	VPANDD        (R8), Z0, Z24
+	VMOVDQU32     (R11), Z25
+	VPDPWSSD      Z25, Z21, Z1
+	VPDPWSSD      Z25, Z22, Z2
+	VPDPWSSD      Z25, Z23, Z3
+	VPDPWSSD      Z25, Z24, Z4
+	VMOVDQU32     (R12), Z25
+	VPDPWSSD      Z25, Z21, Z5
+	VPDPWSSD      Z25, Z22, Z6
+	VPDPWSSD      Z25, Z23, Z7
+	VPDPWSSD      Z25, Z24, Z8
+	VMOVDQU32     (R13), Z25
+	VPDPWSSD      Z25, Z21, Z9
+	VPDPWSSD      Z25, Z22, Z10
+	VPDPWSSD      Z25, Z23, Z11
+	VPDPWSSD      Z25, Z24, Z12
+	VMOVDQU32     (R14), Z25
+	VPDPWSSD      Z25, Z21, Z13
+	VPDPWSSD      Z25, Z22, Z14
+	VPDPWSSD      Z25, Z23, Z15
+	VPDPWSSD      Z25, Z24, Z16
+	VMOVDQU32     (AX), Z25
+	VPDPWSSD      Z25, Z21, Z17
+	VPDPWSSD      Z25, Z22, Z18
+	VPDPWSSD      Z25, Z23, Z19
+	VPDPWSSD      Z25, Z24, Z20
+	VPSRLW        $0x08, (DI), Z21
+	VPSRLW        $0x08, (R9), Z22
+	VPSRLW        $0x08, (R10), Z23
+	VPSRLW        $0x08, (R8), Z24
+	VMOVDQU32     64(R11), Z25
+	VPDPWSSD      Z25, Z21, Z1
+	VPDPWSSD      Z25, Z22, Z2
+	VPDPWSSD      Z25, Z23, Z3
+	VPDPWSSD      Z25, Z24, Z4
+	VMOVDQU32     64(R12), Z25
+	VPDPWSSD      Z25, Z21, Z5
+	VPDPWSSD      Z25, Z22, Z6
+	VPDPWSSD      Z25, Z23, Z7
+	VPDPWSSD      Z25, Z24, Z8
+	VMOVDQU32     64(R13), Z25
+	VPDPWSSD      Z25, Z21, Z9
+	VPDPWSSD      Z25, Z22, Z10
+	VPDPWSSD      Z25, Z23, Z11
+	VPDPWSSD      Z25, Z24, Z12
+	VMOVDQU32     64(R14), Z25
+	VPDPWSSD      Z25, Z21, Z13
+	VPDPWSSD      Z25, Z22, Z14
+	VPDPWSSD      Z25, Z23, Z15
+	VPDPWSSD      Z25, Z24, Z16
+	VMOVDQU32     64(AX), Z25
+	VPDPWSSD      Z25, Z21, Z17
+	VPDPWSSD      Z25, Z22, Z18
+	VPDPWSSD      Z25, Z23, Z19
+	VPDPWSSD      Z25, Z24, Z20
+	ADDQ          $0x40, DI
+	ADDQ          $0x40, R9
+	ADDQ          $0x40, R10
+	ADDQ          $0x40, R8
+	ADDQ          $0x00000080, R11
+	ADDQ          $0x00000080, R12
+	ADDQ          $0x00000080, R13
+	ADDQ          $0x00000080, R14
+	ADDQ          $0x00000080, AX
+	DECQ          CX
 	JNZ           step
-	MOVQ          (AX), AX
-	VMOVDQU32     Z0, (AX)
-	VMOVDQU32     Z1, 64(AX)
-	VMOVDQU32     Z2, 128(AX)
-	VMOVDQU32     Z3, 192(AX)
-	VMOVDQU32     Z4, 256(AX)
-	VMOVDQU32     Z5, 320(AX)
-	VMOVDQU32     Z6, 384(AX)
-	VMOVDQU32     Z7, 448(AX)
-	VMOVDQU32     Z8, 512(AX)
-	VMOVDQU32     Z9, 576(AX)
-	VMOVDQU32     Z10, 640(AX)
-	VMOVDQU32     Z11, 704(AX)
-	VMOVDQU32     Z12, 768(AX)
-	VMOVDQU32     Z13, 832(AX)
-	VMOVDQU32     Z14, 896(AX)
-	VMOVDQU32     Z15, 960(AX)
-	VMOVDQU32     Z16, 1024(AX)
-	VMOVDQU32     Z17, 1088(AX)
-	VMOVDQU32     Z18, 1152(AX)
-	VMOVDQU32     Z19, 1216(AX)
+	VPTERNLOGD    $0xff, Z26, Z26, Z26
+	VPSRLD        $0x18, Z26, Z26
+	VPUNPCKLDQ    Z2, Z1, Z0
+	VPUNPCKHDQ    Z2, Z1, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z26, Z0, Z0
+	VPUNPCKLDQ    Z4, Z3, Z2
+	VPUNPCKHDQ    Z4, Z3, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z26, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, (DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 128(DX)
+	VPUNPCKLDQ    Z6, Z5, Z0
+	VPUNPCKHDQ    Z6, Z5, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z26, Z0, Z0
+	VPUNPCKLDQ    Z8, Z7, Z2
+	VPUNPCKHDQ    Z8, Z7, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z26, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 256(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 384(DX)
+	VPUNPCKLDQ    Z10, Z9, Z0
+	VPUNPCKHDQ    Z10, Z9, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z26, Z0, Z0
+	VPUNPCKLDQ    Z12, Z11, Z2
+	VPUNPCKHDQ    Z12, Z11, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z26, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 512(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 640(DX)
+	VPUNPCKLDQ    Z14, Z13, Z0
+	VPUNPCKHDQ    Z14, Z13, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z26, Z0, Z0
+	VPUNPCKLDQ    Z16, Z15, Z2
+	VPUNPCKHDQ    Z16, Z15, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z26, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 768(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 896(DX)
+	VPUNPCKLDQ    Z18, Z17, Z0
+	VPUNPCKHDQ    Z18, Z17, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z26, Z0, Z0
+	VPUNPCKLDQ    Z20, Z19, Z2
+	VPUNPCKHDQ    Z20, Z19, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z26, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 1024(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 1152(DX)
 	VZEROUPPER
 	RET
 
-// func gemm512x6(a *byte)
-// Requires: AVX, AVX512F, AVX512VNNI
-TEXT ·gemm512x6(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   32(AX), DX
-	MOVQ   24(AX), BX
-	MOVQ   16(AX), SI
-	LEAQ   (SI)(BX*2), DI
-	ADDQ   BX, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
+// func gemmWords512x6(a *byte)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VNNI, MMX+
+TEXT ·gemmWords512x6(SB), NOSPLIT, $0-8
+	MOVQ       a+0(FP), AX
+	MOVQ       40(AX), CX
+	MOVQ       (AX), DX
+	MOVQ       48(AX), BX
+	MOVQ       56(AX), SI
+	MOVQ       8(AX), DI
+	MOVQ       16(AX), R8
+	LEAQ       (DI)(R8*1), R9
+	LEAQ       (R9)(R8*1), R10
+	LEAQ       (R10)(R8*1), R8
+	MOVQ       24(AX), R11
+	MOVQ       32(AX), AX
+	LEAQ       (R11)(AX*1), R12
+	LEAQ       (R12)(AX*1), R13
+	LEAQ       (R13)(AX*1), R14
+	LEAQ       (R14)(AX*1), R15
+	LEAQ       (R15)(AX*1), AX
+	VPTERNLOGD $0xff, Z0, Z0, Z0
+	VPSRLW     $0x08, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
 
 step:
-	VMOVDQU32     (CX), Z24
-	VMOVDQU32     64(CX), Z25
-	VPDPBUSD.BCST (SI), Z24, Z0
-	VPDPBUSD.BCST (SI), Z25, Z1
-	VPDPBUSD.BCST 64(SI), Z24, Z2
-	VPDPBUSD.BCST 64(SI), Z25, Z3
-	VPDPBUSD.BCST (SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST (SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 64(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 64(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST (SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST (SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 64(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 64(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST (DI), Z24, Z12
-	VPDPBUSD.BCST (DI), Z25, Z13
-	VPDPBUSD.BCST 64(DI), Z24, Z14
-	VPDPBUSD.BCST 64(DI), Z25, Z15
-	VPDPBUSD.BCST (DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST (DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 64(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 64(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST (DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST (DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 64(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 64(DI)(BX*2), Z25, Z23
-	VMOVDQU32     128(CX), Z24
-	VMOVDQU32     192(CX), Z25
-	VPDPBUSD.BCST 4(SI), Z24, Z0
-	VPDPBUSD.BCST 4(SI), Z25, Z1
-	VPDPBUSD.BCST 68(SI), Z24, Z2
-	VPDPBUSD.BCST 68(SI), Z25, Z3
-	VPDPBUSD.BCST 4(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 4(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 68(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 68(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 4(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 4(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 68(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 68(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 4(DI), Z24, Z12
-	VPDPBUSD.BCST 4(DI), Z25, Z13
-	VPDPBUSD.BCST 68(DI), Z24, Z14
-	VPDPBUSD.BCST 68(DI), Z25, Z15
-	VPDPBUSD.BCST 4(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 4(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 68(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 68(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 4(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 4(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 68(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 68(DI)(BX*2), Z25, Z23
-	VMOVDQU32     256(CX), Z24
-	VMOVDQU32     320(CX), Z25
-	VPDPBUSD.BCST 8(SI), Z24, Z0
-	VPDPBUSD.BCST 8(SI), Z25, Z1
-	VPDPBUSD.BCST 72(SI), Z24, Z2
-	VPDPBUSD.BCST 72(SI), Z25, Z3
-	VPDPBUSD.BCST 8(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 8(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 72(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 72(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 8(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 8(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 72(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 72(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 8(DI), Z24, Z12
-	VPDPBUSD.BCST 8(DI), Z25, Z13
-	VPDPBUSD.BCST 72(DI), Z24, Z14
-	VPDPBUSD.BCST 72(DI), Z25, Z15
-	VPDPBUSD.BCST 8(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 8(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 72(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 72(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 8(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 8(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 72(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 72(DI)(BX*2), Z25, Z23
-	VMOVDQU32     384(CX), Z24
-	VMOVDQU32     448(CX), Z25
-	VPDPBUSD.BCST 12(SI), Z24, Z0
-	VPDPBUSD.BCST 12(SI), Z25, Z1
-	VPDPBUSD.BCST 76(SI), Z24, Z2
-	VPDPBUSD.BCST 76(SI), Z25, Z3
-	VPDPBUSD.BCST 12(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 12(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 76(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 76(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 12(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 12(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 76(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 76(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 12(DI), Z24, Z12
-	VPDPBUSD.BCST 12(DI), Z25, Z13
-	VPDPBUSD.BCST 76(DI), Z24, Z14
-	VPDPBUSD.BCST 76(DI), Z25, Z15
-	VPDPBUSD.BCST 12(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 12(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 76(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 76(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 12(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 12(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 76(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 76(DI)(BX*2), Z25, Z23
-	VMOVDQU32     512(CX), Z24
-	VMOVDQU32     576(CX), Z25
-	VPDPBUSD.BCST 16(SI), Z24, Z0
-	VPDPBUSD.BCST 16(SI), Z25, Z1
-	VPDPBUSD.BCST 80(SI), Z24, Z2
-	VPDPBUSD.BCST 80(SI), Z25, Z3
-	VPDPBUSD.BCST 16(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 16(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 80(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 80(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 16(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 16(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 80(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 80(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 16(DI), Z24, Z12
-	VPDPBUSD.BCST 16(DI), Z25, Z13
-	VPDPBUSD.BCST 80(DI), Z24, Z14
-	VPDPBUSD.BCST 80(DI), Z25, Z15
-	VPDPBUSD.BCST 16(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 16(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 80(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 80(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 16(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 16(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 80(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 80(DI)(BX*2), Z25, Z23
-	VMOVDQU32     640(CX), Z24
-	VMOVDQU32     704(CX), Z25
-	VPDPBUSD.BCST 20(SI), Z24, Z0
-	VPDPBUSD.BCST 20(SI), Z25, Z1
-	VPDPBUSD.BCST 84(SI), Z24, Z2
-	VPDPBUSD.BCST 84(SI), Z25, Z3
-	VPDPBUSD.BCST 20(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 20(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 84(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 84(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 20(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 20(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 84(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 84(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 20(DI), Z24, Z12
-	VPDPBUSD.BCST 20(DI), Z25, Z13
-	VPDPBUSD.BCST 84(DI), Z24, Z14
-	VPDPBUSD.BCST 84(DI), Z25, Z15
-	VPDPBUSD.BCST 20(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 20(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 84(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 84(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 20(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 20(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 84(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 84(DI)(BX*2), Z25, Z23
-	VMOVDQU32     768(CX), Z24
-	VMOVDQU32     832(CX), Z25
-	VPDPBUSD.BCST 24(SI), Z24, Z0
-	VPDPBUSD.BCST 24(SI), Z25, Z1
-	VPDPBUSD.BCST 88(SI), Z24, Z2
-	VPDPBUSD.BCST 88(SI), Z25, Z3
-	VPDPBUSD.BCST 24(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 24(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 88(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 88(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 24(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 24(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 88(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 88(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 24(DI), Z24, Z12
-	VPDPBUSD.BCST 24(DI), Z25, Z13
-	VPDPBUSD.BCST 88(DI), Z24, Z14
-	VPDPBUSD.BCST 88(DI), Z25, Z15
-	VPDPBUSD.BCST 24(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 24(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 88(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 88(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 24(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 24(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 88(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 88(DI)(BX*2), Z25, Z23
-	VMOVDQU32     896(CX), Z24
-	VMOVDQU32     960(CX), Z25
-	VPDPBUSD.BCST 28(SI), Z24, Z0
-	VPDPBUSD.BCST 28(SI), Z25, Z1
-	VPDPBUSD.BCST 92(SI), Z24, Z2
-	VPDPBUSD.BCST 92(SI), Z25, Z3
-	VPDPBUSD.BCST 28(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 28(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 92(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 92(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 28(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 28(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 92(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 92(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 28(DI), Z24, Z12
-	VPDPBUSD.BCST 28(DI), Z25, Z13
-	VPDPBUSD.BCST 92(DI), Z24, Z14
-	VPDPBUSD.BCST 92(DI), Z25, Z15
-	VPDPBUSD.BCST 28(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 28(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 92(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 92(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 28(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 28(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 92(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 92(DI)(BX*2), Z25, Z23
-	VMOVDQU32     1024(CX), Z24
-	VMOVDQU32     1088(CX), Z25
-	VPDPBUSD.BCST 32(SI), Z24, Z0
-	VPDPBUSD.BCST 32(SI), Z25, Z1
-	VPDPBUSD.BCST 96(SI), Z24, Z2
-	VPDPBUSD.BCST 96(SI), Z25, Z3
-	VPDPBUSD.BCST 32(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 32(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 96(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 96(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 32(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 32(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 96(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 96(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 32(DI), Z24, Z12
-	VPDPBUSD.BCST 32(DI), Z25, Z13
-	VPDPBUSD.BCST 96(DI), Z24, Z14
-	VPDPBUSD.BCST 96(DI), Z25, Z15
-	VPDPBUSD.BCST 32(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 32(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 96(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 96(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 32(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 32(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 96(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 96(DI)(BX*2), Z25, Z23
-	VMOVDQU32     1152(CX), Z24
-	VMOVDQU32     1216(CX), Z25
-	VPDPBUSD.BCST 36(SI), Z24, Z0
-	VPDPBUSD.BCST 36(SI), Z25, Z1
-	VPDPBUSD.BCST 100(SI), Z24, Z2
-	VPDPBUSD.BCST 100(SI), Z25, Z3
-	VPDPBUSD.BCST 36(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 36(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 100(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 100(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 36(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 36(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 100(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 100(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 36(DI), Z24, Z12
-	VPDPBUSD.BCST 36(DI), Z25, Z13
-	VPDPBUSD.BCST 100(DI), Z24, Z14
-	VPDPBUSD.BCST 100(DI), Z25, Z15
-	VPDPBUSD.BCST 36(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 36(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 100(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 100(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 36(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 36(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 100(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 100(DI)(BX*2), Z25, Z23
-	VMOVDQU32     1280(CX), Z24
-	VMOVDQU32     1344(CX), Z25
-	VPDPBUSD.BCST 40(SI), Z24, Z0
-	VPDPBUSD.BCST 40(SI), Z25, Z1
-	VPDPBUSD.BCST 104(SI), Z24, Z2
-	VPDPBUSD.BCST 104(SI), Z25, Z3
-	VPDPBUSD.BCST 40(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 40(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 104(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 104(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 40(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 40(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 104(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 104(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 40(DI), Z24, Z12
-	VPDPBUSD.BCST 40(DI), Z25, Z13
-	VPDPBUSD.BCST 104(DI), Z24, Z14
-	VPDPBUSD.BCST 104(DI), Z25, Z15
-	VPDPBUSD.BCST 40(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 40(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 104(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 104(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 40(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 40(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 104(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 104(DI)(BX*2), Z25, Z23
-	VMOVDQU32     1408(CX), Z24
-	VMOVDQU32     1472(CX), Z25
-	VPDPBUSD.BCST 44(SI), Z24, Z0
-	VPDPBUSD.BCST 44(SI), Z25, Z1
-	VPDPBUSD.BCST 108(SI), Z24, Z2
-	VPDPBUSD.BCST 108(SI), Z25, Z3
-	VPDPBUSD.BCST 44(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 44(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 108(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 108(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 44(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 44(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 108(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 108(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 44(DI), Z24, Z12
-	VPDPBUSD.BCST 44(DI), Z25, Z13
-	VPDPBUSD.BCST 108(DI), Z24, Z14
-	VPDPBUSD.BCST 108(DI), Z25, Z15
-	VPDPBUSD.BCST 44(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 44(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 108(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 108(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 44(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 44(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 108(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 108(DI)(BX*2), Z25, Z23
-	VMOVDQU32     1536(CX), Z24
-	VMOVDQU32     1600(CX), Z25
-	VPDPBUSD.BCST 48(SI), Z24, Z0
-	VPDPBUSD.BCST 48(SI), Z25, Z1
-	VPDPBUSD.BCST 112(SI), Z24, Z2
-	VPDPBUSD.BCST 112(SI), Z25, Z3
-	VPDPBUSD.BCST 48(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 48(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 112(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 112(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 48(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 48(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 112(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 112(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 48(DI), Z24, Z12
-	VPDPBUSD.BCST 48(DI), Z25, Z13
-	VPDPBUSD.BCST 112(DI), Z24, Z14
-	VPDPBUSD.BCST 112(DI), Z25, Z15
-	VPDPBUSD.BCST 48(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 48(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 112(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 112(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 48(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 48(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 112(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 112(DI)(BX*2), Z25, Z23
-	VMOVDQU32     1664(CX), Z24
-	VMOVDQU32     1728(CX), Z25
-	VPDPBUSD.BCST 52(SI), Z24, Z0
-	VPDPBUSD.BCST 52(SI), Z25, Z1
-	VPDPBUSD.BCST 116(SI), Z24, Z2
-	VPDPBUSD.BCST 116(SI), Z25, Z3
-	VPDPBUSD.BCST 52(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 52(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 116(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 116(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 52(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 52(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 116(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 116(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 52(DI), Z24, Z12
-	VPDPBUSD.BCST 52(DI), Z25, Z13
-	VPDPBUSD.BCST 116(DI), Z24, Z14
-	VPDPBUSD.BCST 116(DI), Z25, Z15
-	VPDPBUSD.BCST 52(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 52(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 116(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 116(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 52(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 52(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 116(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 116(DI)(BX*2), Z25, Z23
-	VMOVDQU32     1792(CX), Z24
-	VMOVDQU32     1856(CX), Z25
-	VPDPBUSD.BCST 56(SI), Z24, Z0
-	VPDPBUSD.BCST 56(SI), Z25, Z1
-	VPDPBUSD.BCST 120(SI), Z24, Z2
-	VPDPBUSD.BCST 120(SI), Z25, Z3
-	VPDPBUSD.BCST 56(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 56(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 120(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 120(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 56(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 56(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 120(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 120(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 56(DI), Z24, Z12
-	VPDPBUSD.BCST 56(DI), Z25, Z13
-	VPDPBUSD.BCST 120(DI), Z24, Z14
-	VPDPBUSD.BCST 120(DI), Z25, Z15
-	VPDPBUSD.BCST 56(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 56(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 120(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 120(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 56(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 56(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 120(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 120(DI)(BX*2), Z25, Z23
-	VMOVDQU32     1920(CX), Z24
-	VMOVDQU32     1984(CX), Z25
-	VPDPBUSD.BCST 60(SI), Z24, Z0
-	VPDPBUSD.BCST 60(SI), Z25, Z1
-	VPDPBUSD.BCST 124(SI), Z24, Z2
-	VPDPBUSD.BCST 124(SI), Z25, Z3
-	VPDPBUSD.BCST 60(SI)(BX*1), Z24, Z4
-	VPDPBUSD.BCST 60(SI)(BX*1), Z25, Z5
-	VPDPBUSD.BCST 124(SI)(BX*1), Z24, Z6
-	VPDPBUSD.BCST 124(SI)(BX*1), Z25, Z7
-	VPDPBUSD.BCST 60(SI)(BX*2), Z24, Z8
-	VPDPBUSD.BCST 60(SI)(BX*2), Z25, Z9
-	VPDPBUSD.BCST 124(SI)(BX*2), Z24, Z10
-	VPDPBUSD.BCST 124(SI)(BX*2), Z25, Z11
-	VPDPBUSD.BCST 60(DI), Z24, Z12
-	VPDPBUSD.BCST 60(DI), Z25, Z13
-	VPDPBUSD.BCST 124(DI), Z24, Z14
-	VPDPBUSD.BCST 124(DI), Z25, Z15
-	VPDPBUSD.BCST 60(DI)(BX*1), Z24, Z16
-	VPDPBUSD.BCST 60(DI)(BX*1), Z25, Z17
-	VPDPBUSD.BCST 124(DI)(BX*1), Z24, Z18
-	VPDPBUSD.BCST 124(DI)(BX*1), Z25, Z19
-	VPDPBUSD.BCST 60(DI)(BX*2), Z24, Z20
-	VPDPBUSD.BCST 60(DI)(BX*2), Z25, Z21
-	VPDPBUSD.BCST 124(DI)(BX*2), Z24, Z22
-	VPDPBUSD.BCST 124(DI)(BX*2), Z25, Z23
-	ADDQ          $0x00000800, CX
-	ADDQ          $0x00000080, SI
-	ADDQ          $0x00000080, DI
-	DECQ          DX
+	PREFETCHT1    (BX)
+	PREFETCHT1    64(BX)
+	ADDQ          SI, BX
+	VPANDD        (DI), Z0, Z25
+	VPANDD        (R9), Z0, Z26
+	VPANDD        (R10), Z0, Z27
+	VPANDD        (R8), Z0, Z28
+	VMOVDQU32     (R11), Z29
+	VPDPWSSD      Z29, Z25, Z1
+	VPDPWSSD      Z29, Z26, Z2
+	VPDPWSSD      Z29, Z27, Z3
+	VPDPWSSD      Z29, Z28, Z4
+	VMOVDQU32     (R12), Z29
+	VPDPWSSD      Z29, Z25, Z5
+	VPDPWSSD      Z29, Z26, Z6
+	VPDPWSSD      Z29, Z27, Z7
+	VPDPWSSD      Z29, Z28, Z8
+	VMOVDQU32     (R13), Z29
+	VPDPWSSD      Z29, Z25, Z9
+	VPDPWSSD      Z29, Z26, Z10
+	VPDPWSSD      Z29, Z27, Z11
+	VPDPWSSD      Z29, Z28, Z12
+	VMOVDQU32     (R14), Z29
+	VPDPWSSD      Z29, Z25, Z13
+	VPDPWSSD      Z29, Z26, Z14
+	VPDPWSSD      Z29, Z27, Z15
+	VPDPWSSD      Z29, Z28, Z16
+	VMOVDQU32     (R15), Z29
+	VPDPWSSD      Z29, Z25, Z17
+	VPDPWSSD      Z29, Z26, Z18
+	VPDPWSSD      Z29, Z27, Z19
+	VPDPWSSD      Z29, Z28, Z20
+	VMOVDQU32     (AX), Z29
+	VPDPWSSD      Z29, Z25, Z21
+	VPDPWSSD      Z29, Z26, Z22
+	VPDPWSSD      Z29, Z27, Z23
+	VPDPWSSD      Z29, Z28, Z24
+	VPSRLW        $0x08, (DI), Z25
+	VPSRLW        $0x08, (R9), Z26
+	VPSRLW        $0x08, (R10), Z27
+	VPSRLW        $0x08, (R8), Z28
+	VMOVDQU32     64(R11), Z29
+	VPDPWSSD      Z29, Z25, Z1
+	VPDPWSSD      Z29, Z26, Z2
+	VPDPWSSD      Z29, Z27, Z3
+	VPDPWSSD      Z29, Z28, Z4
+	VMOVDQU32     64(R12), Z29
+	VPDPWSSD      Z29, Z25, Z5
+	VPDPWSSD      Z29, Z26, Z6
+	VPDPWSSD      Z29, Z27, Z7
+	VPDPWSSD      Z29, Z28, Z8
+	VMOVDQU32     64(R13), Z29
+	VPDPWSSD      Z29, Z25, Z9
+	VPDPWSSD      Z29, Z26, Z10
+	VPDPWSSD      Z29, Z27, Z11
+	VPDPWSSD      Z29, Z28, Z12
+	VMOVDQU32     64(R14), Z29
+	VPDPWSSD      Z29, Z25, Z13
+	VPDPWSSD      Z29, Z26, Z14
+	VPDPWSSD      Z29, Z27, Z15
+	VPDPWSSD      Z29, Z28, Z16
+	VMOVDQU32     64(R15), Z29
+	VPDPWSSD      Z29, Z25, Z17
+	VPDPWSSD      Z29, Z26, Z18
+	VPDPWSSD      Z29, Z27, Z19
+	VPDPWSSD      Z29, Z28, Z20
+	VMOVDQU32     64(AX), Z29
+	VPDPWSSD      Z29, Z25, Z21
+	VPDPWSSD      Z29, Z26, Z22
+	VPDPWSSD      Z29, Z27, Z23
+	VPDPWSSD      Z29, Z28, Z24
+	ADDQ          $0x40, DI
+	ADDQ          $0x40, R9
+	ADDQ          $0x40, R10
+	ADDQ          $0x40, R8
+	ADDQ          $0x00000080, R11
+	ADDQ          $0x00000080, R12
+	ADDQ          $0x00000080, R13
+	ADDQ          $0x00000080, R14
+	ADDQ          $0x00000080, R15
+	ADDQ          $0x00000080, AX
+	DECQ          CX
 	JNZ           step
-	MOVQ          (AX), AX
-	VMOVDQU32     Z0, (AX)
-	VMOVDQU32     Z1, 64(AX)
-	VMOVDQU32     Z2, 128(AX)
-	VMOVDQU32     Z3, 192(AX)
-	VMOVDQU32     Z4, 256(AX)
-	VMOVDQU32     Z5, 320(AX)
-	VMOVDQU32     Z6, 384(AX)
-	VMOVDQU32     Z7, 448(AX)
-	VMOVDQU32     Z8, 512(AX)
-	VMOVDQU32     Z9, 576(AX)
-	VMOVDQU32     Z10, 640(AX)
-	VMOVDQU32     Z11, 704(AX)
-	VMOVDQU32     Z12, 768(AX)
-	VMOVDQU32     Z13, 832(AX)
-	VMOVDQU32     Z14, 896(AX)
-	VMOVDQU32     Z15, 960(AX)
-	VMOVDQU32     Z16, 1024(AX)
-	VMOVDQU32     Z17, 1088(AX)
-	VMOVDQU32     Z18, 1152(AX)
-	VMOVDQU32     Z19, 1216(AX)
-	VMOVDQU32     Z20, 1280(AX)
-	VMOVDQU32     Z21, 1344(AX)
-	VMOVDQU32     Z22, 1408(AX)
-	VMOVDQU32     Z23, 1472(AX)
+	VPTERNLOGD    $0xff, Z30, Z30, Z30
+	VPSRLD        $0x18, Z30, Z30
+	VPUNPCKLDQ    Z2, Z1, Z0
+	VPUNPCKHDQ    Z2, Z1, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z30, Z0, Z0
+	VPUNPCKLDQ    Z4, Z3, Z2
+	VPUNPCKHDQ    Z4, Z3, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z30, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, (DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 128(DX)
+	VPUNPCKLDQ    Z6, Z5, Z0
+	VPUNPCKHDQ    Z6, Z5, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z30, Z0, Z0
+	VPUNPCKLDQ    Z8, Z7, Z2
+	VPUNPCKHDQ    Z8, Z7, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z30, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 256(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 384(DX)
+	VPUNPCKLDQ    Z10, Z9, Z0
+	VPUNPCKHDQ    Z10, Z9, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z30, Z0, Z0
+	VPUNPCKLDQ    Z12, Z11, Z2
+	VPUNPCKHDQ    Z12, Z11, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z30, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 512(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 640(DX)
+	VPUNPCKLDQ    Z14, Z13, Z0
+	VPUNPCKHDQ    Z14, Z13, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z30, Z0, Z0
+	VPUNPCKLDQ    Z16, Z15, Z2
+	VPUNPCKHDQ    Z16, Z15, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z30, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 768(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 896(DX)
+	VPUNPCKLDQ    Z18, Z17, Z0
+	VPUNPCKHDQ    Z18, Z17, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z30, Z0, Z0
+	VPUNPCKLDQ    Z20, Z19, Z2
+	VPUNPCKHDQ    Z20, Z19, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z30, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 1024(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 1152(DX)
+	VPUNPCKLDQ    Z22, Z21, Z0
+	VPUNPCKHDQ    Z22, Z21, Z1
+	VPADDD        Z0, Z1, Z0
+	VPSRAD        $0x08, Z0, Z1
+	VPANDD        Z30, Z0, Z0
+	VPUNPCKLDQ    Z24, Z23, Z2
+	VPUNPCKHDQ    Z24, Z23, Z3
+	VPADDD        Z2, Z3, Z2
+	VPSRAD        $0x08, Z2, Z3
+	VPANDD        Z30, Z2, Z2
+	VPUNPCKLQDQ   Z3, Z1, Z4
+	VPUNPCKHQDQ   Z3, Z1, Z1
+	VPADDD        Z4, Z1, Z4
+	VEXTRACTI64X4 $0x01, Z4, Y1
+	VPADDD        Y4, Y1, Y1
+	VEXTRACTI128  $0x01, Y1, X3
+	VPADDD        X1, X3, X3
+	VMOVDQU       X3, 1280(DX)
+	VPUNPCKLQDQ   Z2, Z0, Z1
+	VPUNPCKHQDQ   Z2, Z0, Z0
+	VPADDD        Z1, Z0, Z1
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y1, Y0, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X0, X1, X1
+	VMOVDQU       X1, 1408(DX)
+	VZEROUPPER
+	RET
+
+// func gemmWords256x1(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·gemmWords256x1(SB), NOSPLIT, $0-8
+	MOVQ     a+0(FP), AX
+	MOVQ     40(AX), CX
+	MOVQ     (AX), DX
+	MOVQ     48(AX), BX
+	MOVQ     56(AX), SI
+	MOVQ     8(AX), DI
+	MOVQ     16(AX), R8
+	LEAQ     (DI)(R8*1), R8
+	MOVQ     24(AX), R9
+	MOVQ     32(AX), AX
+	VPCMPEQW Y0, Y0, Y0
+	VPSRLW   $0x08, Y0, Y0
+	VPXOR    Y1, Y1, Y1
+	VPXOR    Y2, Y2, Y2
+
+step:
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         SI, BX
+	VMOVDQU      (DI), Y3
+	VMOVDQU      (R8), Y4
+	VPAND        Y0, Y3, Y5
+	VPAND        Y0, Y4, Y6
+	VMOVDQU      (R9), Y7
+	VPMADDWD     Y5, Y7, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPSRLW       $0x08, Y3, Y3
+	VPSRLW       $0x08, Y4, Y4
+	VMOVDQU      64(R9), Y5
+	VPMADDWD     Y3, Y5, Y3
+	VPADDD       Y3, Y1, Y1
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	VMOVDQU      32(DI), Y3
+	VMOVDQU      32(R8), Y4
+	VPAND        Y0, Y3, Y5
+	VPAND        Y0, Y4, Y6
+	VMOVDQU      32(R9), Y7
+	VPMADDWD     Y5, Y7, Y5
+	VPADDD       Y5, Y1, Y1
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VPSRLW       $0x08, Y3, Y3
+	VPSRLW       $0x08, Y4, Y4
+	VMOVDQU      96(R9), Y5
+	VPMADDWD     Y3, Y5, Y3
+	VPADDD       Y3, Y1, Y1
+	VPMADDWD     Y4, Y5, Y5
+	VPADDD       Y5, Y2, Y2
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, R8
+	ADDQ         $0x00000080, R9
+	DECQ         CX
+	JNZ          step
+	VPCMPEQD     Y0, Y0, Y0
+	VPSRLD       $0x18, Y0, Y0
+	VPSRAD       $0x08, Y1, Y3
+	VPAND        Y0, Y1, Y1
+	VPSRAD       $0x08, Y2, Y4
+	VPAND        Y0, Y2, Y2
+	VPUNPCKLDQ   Y4, Y3, Y0
+	VPUNPCKHDQ   Y4, Y3, Y3
+	VPADDD       Y0, Y3, Y3
+	VPUNPCKLDQ   Y2, Y1, Y0
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y0, Y1, Y1
+	VPUNPCKLQDQ  Y1, Y3, Y0
+	VPUNPCKHQDQ  Y1, Y3, Y3
+	VPADDD       Y0, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X0
+	VPADDD       X3, X0, X0
+	VMOVQ        X0, (DX)
+	VPEXTRQ      $0x01, X0, 128(DX)
+	VZEROUPPER
+	RET
+
+// func gemmWords256x2(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·gemmWords256x2(SB), NOSPLIT, $0-8
+	MOVQ     a+0(FP), AX
+	MOVQ     40(AX), CX
+	MOVQ     (AX), DX
+	MOVQ     48(AX), BX
+	MOVQ     56(AX), SI
+	MOVQ     8(AX), DI
+	MOVQ     16(AX), R8
+	LEAQ     (DI)(R8*1), R8
+	MOVQ     24(AX), R9
+	MOVQ     32(AX), AX
+	LEAQ     (R9)(AX*1), AX
+	VPCMPEQW Y0, Y0, Y0
+	VPSRLW   $0x08, Y0, Y0
+	VPXOR    Y1, Y1, Y1
+	VPXOR    Y2, Y2, Y2
+	VPXOR    Y3, Y3, Y3
+	VPXOR    Y4, Y4, Y4
+
+step:
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         SI, BX
+	VMOVDQU      (DI), Y5
+	VMOVDQU      (R8), Y6
+	VPAND        Y0, Y5, Y7
+	VPAND        Y0, Y6, Y8
+	VMOVDQU      (R9), Y9
+	VPMADDWD     Y7, Y9, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      (AX), Y9
+	VPMADDWD     Y7, Y9, Y7
+	VPADDD       Y7, Y3, Y3
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPSRLW       $0x08, Y5, Y5
+	VPSRLW       $0x08, Y6, Y6
+	VMOVDQU      64(R9), Y7
+	VPMADDWD     Y5, Y7, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      64(AX), Y7
+	VPMADDWD     Y5, Y7, Y5
+	VPADDD       Y5, Y3, Y3
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	VMOVDQU      32(DI), Y5
+	VMOVDQU      32(R8), Y6
+	VPAND        Y0, Y5, Y7
+	VPAND        Y0, Y6, Y8
+	VMOVDQU      32(R9), Y9
+	VPMADDWD     Y7, Y9, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      32(AX), Y9
+	VPMADDWD     Y7, Y9, Y7
+	VPADDD       Y7, Y3, Y3
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VPSRLW       $0x08, Y5, Y5
+	VPSRLW       $0x08, Y6, Y6
+	VMOVDQU      96(R9), Y7
+	VPMADDWD     Y5, Y7, Y8
+	VPADDD       Y8, Y1, Y1
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y2, Y2
+	VMOVDQU      96(AX), Y7
+	VPMADDWD     Y5, Y7, Y5
+	VPADDD       Y5, Y3, Y3
+	VPMADDWD     Y6, Y7, Y7
+	VPADDD       Y7, Y4, Y4
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, R8
+	ADDQ         $0x00000080, R9
+	ADDQ         $0x00000080, AX
+	DECQ         CX
+	JNZ          step
+	VPCMPEQD     Y0, Y0, Y0
+	VPSRLD       $0x18, Y0, Y0
+	VPSRAD       $0x08, Y1, Y5
+	VPAND        Y0, Y1, Y1
+	VPSRAD       $0x08, Y2, Y6
+	VPAND        Y0, Y2, Y2
+	VPUNPCKLDQ   Y6, Y5, Y7
+	VPUNPCKHDQ   Y6, Y5, Y5
+	VPADDD       Y7, Y5, Y5
+	VPUNPCKLDQ   Y2, Y1, Y6
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y6, Y1, Y1
+	VPUNPCKLQDQ  Y1, Y5, Y2
+	VPUNPCKHQDQ  Y1, Y5, Y5
+	VPADDD       Y2, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X1
+	VPADDD       X5, X1, X1
+	VMOVQ        X1, (DX)
+	VPEXTRQ      $0x01, X1, 128(DX)
+	VPSRAD       $0x08, Y3, Y1
+	VPAND        Y0, Y3, Y3
+	VPSRAD       $0x08, Y4, Y2
+	VPAND        Y0, Y4, Y4
+	VPUNPCKLDQ   Y2, Y1, Y0
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y0, Y1, Y1
+	VPUNPCKLDQ   Y4, Y3, Y0
+	VPUNPCKHDQ   Y4, Y3, Y3
+	VPADDD       Y0, Y3, Y3
+	VPUNPCKLQDQ  Y3, Y1, Y0
+	VPUNPCKHQDQ  Y3, Y1, Y1
+	VPADDD       Y0, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X0
+	VMOVQ        X0, 256(DX)
+	VPEXTRQ      $0x01, X0, 384(DX)
+	VZEROUPPER
+	RET
+
+// func gemmWords256x3(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·gemmWords256x3(SB), NOSPLIT, $0-8
+	MOVQ     a+0(FP), AX
+	MOVQ     40(AX), CX
+	MOVQ     (AX), DX
+	MOVQ     48(AX), BX
+	MOVQ     56(AX), SI
+	MOVQ     8(AX), DI
+	MOVQ     16(AX), R8
+	LEAQ     (DI)(R8*1), R8
+	MOVQ     24(AX), R9
+	MOVQ     32(AX), AX
+	LEAQ     (R9)(AX*1), R10
+	LEAQ     (R10)(AX*1), AX
+	VPCMPEQW Y0, Y0, Y0
+	VPSRLW   $0x08, Y0, Y0
+	VPXOR    Y1, Y1, Y1
+	VPXOR    Y2, Y2, Y2
+	VPXOR    Y3, Y3, Y3
+	VPXOR    Y4, Y4, Y4
+	VPXOR    Y5, Y5, Y5
+	VPXOR    Y6, Y6, Y6
+
+step:
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         SI, BX
+	VMOVDQU      (DI), Y7
+	VMOVDQU      (R8), Y8
+	VPAND        Y0, Y7, Y9
+	VPAND        Y0, Y8, Y10
+	VMOVDQU      (R9), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y1, Y1
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VMOVDQU      (R10), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y3, Y3
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VMOVDQU      (AX), Y11
+	VPMADDWD     Y9, Y11, Y9
+	VPADDD       Y9, Y5, Y5
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y6, Y6
+	VPSRLW       $0x08, Y7, Y7
+	VPSRLW       $0x08, Y8, Y8
+	VMOVDQU      64(R9), Y9
+	VPMADDWD     Y7, Y9, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      64(R10), Y9
+	VPMADDWD     Y7, Y9, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      64(AX), Y9
+	VPMADDWD     Y7, Y9, Y7
+	VPADDD       Y7, Y5, Y5
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	VMOVDQU      32(DI), Y7
+	VMOVDQU      32(R8), Y8
+	VPAND        Y0, Y7, Y9
+	VPAND        Y0, Y8, Y10
+	VMOVDQU      32(R9), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y1, Y1
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VMOVDQU      32(R10), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y3, Y3
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VMOVDQU      32(AX), Y11
+	VPMADDWD     Y9, Y11, Y9
+	VPADDD       Y9, Y5, Y5
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y6, Y6
+	VPSRLW       $0x08, Y7, Y7
+	VPSRLW       $0x08, Y8, Y8
+	VMOVDQU      96(R9), Y9
+	VPMADDWD     Y7, Y9, Y10
+	VPADDD       Y10, Y1, Y1
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y2, Y2
+	VMOVDQU      96(R10), Y9
+	VPMADDWD     Y7, Y9, Y10
+	VPADDD       Y10, Y3, Y3
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y4, Y4
+	VMOVDQU      96(AX), Y9
+	VPMADDWD     Y7, Y9, Y7
+	VPADDD       Y7, Y5, Y5
+	VPMADDWD     Y8, Y9, Y9
+	VPADDD       Y9, Y6, Y6
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, R8
+	ADDQ         $0x00000080, R9
+	ADDQ         $0x00000080, R10
+	ADDQ         $0x00000080, AX
+	DECQ         CX
+	JNZ          step
+	VPCMPEQD     Y0, Y0, Y0
+	VPSRLD       $0x18, Y0, Y0
+	VPSRAD       $0x08, Y1, Y7
+	VPAND        Y0, Y1, Y1
+	VPSRAD       $0x08, Y2, Y8
+	VPAND        Y0, Y2, Y2
+	VPUNPCKLDQ   Y8, Y7, Y9
+	VPUNPCKHDQ   Y8, Y7, Y7
+	VPADDD       Y9, Y7, Y7
+	VPUNPCKLDQ   Y2, Y1, Y8
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y8, Y1, Y1
+	VPUNPCKLQDQ  Y1, Y7, Y2
+	VPUNPCKHQDQ  Y1, Y7, Y7
+	VPADDD       Y2, Y7, Y7
+	VEXTRACTI128 $0x01, Y7, X1
+	VPADDD       X7, X1, X1
+	VMOVQ        X1, (DX)
+	VPEXTRQ      $0x01, X1, 128(DX)
+	VPSRAD       $0x08, Y3, Y1
+	VPAND        Y0, Y3, Y3
+	VPSRAD       $0x08, Y4, Y2
+	VPAND        Y0, Y4, Y4
+	VPUNPCKLDQ   Y2, Y1, Y7
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y7, Y1, Y1
+	VPUNPCKLDQ   Y4, Y3, Y2
+	VPUNPCKHDQ   Y4, Y3, Y3
+	VPADDD       Y2, Y3, Y3
+	VPUNPCKLQDQ  Y3, Y1, Y2
+	VPUNPCKHQDQ  Y3, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPADDD       X1, X2, X2
+	VMOVQ        X2, 256(DX)
+	VPEXTRQ      $0x01, X2, 384(DX)
+	VPSRAD       $0x08, Y5, Y1
+	VPAND        Y0, Y5, Y5
+	VPSRAD       $0x08, Y6, Y2
+	VPAND        Y0, Y6, Y6
+	VPUNPCKLDQ   Y2, Y1, Y0
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y0, Y1, Y1
+	VPUNPCKLDQ   Y6, Y5, Y0
+	VPUNPCKHDQ   Y6, Y5, Y5
+	VPADDD       Y0, Y5, Y5
+	VPUNPCKLQDQ  Y5, Y1, Y0
+	VPUNPCKHQDQ  Y5, Y1, Y1
+	VPADDD       Y0, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X0
+	VMOVQ        X0, 512(DX)
+	VPEXTRQ      $0x01, X0, 640(DX)
+	VZEROUPPER
+	RET
+
+// func gemmWords256x4(a *byte)
+// Requires: AVX, AVX2, MMX+
+TEXT ·gemmWords256x4(SB), NOSPLIT, $0-8
+	MOVQ     a+0(FP), AX
+	MOVQ     40(AX), CX
+	MOVQ     (AX), DX
+	MOVQ     48(AX), BX
+	MOVQ     56(AX), SI
+	MOVQ     8(AX), DI
+	MOVQ     16(AX), R8
+	LEAQ     (DI)(R8*1), R8
+	MOVQ     24(AX), R9
+	MOVQ     32(AX), AX
+	LEAQ     (R9)(AX*1), R10
+	LEAQ     (R10)(AX*1), R11
+	LEAQ     (R11)(AX*1), AX
+	VPCMPEQW Y0, Y0, Y0
+	VPSRLW   $0x08, Y0, Y0
+	VPXOR    Y1, Y1, Y1
+	VPXOR    Y2, Y2, Y2
+	VPXOR    Y3, Y3, Y3
+	VPXOR    Y4, Y4, Y4
+	VPXOR    Y5, Y5, Y5
+	VPXOR    Y6, Y6, Y6
+	VPXOR    Y7, Y7, Y7
+	VPXOR    Y8, Y8, Y8
+
+step:
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         SI, BX
+	VMOVDQU      (DI), Y9
+	VMOVDQU      (R8), Y10
+	VPAND        Y0, Y9, Y11
+	VPAND        Y0, Y10, Y12
+	VMOVDQU      (R9), Y13
+	VPMADDWD     Y11, Y13, Y14
+	VPADDD       Y14, Y1, Y1
+	VPMADDWD     Y12, Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      (R10), Y13
+	VPMADDWD     Y11, Y13, Y14
+	VPADDD       Y14, Y3, Y3
+	VPMADDWD     Y12, Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      (R11), Y13
+	VPMADDWD     Y11, Y13, Y14
+	VPADDD       Y14, Y5, Y5
+	VPMADDWD     Y12, Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      (AX), Y13
+	VPMADDWD     Y11, Y13, Y11
+	VPADDD       Y11, Y7, Y7
+	VPMADDWD     Y12, Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VPSRLW       $0x08, Y9, Y9
+	VPSRLW       $0x08, Y10, Y10
+	VMOVDQU      64(R9), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y1, Y1
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VMOVDQU      64(R10), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y3, Y3
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VMOVDQU      64(R11), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y5, Y5
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y6, Y6
+	VMOVDQU      64(AX), Y11
+	VPMADDWD     Y9, Y11, Y9
+	VPADDD       Y9, Y7, Y7
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	VMOVDQU      32(DI), Y9
+	VMOVDQU      32(R8), Y10
+	VPAND        Y0, Y9, Y11
+	VPAND        Y0, Y10, Y12
+	VMOVDQU      32(R9), Y13
+	VPMADDWD     Y11, Y13, Y14
+	VPADDD       Y14, Y1, Y1
+	VPMADDWD     Y12, Y13, Y13
+	VPADDD       Y13, Y2, Y2
+	VMOVDQU      32(R10), Y13
+	VPMADDWD     Y11, Y13, Y14
+	VPADDD       Y14, Y3, Y3
+	VPMADDWD     Y12, Y13, Y13
+	VPADDD       Y13, Y4, Y4
+	VMOVDQU      32(R11), Y13
+	VPMADDWD     Y11, Y13, Y14
+	VPADDD       Y14, Y5, Y5
+	VPMADDWD     Y12, Y13, Y13
+	VPADDD       Y13, Y6, Y6
+	VMOVDQU      32(AX), Y13
+	VPMADDWD     Y11, Y13, Y11
+	VPADDD       Y11, Y7, Y7
+	VPMADDWD     Y12, Y13, Y13
+	VPADDD       Y13, Y8, Y8
+	VPSRLW       $0x08, Y9, Y9
+	VPSRLW       $0x08, Y10, Y10
+	VMOVDQU      96(R9), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y1, Y1
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y2, Y2
+	VMOVDQU      96(R10), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y3, Y3
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y4, Y4
+	VMOVDQU      96(R11), Y11
+	VPMADDWD     Y9, Y11, Y12
+	VPADDD       Y12, Y5, Y5
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y6, Y6
+	VMOVDQU      96(AX), Y11
+	VPMADDWD     Y9, Y11, Y9
+	VPADDD       Y9, Y7, Y7
+	VPMADDWD     Y10, Y11, Y11
+	VPADDD       Y11, Y8, Y8
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, R8
+	ADDQ         $0x00000080, R9
+	ADDQ         $0x00000080, R10
+	ADDQ         $0x00000080, R11
+	ADDQ         $0x00000080, AX
+	DECQ         CX
+	JNZ          step
+	VPCMPEQD     Y0, Y0, Y0
+	VPSRLD       $0x18, Y0, Y0
+	VPSRAD       $0x08, Y1, Y9
+	VPAND        Y0, Y1, Y1
+	VPSRAD       $0x08, Y2, Y10
+	VPAND        Y0, Y2, Y2
+	VPUNPCKLDQ   Y10, Y9, Y11
+	VPUNPCKHDQ   Y10, Y9, Y9
+	VPADDD       Y11, Y9, Y9
+	VPUNPCKLDQ   Y2, Y1, Y10
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y10, Y1, Y1
+	VPUNPCKLQDQ  Y1, Y9, Y2
+	VPUNPCKHQDQ  Y1, Y9, Y9
+	VPADDD       Y2, Y9, Y9
+	VEXTRACTI128 $0x01, Y9, X1
+	VPADDD       X9, X1, X1
+	VMOVQ        X1, (DX)
+	VPEXTRQ      $0x01, X1, 128(DX)
+	VPSRAD       $0x08, Y3, Y1
+	VPAND        Y0, Y3, Y3
+	VPSRAD       $0x08, Y4, Y2
+	VPAND        Y0, Y4, Y4
+	VPUNPCKLDQ   Y2, Y1, Y9
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y9, Y1, Y1
+	VPUNPCKLDQ   Y4, Y3, Y2
+	VPUNPCKHDQ   Y4, Y3, Y3
+	VPADDD       Y2, Y3, Y3
+	VPUNPCKLQDQ  Y3, Y1, Y2
+	VPUNPCKHQDQ  Y3, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPADDD       X1, X2, X2
+	VMOVQ        X2, 256(DX)
+	VPEXTRQ      $0x01, X2, 384(DX)
+	VPSRAD       $0x08, Y5, Y1
+	VPAND        Y0, Y5, Y5
+	VPSRAD       $0x08, Y6, Y2
+	VPAND        Y0, Y6, Y6
+	VPUNPCKLDQ   Y2, Y1, Y3
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y3, Y1, Y1
+	VPUNPCKLDQ   Y6, Y5, Y2
+	VPUNPCKHDQ   Y6, Y5, Y5
+	VPADDD       Y2, Y5, Y5
+	VPUNPCKLQDQ  Y5, Y1, Y2
+	VPUNPCKHQDQ  Y5, Y1, Y1
+	VPADDD       Y2, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPADDD       X1, X2, X2
+	VMOVQ        X2, 512(DX)
+	VPEXTRQ      $0x01, X2, 640(DX)
+	VPSRAD       $0x08, Y7, Y1
+	VPAND        Y0, Y7, Y7
+	VPSRAD       $0x08, Y8, Y2
+	VPAND        Y0, Y8, Y8
+	VPUNPCKLDQ   Y2, Y1, Y0
+	VPUNPCKHDQ   Y2, Y1, Y1
+	VPADDD       Y0, Y1, Y1
+	VPUNPCKLDQ   Y8, Y7, Y0
+	VPUNPCKHDQ   Y8, Y7, Y7
+	VPADDD       Y0, Y7, Y7
+	VPUNPCKLQDQ  Y7, Y1, Y0
+	VPUNPCKHQDQ  Y7, Y1, Y1
+	VPADDD       Y0, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X1, X0, X0
+	VMOVQ        X0, 768(DX)
+	VPEXTRQ      $0x01, X0, 896(DX)
 	VZEROUPPER
 	RET
 

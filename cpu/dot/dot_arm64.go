@@ -2,6 +2,27 @@
 
 package dot
 
+import "unsafe"
+
+// The assembly reads arguments at these offsets: a constant below is negative, which does not compile, where a field lies elsewhere.
+const (
+	_ = -uint(unsafe.Offsetof(neonArgs{}.out) - 0)
+	_ = -uint(unsafe.Offsetof(neonArgs{}.nibble) - 8)
+	_ = -uint(unsafe.Offsetof(neonArgs{}.nibbleStride) - 16)
+	_ = -uint(unsafe.Offsetof(neonArgs{}.bits) - 24)
+	_ = -uint(unsafe.Offsetof(neonArgs{}.bitsStride) - 32)
+	_ = -uint(unsafe.Offsetof(neonArgs{}.x) - 40)
+	_ = -uint(unsafe.Offsetof(neonArgs{}.steps) - 48)
+	_ = -uint(unsafe.Offsetof(neonArgs{}.rows) - 56)
+	_ = -uint(unsafe.Offsetof(neonArgs{}.scale) - 64)
+	_ = -uint(unsafe.Offsetof(neonArgs{}.scaleStride) - 72)
+	_ = -uint(unsafe.Offsetof(neonQuantArgs{}.x) - 0)
+	_ = -uint(unsafe.Offsetof(neonQuantArgs{}.steps) - 8)
+	_ = -uint(unsafe.Offsetof(neonQuantArgs{}.out) - 16)
+	_ = -uint(unsafe.Offsetof(neonQuantArgs{}.inv) - 24)
+	_ = -uint(unsafe.Offsetof(neonQuantArgs{}.sum) - 32)
+)
+
 // joinNEON joins the two bytes of quantized activations, 256·hi + lo, and adds them up.
 //
 //go:noescape

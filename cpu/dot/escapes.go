@@ -1,6 +1,10 @@
 package dot
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
+)
 
 const (
 	// RegularCode is the code of the number 0 of planes with escapes.
@@ -9,25 +13,26 @@ const (
 	belowRegular = 7
 	longEscape   = 15
 
-	// EscapeSlack is how many bytes behind the escapes of a row must exist: as many more are expanded for it as the longest row of a tile has.
+	// EscapeSlack is how many bytes after the escapes of a row must exist: as many more are expanded for it as the longest row of a
+	// tile has.
 	EscapeSlack = 4096
 )
 
-// HasEscapes reports whether i has instructions for rows with escapes. Other instruction sets multiply them, but slowly.
-func (i ISA) HasEscapes() bool { return i == AVX512 }
+// HasEscapes reports whether k has instructions for rows with escapes. Other instruction sets multiply them, but slowly.
+func (k Kernels) HasEscapes() bool { return k.ISA == isa.AVX512 }
 
 // NibbleEscapes returns the codes that rows with escapes hold in their planes and nibbles.
 func NibbleEscapes(width int) (first, last int) {
 	return RegularCode - belowRegular, RegularCode + 1<<width - 2 + longEscape - belowRegular
 }
 
-// MaxEscapeBytes returns the most bytes that a row's escapes take, and what PackEscapes may write behind them.
+// MaxEscapeBytes returns the most bytes that a row's escapes take, and what PackEscapes may write after them.
 func MaxEscapeBytes(steps int) int { return 2 + steps*StepCols*3/2 + StepCols }
 
 // ScratchBytes returns the size of Rows.Scratch: two rows' escapes, expanded.
 func ScratchBytes(steps int) int { return 2 * expandedBytes(steps) }
 
-// expandedBytes is room for a row's escapes, a vector that a step reads behind them, and one written behind them.
+// expandedBytes is room for a row's escapes, a vector that a step reads after them, and one written after them.
 func expandedBytes(steps int) int { return (steps + 2) * StepCols }
 
 // CodeBits returns the number of bits of w's codes.
@@ -41,29 +46,42 @@ func (w *Rows) CodeBits() int {
 // EscapeCount returns how many escapes a row has, given what PackEscapes wrote.
 func EscapeCount(escape []byte) int { return int(binary.LittleEndian.Uint16(escape)) }
 
-// PackEscapes packs codes − low, modulo 256, as a row with escapes. These go to escape[:MaxEscapeBytes(w.Steps)]; it returns the number of their bytes. w gives
-// Width, Steps and Scratch.
-func (i ISA) PackEscapes(w *Rows, low int, nibble, bits, escape, codes []byte) int {
-	if i == AVX512 && w.Steps > 0 {
+// PackEscapes packs codes − low, modulo 256, as a row with escapes. These go to escape[:MaxEscapeBytes(w.Steps)]; it returns the
+// number of their bytes. w gives Width, Steps and Scratch.
+func (k Kernels) PackEscapes(w *Rows, low int, nibble, bits, escape, codes []byte) int {
+	if k.ISA == isa.AVX512 && w.Steps > 0 {
 		return packEscapesAVX512(w, low, nibble, bits, escape, codes)
 	}
 	planes := make([]byte, w.Steps*StepCols)
 	n := packEscapesGeneric(w, byte(low), planes, escape, codes)
-	packGeneric(Generic, w.Width, nibble, bits, planes, w.Steps)
+	With(isa.Generic).packGeneric(w.Width, nibble, bits, planes, w.Steps)
 	return n
 }
 
 // UnpackRow sets codes to row r.
-func (i ISA) UnpackRow(w *Rows, r int, codes []byte) {
+func (k Kernels) UnpackRow(w *Rows, r int, codes []byte) {
 	nibble, bits := w.Nibble[r*w.NibbleStride:], w.Bits[min(len(w.Bits), r*w.BitsStride):]
 	switch {
 	case !w.Escaped:
-		i.Unpack(w.Width, codes, nibble, bits, w.Steps)
-	case i == AVX512 && w.Steps > 0:
-		unpackEscapesAVX512(w, codes, nibble, bits, w.Escape[w.Start[r*w.StartStride]:])
+		k.Unpack(w.Width, codes, nibble, bits, w.Steps)
+	case k.ISA == isa.AVX512 && w.Steps > 0:
+		one := *w
+		one.Nibble, one.Bits, one.Start, one.Count = nibble, bits, w.Start[r*w.StartStride:], 1
+		unpackRowsAVX512(codes, &one)
 	default:
-		unpackGeneric(Generic, w.Width, codes, nibble, bits, w.Steps)
+		With(isa.Generic).unpackGeneric(w.Width, codes, nibble, bits, w.Steps)
 		insertEscapesGeneric(w, codes[:w.Steps*StepCols], w.Escape[w.Start[r*w.StartStride]:])
+	}
+}
+
+// UnpackRows sets codes to all rows, each 64·Steps bytes after the one before.
+func (k Kernels) UnpackRows(w *Rows, codes []byte) {
+	if k.ISA == isa.AVX512 && w.Steps > 0 && w.Count > 0 && w.Width < 7 {
+		unpackRowsAVX512(codes, w)
+		return
+	}
+	for r := range w.Count {
+		k.UnpackRow(w, r, codes[r*w.Steps*StepCols:])
 	}
 }
 

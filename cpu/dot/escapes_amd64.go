@@ -5,7 +5,8 @@ import "unsafe"
 // trips returns how many vectors of 64 escapes cover n.
 func trips(n int) int { return (n + StepCols - 1) / StepCols }
 
-// setEscapes adds w's escapes. Where a row's escapes end is known only from themselves: the last row's are taken to stay inside the slice, as PackEscapes wrote them.
+// setEscapes adds w's escapes. Where a row's escapes end is known only from themselves: the last row's are taken to stay inside
+// the slice, as PackEscapes wrote them.
 func (a *dotArgs) setEscapes(w *Rows) {
 	last := w.Start[(w.Count-1)*w.StartStride]
 	a.escape = unsafe.Pointer(&w.Escape[:int(last)+EscapeSlack][0])
@@ -40,11 +41,11 @@ type escapeArgs struct {
 	escape  unsafe.Pointer
 	low     int
 	scratch unsafe.Pointer
-	trips   int
 }
 
 func packEscapesAVX512(w *Rows, low int, nibble, bits, escape, codes []byte) int {
-	a := escapeArgs{escape: unsafe.Pointer(&escape[:MaxEscapeBytes(w.Steps)][0]), low: low & 255, scratch: unsafe.Pointer(&w.scratch()[0])}
+	a := escapeArgs{escape: unsafe.Pointer(&escape[:MaxEscapeBytes(w.Steps)][0]), low: low & 255,
+		scratch: unsafe.Pointer(&w.scratch()[0])}
 	a.set(w.Width, codes, nibble, bits, w.Steps)
 	start, p := a.escape, (*byte)(unsafe.Pointer(&a))
 	switch w.Width {
@@ -60,18 +61,29 @@ func packEscapesAVX512(w *Rows, low int, nibble, bits, escape, codes []byte) int
 	return int(uintptr(a.escape) - uintptr(start))
 }
 
-func unpackEscapesAVX512(w *Rows, codes, nibble, bits, escape []byte) {
-	a := escapeArgs{escape: unsafe.Pointer(&escape[:EscapeSlack][0]), scratch: unsafe.Pointer(&w.scratch()[0]), trips: trips(min(EscapeCount(escape), w.Steps*StepCols))}
-	a.set(w.Width, codes, nibble, bits, w.Steps)
+// unpackRowsAVX512 unpacks rows of less than 7 bits.
+func unpackRowsAVX512(codes []byte, w *Rows) {
+	var a dotArgs
+	a.setPlanes(w)
+	a.out = unsafe.Pointer(&codes[:w.Count*w.Steps*StepCols][0])
+	if w.Escaped {
+		a.setEscapes(w)
+	}
 	p := (*byte)(unsafe.Pointer(&a))
-	switch w.Width {
-	case 3:
-		unpack512w3e(p)
-	case 4:
-		unpack512w4e(p)
-	case 5:
-		unpack512w5e(p)
+	switch {
+	case w.Escaped && w.Width == 3:
+		unpackRows512w3e(p)
+	case w.Escaped && w.Width == 4:
+		unpackRows512w4e(p)
+	case w.Escaped && w.Width == 5:
+		unpackRows512w5e(p)
+	case w.Escaped:
+		unpackRows512w6e(p)
+	case w.Width == 4:
+		unpackRows512w4(p)
+	case w.Width == 5:
+		unpackRows512w5(p)
 	default:
-		unpack512w6e(p)
+		unpackRows512w6(p)
 	}
 }

@@ -7,16 +7,19 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
 // packEscaped packs rows of codes as w says, with some bytes between the rows' escapes.
-func packEscaped(isa ISA, w Rows, rows, steps int, codes []byte) *Rows {
-	w.NibbleStride, w.BitsStride, w.Count, w.Steps, w.StartStride = steps*NibbleBytes(w.Width), steps*BitBytes(w.Width), rows, steps, 2
+func packEscaped(k Kernels, w Rows, rows, steps int, codes []byte) *Rows {
+	w.NibbleStride, w.BitsStride, w.Count, w.Steps, w.StartStride = steps*NibbleBytes(w.Width), steps*BitBytes(w.Width), rows,
+		steps, 2
 	w.Nibble, w.Bits, w.Start = make([]byte, rows*w.NibbleStride), make([]byte, rows*w.BitsStride), make([]uint32, 2*rows)
 	w.Scratch = make([]byte, ScratchBytes(steps))
 	buf := make([]byte, MaxEscapeBytes(steps))
 	for r := range rows {
-		n := isa.PackEscapes(&w, 3, w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:], buf, codes[r*steps*StepCols:])
+		n := k.PackEscapes(&w, 3, w.Nibble[r*w.NibbleStride:], w.Bits[r*w.BitsStride:], buf, codes[r*steps*StepCols:])
 		w.Start[2*r], w.Most = uint32(len(w.Escape)), max(w.Most, EscapeCount(buf))
 		w.Escape = append(append(w.Escape, buf[:n]...), 1, 2, 3)
 	}
@@ -28,7 +31,8 @@ func packEscaped(isa ISA, w Rows, rows, steps int, codes []byte) *Rows {
 // TestEscapes checks packing, unpacking and the dot product of rows with few, many and only escapes.
 func TestEscapes(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
-	for _, form := range []Rows{{Width: 3, Escaped: true}, {Width: 4, Escaped: true}, {Width: 5, Escaped: true}, {Width: 6, Escaped: true}} {
+	for _, form := range []Rows{{Width: 3, Escaped: true}, {Width: 4, Escaped: true}, {Width: 5, Escaped: true},
+		{Width: 6, Escaped: true}} {
 		for _, sigma := range []float64{0.5, 5, 20, 1000} {
 			for _, steps := range []int{1, 3, 4, 9, 32} {
 				const rows = 7
@@ -37,18 +41,21 @@ func TestEscapes(t *testing.T) {
 					codes[i] = byte(min(max(RegularCode+1<<form.Width/2+int(math.Round(sigma*rng.NormFloat64())), 0), 255)) + 3
 				}
 				_, x, q := sample(rng, 4, rows, steps)
-				Generic.Quantize(q, x)
-				reference := packEscaped(Generic, form, rows, steps, codes)
-				for _, isa := range Available() {
-					name := fmt.Sprintf("%s width %d sigma %g steps %d", isa, form.Width, sigma, steps)
-					w := packEscaped(isa, form, rows, steps, codes)
+				With(isa.Generic).Quantize(q, x)
+				reference := packEscaped(With(isa.Generic), form, rows, steps, codes)
+				for _, k := range Available() {
+					name := fmt.Sprintf("%s width %d sigma %g steps %d", k, form.Width, sigma, steps)
+					w := packEscaped(k, form, rows, steps, codes)
 					require.Equal(t, reference.Nibble, w.Nibble, name)
 					require.Equal(t, reference.Escape, w.Escape, name)
 					require.Equal(t, reference.Start, w.Start, name)
 					out, row := make([]int32, 2*rows), make([]byte, steps*StepCols)
-					isa.Dot(out, w, q)
+					k.Dot(out, w, q)
+					all := make([]byte, len(codes))
+					k.UnpackRows(w, all)
 					for r := range rows {
-						isa.UnpackRow(w, r, row)
+						k.UnpackRow(w, r, row)
+						require.Equal(t, row, all[r*len(row):][:len(row)], name)
 						want := int64(0)
 						for c, u := range row {
 							require.Equal(t, codes[r*len(row)+c]-3, u, name)
@@ -73,7 +80,7 @@ func BenchmarkDotEscapes(b *testing.B) {
 				codes[i] = byte(min(max(RegularCode+3+1<<width/2+int(math.Round(sigma*rng.NormFloat64())), 0), 255))
 			}
 			_, x, q := sample(rng, 4, rows, steps)
-			Generic.Quantize(q, x)
+			With(isa.Generic).Quantize(q, x)
 			w := packEscaped(Best(), Rows{Width: width, Escaped: true}, rows, steps, codes)
 			out := make([]int32, 2*rows)
 			b.Run(fmt.Sprintf("width=%d/steps=%d", width, steps), func(b *testing.B) {
@@ -82,6 +89,37 @@ func BenchmarkDotEscapes(b *testing.B) {
 				}
 				b.ReportMetric(float64(len(codes))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
 			})
+		}
+	}
+}
+
+func BenchmarkUnpackRows(b *testing.B) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	for _, form := range []Rows{{Width: 4}, {Width: 5}, {Width: 6}, {Width: 3, Escaped: true}, {Width: 4, Escaped: true}} {
+		for _, steps := range []int{9, 24} {
+			for _, k := range Available() {
+				if form.Escaped && !k.HasEscapes() {
+					continue
+				}
+				codes := make([]byte, PanelRows*steps*StepCols)
+				for i := range codes {
+					codes[i] = byte(rng.IntN(1 << form.Width))
+					if form.Escaped {
+						off := math.Round(2.5 * float64(form.Width-2) * rng.NormFloat64())
+						codes[i] = byte(min(max(RegularCode+3+1<<form.Width/2+int(off), 0), 255))
+					}
+				}
+				w := pack(k, form.Width, PanelRows, steps, codes)
+				if form.Escaped {
+					w = packEscaped(k, form, PanelRows, steps, codes)
+				}
+				b.Run(fmt.Sprintf("%s/width=%d/escapes=%v/steps=%d", k, form.Width, form.Escaped, steps), func(b *testing.B) {
+					for b.Loop() {
+						k.UnpackRows(w, codes)
+					}
+					b.ReportMetric(float64(len(codes))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
+				})
+			}
 		}
 	}
 }

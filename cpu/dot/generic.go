@@ -3,6 +3,8 @@ package dot
 import (
 	"encoding/binary"
 	"math"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
 func quantizeGeneric(dst []int8, x []float32, steps int) (scale float32, sum int64) {
@@ -26,12 +28,22 @@ func absMax(x []float32) float32 {
 	return m
 }
 
-// scales returns the scale for a tile whose largest magnitude is m, and its reciprocal.
+// Magnitudes that activations may have. Smaller ones are as good as zero.
+const (
+	leastActivation = 1e-30
+	mostActivation  = 1e30
+)
+
+// scales returns the scale for a tile whose largest magnitude is m, and its reciprocal. What is not finite or too large has the
+// scale NaN, which every product with the tile becomes: it must not turn into an answer.
 func scales(m float32) (scale, inv float32) {
-	if m < 1e-30 || m != m || m > 1e30 {
+	switch {
+	case m < leastActivation:
 		return 0, 0
+	case m <= mostActivation:
+		return m / MaxValue, MaxValue / m
 	}
-	return m / MaxValue, MaxValue / m
+	return float32(math.NaN()), 0
 }
 
 // MaxSteps is the longest tile.
@@ -47,6 +59,17 @@ func (v *wide) join(x []int8, steps int) {
 		for c := range out {
 			out[c] = int32(xh[c])<<8 + int32(xl[c])
 		}
+	}
+}
+
+// widen is join for activations of k.
+func (k Kernels) widen(v *wide, x []int8, steps int) {
+	if !k.Factored() {
+		v.join(x, steps)
+		return
+	}
+	for c := range steps * StepCols {
+		v[c] = int32(k.At(x, c))
 	}
 }
 
@@ -67,7 +90,7 @@ func stepFour(u0, u1, u2, u3 *[StepCols]byte, v *[StepCols]int32) (s0, s1, s2, s
 	return s0, s1, s2, s3
 }
 
-// dotFour returns Σ u·v of up to four rows, stride bytes apart; the sums of those behind the last of n rows have no meaning.
+// dotFour returns Σ u·v of up to four rows, stride bytes apart; sums of rows after the last of n have no meaning.
 func dotFour(u []byte, stride, n int, v *wide, steps int) (sums [4]int64) {
 	var row [4][]byte
 	for r := range row {
@@ -75,7 +98,8 @@ func dotFour(u []byte, stride, n int, v *wide, steps int) (sums [4]int64) {
 	}
 	for s := range steps {
 		at := s * StepCols
-		s0, s1, s2, s3 := stepFour((*[StepCols]byte)(row[0][at:]), (*[StepCols]byte)(row[1][at:]), (*[StepCols]byte)(row[2][at:]), (*[StepCols]byte)(row[3][at:]),
+		s0, s1, s2, s3 := stepFour((*[StepCols]byte)(row[0][at:]), (*[StepCols]byte)(row[1][at:]), (*[StepCols]byte)(row[2][at:]),
+			(*[StepCols]byte)(row[3][at:]),
 			(*[StepCols]int32)(v[at:]))
 		sums[0] += int64(s0)
 		sums[1] += int64(s1)
@@ -85,11 +109,11 @@ func dotFour(u []byte, stride, n int, v *wide, steps int) (sums [4]int64) {
 	return sums
 }
 
-func dotGeneric(i ISA, out []int32, w *Rows, x []int8) {
+func (k Kernels) dotGeneric(out []int32, w *Rows, x []int8) {
 	var v wide
-	v.join(x, w.Steps)
+	k.widen(&v, x, w.Steps)
 	if w.Width < 7 || w.Escaped {
-		dotUnpacked(i, out, w, &v)
+		k.dotUnpacked(out, w, &v)
 		return
 	}
 	for r := 0; r < w.Count; r += 4 {
@@ -98,14 +122,14 @@ func dotGeneric(i ISA, out []int32, w *Rows, x []int8) {
 }
 
 // dotUnpacked is dotGeneric for rows that are not bytes.
-func dotUnpacked(i ISA, out []int32, w *Rows, v *wide) {
+func (k Kernels) dotUnpacked(out []int32, w *Rows, v *wide) {
 	var rows [4 * MaxSteps * StepCols]byte
 	stride := w.Steps * StepCols
 	for r := 0; r < w.Count; r += 4 {
 		n := min(4, w.Count-r)
-		for k := range n {
-			row := rows[k*stride:][:stride]
-			copy(row, w.codes(i, r+k, row))
+		for i := range n {
+			row := rows[i*stride:][:stride]
+			copy(row, w.codes(k, r+i, row))
 		}
 		putFour(out[2*r:2*w.Count], dotFour(rows[:], stride, n, v, w.Steps))
 	}
@@ -119,29 +143,29 @@ func putFour(out []int32, sums [4]int64) {
 }
 
 // codes returns the codes of row r, in buf if they must be unpacked.
-func (w *Rows) codes(i ISA, r int, buf []byte) []byte {
+func (w *Rows) codes(k Kernels, r int, buf []byte) []byte {
 	n := w.Steps * StepCols
 	nibble := w.Nibble[r*w.NibbleStride:]
 	switch {
 	case w.Escaped: // other instruction sets than AVX-512 keep no such rows
 		row := make([]byte, n)
-		i.UnpackRow(w, r, row)
+		k.UnpackRow(w, r, row)
 		return row
 	case w.Width < 7:
-		unpackGeneric(i, w.Width, buf[:n], nibble, w.Bits[min(len(w.Bits), r*w.BitsStride):], w.Steps)
+		k.unpackGeneric(w.Width, buf[:n], nibble, w.Bits[min(len(w.Bits), r*w.BitsStride):], w.Steps)
 		return buf[:n]
 	}
 	return nibble[:n]
 }
 
-func dotBlocksGeneric(i ISA, out []float32, w *Rows, block int, x []int8) {
+func (k Kernels) dotBlocksGeneric(out []float32, w *Rows, block int, x []int8) {
 	var v wide
 	var row [MaxSteps * StepCols]byte
 	v.join(x, w.Steps)
 	n := w.Steps * StepCols / block
 	for r := range w.Count {
 		sum := float32(0)
-		u := w.codes(i, r, row[:])
+		u := w.codes(k, r, row[:])
 		for b, scale := range w.Scale[r*w.ScaleStride:][:n] {
 			sum += float32(scale * float32(dotShort(u[b*block:][:block], v[b*block:][:block])))
 		}
@@ -168,7 +192,10 @@ func dotShort(u []byte, v []int32) int32 {
 const ones = 0x0101010101010101
 
 // packGeneric takes eight columns at a time. AVX-512's planes are the others with rows and columns of the bits exchanged.
-func packGeneric(i ISA, width int, nibble, bits, codes []byte, steps int) {
+// pairsBits reports whether the two high bits of codes lie side by side.
+func (k Kernels) pairsBits(width int) bool { return width == 6 && k.ISA == isa.AVX2 }
+
+func (k Kernels) packGeneric(width int, nibble, bits, codes []byte, steps int) {
 	low, planes := mainBits(width), BitBytes(width)/8
 	mask := uint64(1<<low-1) * ones
 	for s := range steps {
@@ -179,6 +206,10 @@ func packGeneric(i ISA, width int, nibble, bits, codes []byte, steps int) {
 			v := binary.LittleEndian.Uint64(u[8*a:])
 			main[a&(low-1)] |= v & mask << (a &^ (low - 1))
 			v >>= low
+			if k.pairsBits(width) {
+				plane[a%2] |= v & (3 * ones) << (a / 2 * 2)
+				continue
+			}
 			for p := range planes {
 				plane[p] |= v >> p & ones << a
 			}
@@ -187,7 +218,7 @@ func packGeneric(i ISA, width int, nibble, bits, codes []byte, steps int) {
 			binary.LittleEndian.PutUint64(nibble[8*(s*low+k):], m)
 		}
 		for p, m := range plane[:planes] {
-			if i == AVX512 {
+			if k.ISA == isa.AVX512 {
 				m = exchange(m)
 			}
 			binary.LittleEndian.PutUint64(bits[8*(s*planes+p):], m)
@@ -196,7 +227,7 @@ func packGeneric(i ISA, width int, nibble, bits, codes []byte, steps int) {
 }
 
 // unpackGeneric is the inverse of packGeneric.
-func unpackGeneric(i ISA, width int, codes, nibble, bits []byte, steps int) {
+func (k Kernels) unpackGeneric(width int, codes, nibble, bits []byte, steps int) {
 	low, planes := mainBits(width), BitBytes(width)/8
 	mask := uint64(1<<low-1) * ones
 	for s := range steps {
@@ -204,14 +235,18 @@ func unpackGeneric(i ISA, width int, codes, nibble, bits []byte, steps int) {
 		var plane [2]uint64
 		for p := range planes {
 			plane[p] = binary.LittleEndian.Uint64(bits[8*(s*planes+p):])
-			if i == AVX512 {
+			if k.ISA == isa.AVX512 {
 				plane[p] = exchange(plane[p])
 			}
 		}
 		for a := range 8 {
 			v := binary.LittleEndian.Uint64(nibble[8*(s*low+a&(low-1)):]) >> (a &^ (low - 1)) & mask
-			for p, m := range plane[:planes] {
-				v |= m >> a & ones << (low + p)
+			if k.pairsBits(width) {
+				v |= plane[a%2] >> (a / 2 * 2) & (3 * ones) << low
+			} else {
+				for p, m := range plane[:planes] {
+					v |= m >> a & ones << (low + p)
+				}
 			}
 			binary.LittleEndian.PutUint64(u[8*a:], v)
 		}
@@ -230,40 +265,32 @@ func exchange(m uint64) uint64 {
 	return m
 }
 
-func tileGeneric(dst, codes []byte, stride, steps int) {
-	for g := range 16 * steps {
-		for r := range TileRows {
-			copy(dst[(g*TileRows+r)*4:][:4], codes[r*stride+4*g:])
-		}
-	}
-}
-
-// tileRows leaves the order of the codes.
-func tileRows(dst, codes []byte, stride, steps int) {
-	for r := range TileRows {
+// panelRows leaves the order of the codes.
+func panelRows(dst, codes []byte, stride, steps int) {
+	for r := range PanelRows {
 		copy(dst[r*StepCols*steps:][:StepCols*steps], codes[r*stride:])
 	}
 }
 
-func gemmGeneric(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
+func gemmGeneric(out []int32, panel []byte, steps int, x Tokens) {
 	var v wide
-	for t := range tokens {
-		v.join(x[t*xStride:], steps)
-		acc := out[t*2*TileRows:][:2*TileRows]
-		for r := 0; r < TileRows; r += 4 {
-			for k, sum := range dotFour(tile[r*StepCols*steps:], StepCols*steps, 4, &v, steps) {
-				acc[r+k], acc[TileRows+r+k] = int32(sum>>8), int32(sum&0xff)
+	for t := range x.Count {
+		v.join(x.from(t), steps)
+		acc := out[t*2*PanelRows:][:2*PanelRows]
+		for r := 0; r < PanelRows; r += 4 {
+			for k, sum := range dotFour(panel[r*StepCols*steps:], StepCols*steps, 4, &v, steps) {
+				acc[r+k], acc[PanelRows+r+k] = int32(sum>>8), int32(sum&0xff)
 			}
 		}
 	}
 }
 
-func gemmBlocksGeneric(i ISA, acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
+func (k Kernels) gemmBlocksGeneric(acc, rest, scale []float32, w *Rows, block int, x Tokens) {
 	rows := *w
 	rows.Width, rows.Count = 8, BlockRows
 	var sums [BlockRows]float32
-	for t := range tokens {
-		i.DotBlocks(sums[:], &rows, block, x[t*xStride:])
+	for t := range x.Count {
+		k.DotBlocks(sums[:], &rows, block, x.from(t))
 		for r, s := range sums {
 			s += rest[BlockRows*t+r]
 			acc[BlockRows*t+r] += float32(scale[t] * s)

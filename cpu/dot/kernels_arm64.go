@@ -1,9 +1,13 @@
 package dot
 
-import "unsafe"
+import (
+	"unsafe"
 
-// Available returns the instruction sets of this processor, the fastest last.
-func Available() []ISA { return []ISA{Generic, NEON} }
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
+)
+
+// Available returns the functions that this processor can run, the fastest last.
+func Available() []Kernels { return []Kernels{With(isa.Generic), With(isa.NEON)} }
 
 // The argument structures mirror the offsets in internal/asm/arm64. Slices are checked before their pointers go there.
 
@@ -22,7 +26,8 @@ type neonArgs struct {
 // joined are the activations of a tile as the kernels take them.
 type joined = [MaxSteps * StepCols]int16
 
-// set points a to rows first … first+n−1, in place: arguments made here would be allocated, and so would what is on a caller's stack and stored here.
+// set points a to rows first … first+n−1, in place: arguments made here would be allocated, and so would what is on a caller's
+// stack and stored here.
 func (a *neonArgs) set(w *Rows, first, n int) {
 	a.nibbleStride, a.bitsStride, a.steps, a.rows = w.NibbleStride, w.BitsStride, w.Steps, n
 	a.nibble = unsafe.Pointer(&w.Nibble[first*w.NibbleStride:][:(n-1)*w.NibbleStride+w.Steps*NibbleBytes(w.Width)][0])
@@ -48,7 +53,7 @@ func sumJoined(v *joined, x []int8, steps int) (sum int64) {
 	return int64(a.sum)
 }
 
-func (ISA) quantizeASM(dst []int8, x []float32, steps int) (scale float32, sum int64) {
+func (Kernels) quantizeASM(dst []int8, x []float32, steps int) (scale float32, sum int64) {
 	a := neonQuantArgs{x: unsafe.Pointer(&x[0]), steps: steps, out: unsafe.Pointer(&dst[:2*StepCols*steps][0])}
 	p := (*byte)(unsafe.Pointer(&a))
 	absMaxNEON(p)
@@ -58,7 +63,7 @@ func (ISA) quantizeASM(dst []int8, x []float32, steps int) (scale float32, sum i
 }
 
 // sums are the products of some rows.
-type sums [TileRows]int64
+type sums [PanelRows]int64
 
 func dotNEON(p *byte, width int) {
 	switch width {
@@ -73,7 +78,7 @@ func dotNEON(p *byte, width int) {
 	}
 }
 
-func (ISA) dotASM(out []int32, w *Rows, x []int8) {
+func (Kernels) dotASM(out []int32, w *Rows, x []int8) {
 	var a neonArgs
 	var v joined
 	var s sums
@@ -99,7 +104,7 @@ func (ISA) dotASM(out []int32, w *Rows, x []int8) {
 	}
 }
 
-func (ISA) dotBlocksASM(out []float32, w *Rows, block int, x []int8) {
+func (Kernels) dotBlocksASM(out []float32, w *Rows, block int, x []int8) {
 	var a neonArgs
 	var v joined
 	sumJoined(&v, x, w.Steps)
@@ -132,23 +137,23 @@ func dotBlockNEON(p *byte, width, block int) {
 }
 
 // gemmNEON is dotASM for every token: with four products an instruction both are bound by the multiplier.
-func gemmNEON(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
-	w := Rows{Width: 8, Nibble: tile, NibbleStride: steps * StepCols, Count: TileRows, Steps: steps}
+func gemmNEON(out []int32, panel []byte, steps int, x Tokens) {
+	w := Rows{Width: 8, Nibble: panel, NibbleStride: steps * StepCols, Count: PanelRows, Steps: steps}
 	var a neonArgs
 	var v joined
 	var s sums
-	a.set(&w, 0, TileRows)
+	a.set(&w, 0, PanelRows)
 	a.x, a.out = unsafe.Pointer(&v), unsafe.Pointer(&s)
-	for t := range tokens {
-		sumJoined(&v, x[t*xStride:], steps)
+	for t := range x.Count {
+		sumJoined(&v, x.from(t), steps)
 		dotNEONw8((*byte)(unsafe.Pointer(&a)))
-		o := out[t*2*TileRows:][:2*TileRows]
+		o := out[t*2*PanelRows:][:2*PanelRows]
 		for r, v := range s {
-			o[r], o[TileRows+r] = int32(v>>8), int32(v&0xff)
+			o[r], o[PanelRows+r] = int32(v>>8), int32(v&0xff)
 		}
 	}
 }
 
-func (i ISA) gemmBlocksASM(acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
-	gemmBlocksGeneric(i, acc, rest, scale, w, block, x, xStride, tokens)
+func (k Kernels) gemmBlocksASM(acc, rest, scale []float32, w *Rows, block int, x Tokens) {
+	k.gemmBlocksGeneric(acc, rest, scale, w, block, x)
 }

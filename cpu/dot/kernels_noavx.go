@@ -2,30 +2,44 @@
 
 package dot
 
-// Without AVX2 and AVX-512 these are never reached: Available is the only source of an ISA.
+import "github.com/ellm-gpu/ellm-gpu/internal/isa"
 
-func gemmAVX2(out []int32, tile []byte, width int, x []int8, xStride, steps, tokens int) {
-	gemmGeneric(out, tile, x, xStride, steps, tokens)
+// Without AVX2 and AVX-512 these are never reached: Available is the only source of Kernels.
+
+func packAVX2(width int, nibble, bits, codes []byte, steps int) {
+	With(isa.AVX2).packGeneric(width, nibble, bits, codes, steps)
+}
+func unpackAVX2(width int, codes, nibble, bits []byte, steps int) {
+	With(isa.AVX2).unpackGeneric(width, codes, nibble, bits, steps)
 }
 func packAVX512(width int, nibble, bits, codes []byte, steps int) {
-	packGeneric(AVX512, width, nibble, bits, codes, steps)
+	With(isa.AVX512).packGeneric(width, nibble, bits, codes, steps)
 }
 func unpackAVX512(width int, codes, nibble, bits []byte, steps int) {
-	unpackGeneric(AVX512, width, codes, nibble, bits, steps)
+	With(isa.AVX512).unpackGeneric(width, codes, nibble, bits, steps)
 }
-func tileAVX512(dst, codes []byte, stride, steps int) { tileGeneric(dst, codes, stride, steps) }
-func gemmAVX512(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
-	gemmGeneric(out, tile, x, xStride, steps, tokens)
-}
-
 func packEscapesAVX512(w *Rows, low int, nibble, bits, escape, codes []byte) int {
-	return Generic.PackEscapes(w, low, nibble, bits, escape, codes)
+	return With(isa.Generic).PackEscapes(w, low, nibble, bits, escape, codes)
 }
 
-func unpackEscapesAVX512(w *Rows, codes, nibble, bits, escape []byte) {
-	unpackGeneric(Generic, w.Width, codes, nibble, bits, w.Steps)
-	insertEscapesGeneric(w, codes[:w.Steps*StepCols], escape)
-}
+func unpackRowsAVX512(codes []byte, w *Rows) { With(isa.Generic).UnpackRows(w, codes) }
 
-func joinAVX2(v *[MaxSteps * StepCols]int16, x []int8, steps int) { Generic.join(v, x, steps) }
-func tileAVX2(dst, codes []byte, stride, steps int)               { tileGeneric(dst, codes, stride, steps) }
+func wordsAVX2([]int16, []int8, int) {}
+
+func (Kernels) gemmWordsASM(out []int32, codes []byte, stride, rows, steps int, x Words) {
+	gemmWordsGeneric(out, codes, stride, rows, steps, x)
+}
+func addScaledAVX2([]float32, []int32, []int32, float32, int64) {}
+func raiseAVX2([]byte, uint8)                                   {}
+func joinAVX2(v *[MaxSteps * StepCols]int16, x []int8, steps int) {
+	With(isa.Generic).join(v, x, steps)
+}
+func panelAVX2(dst, codes []byte, stride, steps int) { panelGeneric(dst, codes, stride, steps) }
+
+func panelGeneric(dst, codes []byte, stride, steps int) {
+	for g := range 16 * steps {
+		for r := range PanelRows {
+			copy(dst[(g*PanelRows+r)*4:][:4], codes[r*stride+4*g:])
+		}
+	}
+}

@@ -2,23 +2,25 @@
 
 package dot
 
-// Available returns the instruction sets of this processor, the fastest last.
-func Available() []ISA { return []ISA{Generic} }
+import "github.com/ellm-gpu/ellm-gpu/internal/isa"
 
-// Without assembly these are never reached: Available is the only source of an ISA.
+// Available returns the functions that this processor can run, the fastest last.
+func Available() []Kernels { return []Kernels{With(isa.Generic)} }
 
-func (ISA) quantizeASM(dst []int8, x []float32, steps int) (float32, int64) {
+// Without assembly these are never reached: Available is the only source of Kernels.
+
+func (Kernels) quantizeASM(dst []int8, x []float32, steps int) (float32, int64) {
 	return quantizeGeneric(dst, x, steps)
 }
-func (i ISA) dotASM(out []int32, w *Rows, x []int8) { dotGeneric(i, out, w, x) }
-func (i ISA) dotBlocksASM(out []float32, w *Rows, block int, x []int8) {
-	dotBlocksGeneric(i, out, w, block, x)
+func (k Kernels) dotASM(out []int32, w *Rows, x []int8) { k.dotGeneric(out, w, x) }
+func (k Kernels) dotBlocksASM(out []float32, w *Rows, block int, x []int8) {
+	k.dotBlocksGeneric(out, w, block, x)
 }
-func (i ISA) gemmBlocksASM(acc, rest, scale []float32, w *Rows, block int, x []int8, xStride, tokens int) {
-	gemmBlocksGeneric(i, acc, rest, scale, w, block, x, xStride, tokens)
+func (k Kernels) gemmBlocksASM(acc, rest, scale []float32, w *Rows, block int, x Tokens) {
+	k.gemmBlocksGeneric(acc, rest, scale, w, block, x)
 }
-func gemmNEON(out []int32, tile []byte, x []int8, xStride, steps, tokens int) {
-	gemmGeneric(out, tile, x, xStride, steps, tokens)
+func gemmNEON(out []int32, panel []byte, steps int, x Tokens) {
+	gemmGeneric(out, panel, steps, x)
 }
 
 // sumJoined is never reached: Available does not return NEON.

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <thread>
 
@@ -39,6 +41,7 @@ struct Worker {
     const Launch* launch = nullptr;
     uint32_t n_done = 0, n_barrier = 0;
     uint16_t block_epoch = 0, warp_epoch[MAX_THREADS / LANES] = {};
+    uint64_t turn = 0; // counts what Order needs
     std::string error;
 
     Worker();
@@ -54,11 +57,34 @@ namespace {
 
 thread_local Worker* worker;
 
+// Numbers that differ from launch to launch but not from run to run, unless ELLM_EMU_SEED says so.
+uint64_t mixed(uint64_t n) {
+    static const uint64_t seed = [] {
+        const char* s = getenv("ELLM_EMU_SEED");
+        return s ? strtoull(s, nullptr, 10) : 1;
+    }();
+    n = (n + seed) * 0x9e3779b97f4a7c15; // splitmix64 (Steele, Lea, Flood 2014)
+    n = (n ^ n >> 30) * 0xbf58476d1ce4e5b9;
+    n = (n ^ n >> 27) * 0x94d049bb133111eb;
+    return n ^ n >> 31;
+}
+
+// An order of 0 … n − 1: start, start + step, …, modulo n.
+struct Order {
+    uint64_t n, start, step;
+
+    Order(uint64_t count, uint64_t number) : n(count), start(mixed(number) % count), step(mixed(~number) % count) {
+        while (std::gcd(step, n) != 1) step++;
+    }
+    uint64_t operator[](uint64_t i) const { return (uint64_t)((start + (unsigned __int128)i * step) % n); }
+};
+
 Fibre& running() { return *static_cast<Fibre*>(self); }
 
 std::string name_thread(const Fibre& f, const Launch& l) {
     char s[256];
-    snprintf(s, sizeof s, "kernel %s, block (%u,%u,%u), thread (%u,%u,%u)", l.kernel->name, f.block_idx.x, f.block_idx.y, f.block_idx.z,
+    snprintf(s, sizeof s, "kernel %s, block (%u,%u,%u), thread (%u,%u,%u)", l.kernel->name, f.block_idx.x, f.block_idx.y,
+        f.block_idx.z,
         f.thread_idx.x, f.thread_idx.y, f.thread_idx.z);
     return s;
 }
@@ -86,7 +112,8 @@ void thread_main() {
 } // namespace
 
 Worker::Worker() {
-    stacks = (char*)mmap(nullptr, MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    stacks = (char*)mmap(nullptr, MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (stacks == MAP_FAILED) {
         fprintf(stderr, "ellm-emu: no memory for thread stacks\n");
         exit(1);
@@ -98,16 +125,21 @@ void Worker::resume(Fibre& f) {
     fiber_switch(&scheduler, &f.fiber);
 }
 
-// Lets every warp run until all its threads wait at the block's barrier or are done.
+// Lets every warp run until all its threads wait at the block's barrier or are done. The order of warps and lanes changes each
+// time.
 void Worker::run_threads() {
+    uint32_t n_warps = (n + LANES - 1) / LANES;
     for (bool progress = true; progress && n_done < n;) {
         progress = false;
-        for (uint32_t first = 0; first < n; first += LANES) {
-            uint32_t last = std::min(first + LANES, n);
+        Order warps(n_warps, ++turn);
+        uint32_t flip = (uint32_t)mixed(turn) % LANES;
+        for (uint32_t k = 0; k < n_warps; k++) {
+            uint32_t first = (uint32_t)warps[k] * LANES;
             for (bool again = true; again;) {
                 again = false;
-                for (uint32_t i = first; i < last; i++) {
-                    if (fibres[i].state != RUNNABLE) continue;
+                for (uint32_t lane = 0; lane < LANES; lane++) {
+                    uint32_t i = first + (lane ^ flip);
+                    if (i >= n || fibres[i].state != RUNNABLE) continue;
                     again = progress = true;
                     resume(fibres[i]);
                     if (!error.empty()) return;
@@ -133,13 +165,16 @@ std::string Worker::stuck() const {
             const Fibre& g = fibres[k];
             if (g.warp != f.warp || !(f.mask >> g.lane & 1)) continue;
             const char* where = g.state == DONE ? "has exited" : g.state == IN_BARRIER ? "waits at __syncthreads" : nullptr;
-            if (where) return name_thread(f, *launch) + ": divergent collective: waits in " + kind_name(f.kind) + " for lane " + std::to_string(g.lane) + ", which " + where;
+            if (where) return name_thread(f, *launch) + ": divergent collective: waits in " + kind_name(f.kind)
+                + " for lane " + std::to_string(g.lane) + ", which " + where;
         }
         uint32_t present = n - f.warp * LANES;
-        if (present < LANES && f.mask >> present) return name_thread(f, *launch) + ": " + kind_name(f.kind) + " names lanes that the block does not have";
+        if (present < LANES && f.mask >> present) return name_thread(f, *launch) + ": " + kind_name(f.kind)
+            + " names lanes that the block does not have";
     }
     for (uint32_t i = 0; i < n; i++)
-        if (fibres[i].state == IN_BARRIER) return name_thread(fibres[i], *launch) + ": divergent barrier: waits at __syncthreads, but other threads have exited or wait elsewhere";
+        if (fibres[i].state == IN_BARRIER) return name_thread(fibres[i], *launch)
+            + ": divergent barrier: waits at __syncthreads, but other threads have exited or wait elsewhere";
     return "kernel " + std::string(launch->kernel->name) + ": threads wait for each other";
 }
 
@@ -150,6 +185,8 @@ void Worker::run_block(const Launch& l, uint3 block_idx) {
     block_epoch = 0;
     memset(warp_epoch, 0, sizeof warp_epoch);
     shared->reset(l.shared_bytes);
+    async_begin_block();
+    if (checked) races_begin_block((block_idx.z * l.grid.y + block_idx.y) * l.grid.x + block_idx.x, n);
     for (uint32_t i = 0; i < n; i++) {
         Fibre& f = fibres[i];
         f.thread_idx = {i % l.block.x, i / l.block.x % l.block.y, i / (l.block.x * l.block.y)};
@@ -177,7 +214,8 @@ void complete(Fibre* warp, const Fibre& f) {
         if (g.kind != f.kind || g.mask != f.mask) {
             char masks[64];
             snprintf(masks, sizeof masks, " (mask %08x) and %08x", f.mask, g.mask);
-            fail(std::string("divergent collective: ") + kind_name(f.kind) + masks + " in " + kind_name(g.kind) + " of lane " + std::to_string(l));
+            fail(std::string("divergent collective: ") + kind_name(f.kind) + masks + " in " + kind_name(g.kind) +
+                " of lane " + std::to_string(l));
         }
         if (g.value) ballot |= 1u << l;
     }
@@ -236,6 +274,7 @@ void fail(const std::string& message) {
 }
 
 Machine::Machine(int n_threads) {
+    if (checked) n_threads = 1;
     for (int i = 0; i < n_threads; i++) workers.emplace_back(new Worker);
 }
 
@@ -244,15 +283,23 @@ Machine::~Machine() = default;
 std::string Machine::launch(const Launch& l) {
     uint64_t threads = (uint64_t)l.block.x * l.block.y * l.block.z, blocks = (uint64_t)l.grid.x * l.grid.y * l.grid.z;
     if (!threads || threads > MAX_THREADS) return "block of " + std::to_string(threads) + " threads, allowed are 1 to 1024";
-    if (!l.grid.x || l.grid.x > 0x7fffffffu || !l.grid.y || l.grid.y > 65535 || !l.grid.z || l.grid.z > 65535) return "grid dimensions outside of CUDA's limits";
+    if (threads > l.kernel->max_threads)
+        return "kernel " + std::string(l.kernel->name) + ": block of " + std::to_string(threads) +
+            " threads, its __launch_bounds__ are " +
+               std::to_string(l.kernel->max_threads);
+    if (!l.grid.x || l.grid.x > 0x7fffffffu || !l.grid.y || l.grid.y > 65535 || !l.grid.z || l.grid.z > 65535)
+        return "grid dimensions outside of CUDA's limits";
     if (l.shared_bytes > SHARED_LIMIT) return "more than 48 KB of shared memory";
 
+    if (checked) races_begin_launch();
+    Order order(blocks, ++n_launches);
     std::atomic<uint64_t> next{0};
     auto work = [&](Worker* w) {
         worker = w;
         shared = &w->memory;
         w->error.clear();
-        for (uint64_t b; (b = next.fetch_add(1)) < blocks;) {
+        for (uint64_t i; (i = next.fetch_add(1)) < blocks;) {
+            uint64_t b = order[i];
             w->run_block(l, {(uint32_t)(b % l.grid.x), (uint32_t)(b / l.grid.x % l.grid.y), (uint32_t)(b / l.grid.x / l.grid.y)});
             if (!w->error.empty()) next = blocks;
         }

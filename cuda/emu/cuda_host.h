@@ -8,6 +8,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__
 #define __launch_bounds__(...)
 #define __restrict__
 
@@ -34,11 +35,24 @@ extern __thread Thread* self; // the running thread of this worker's block
 uint32_t warp_collective(Kind kind, uint32_t mask, uint32_t value, int32_t source);
 void block_barrier();
 uint32_t lane_id();
+void fence();
+void atomic_begin(const void* p);
+void atomic_end();
+void read_only(const void* p, uint32_t size); // reads through the read-only cache
 void* shared_dynamic();
 void* shared_static(const void* site, uint32_t bytes);
 
 // Tensor-core product of a warp, distributed over its lanes as PTX's mma.m16n8k16; a sum of 16 products is rounded once.
 void mma_16x8x16(float* c, const uint32_t* a, const uint32_t* b);
+
+// Four matrices of 8 × 8 halves of shared memory, transposed, as PTX's ldmatrix.x4.trans.
+void load_transposed(const void* row, uint32_t* v);
+
+// Copies of 16 bytes from device to shared memory beside the thread, in groups; async_wait waits until at most `most` of this
+// thread's groups are on their way.
+void async_copy_16(void* to, const void* from);
+void async_commit();
+void async_wait(uint32_t most);
 
 // Half precision, round to nearest even, subnormals kept.
 float half_to_float(uint16_t h);
@@ -53,7 +67,10 @@ uint16_t half_fma(uint16_t a, uint16_t b, uint16_t c);
 #define gridDim (emu::self->grid_dim)
 
 inline void __syncthreads() { emu::block_barrier(); }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence() {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    emu::fence();
+}
 inline void __syncwarp(uint32_t mask = ~0u) { emu::warp_collective(emu::SYNC_WARP, mask, 0, 0); }
 inline uint32_t __ballot_sync(uint32_t mask, int predicate) { return emu::warp_collective(emu::BALLOT, mask, predicate != 0, 0); }
 
@@ -85,11 +102,23 @@ template <class T> inline T __shfl_up_sync(uint32_t mask, T v, unsigned delta, i
     return emu_shuffle(mask, v, (int32_t)((lane & (width - 1)) < delta ? lane : lane - delta));
 }
 
-template <class T> inline T __ldg(const T* p) { return *p; }
+template <class T> inline T __ldg(const T* p) {
+    emu::read_only(p, sizeof(T));
+    return *p;
+}
+
+struct emu_atomic {
+    explicit emu_atomic(const void* p) { emu::atomic_begin(p); }
+    ~emu_atomic() { emu::atomic_end(); }
+};
 template <class T> inline T atomicAdd(T* p, T v);
-template <> inline uint32_t atomicAdd(uint32_t* p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
-template <> inline int32_t atomicAdd(int32_t* p, int32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
+template <> inline uint32_t atomicAdd(uint32_t* p, uint32_t v) {
+    emu_atomic a(p);
+    return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+}
+template <> inline int32_t atomicAdd(int32_t* p, int32_t v) { return (int32_t)atomicAdd((uint32_t*)p, (uint32_t)v); }
 template <> inline float atomicAdd(float* p, float v) {
+    emu_atomic a(p);
     uint32_t* w = (uint32_t*)p;
     uint32_t old = __atomic_load_n(w, __ATOMIC_RELAXED), next;
     float f;
@@ -123,6 +152,7 @@ inline int __ffs(int32_t v) { return __builtin_ffs(v); }
 inline uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 inline float __uint_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
 inline float __expf(float x) { return expf(x); }
+inline float __fdividef(float x, float y) { return x / y; }
 inline float __sinf(float x) { return sinf(x); }
 inline float __cosf(float x) { return cosf(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }

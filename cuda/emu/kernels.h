@@ -15,12 +15,13 @@ template <class... A> struct Signature<void (*)(A...)> {
         memcpy(&t, &slot, sizeof t);
         return t;
     }
-    template <size_t... I> static void apply(void (*f)(A...), const uint64_t* a, std::index_sequence<I...>) { f(take<A>(a[I])...); }
+    template <size_t... I> static void apply(void (*f)(A...), const uint64_t* a, std::index_sequence<I...>) {
+        f(take<A>(a[I])...); }
     static void call(void (*f)(A...), const uint64_t* a) { apply(f, a, std::index_sequence_for<A...>()); }
 };
 
 template <auto F> void call_kernel(const uint64_t* args) { Signature<decltype(F)>::call(F, args); }
 
-#define EMU_KERNEL(f) {#f, emu::Signature<decltype(&f)>::N_ARGS, emu::call_kernel<&f>}
+#define EMU_KERNEL(f, max_threads) {#f, emu::Signature<decltype(&f)>::N_ARGS, max_threads, emu::call_kernel<&f>}
 
 } // namespace emu

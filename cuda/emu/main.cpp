@@ -23,7 +23,8 @@ namespace {
 
 void on_fault(int, siginfo_t* info, void*) {
     char s[512];
-    int n = snprintf(s, sizeof s, "error %s: invalid access at address %p; the emulator ends\n", emu::where().c_str(), info->si_addr);
+    int n = snprintf(s, sizeof s, "error %s: invalid access at address %p; the emulator ends\n", emu::where().c_str(),
+        info->si_addr);
     if (write(STDOUT_FILENO, s, (size_t)n) < 0) _exit(2);
     _exit(1);
 }
@@ -40,14 +41,16 @@ std::string run_launch(std::istringstream& in, emu::Machine& machine) {
     std::vector<uint64_t> args(n);
     in >> std::hex;
     for (uint64_t& a : args) in >> a;
-    if (!in || (int)n != l.kernel->n_args) return "launch: kernel " + name + " takes " + std::to_string(l.kernel->n_args) + " arguments";
+    if (!in || (int)n != l.kernel->n_args) return "launch: kernel " + name + " takes " + std::to_string(l.kernel->n_args)
+        + " arguments";
     l.args = args.data();
     return machine.launch(l);
 }
 
 std::string list_kernels() {
     std::string s = "ok";
-    for (int i = 0; i < emu::n_kernels; i++) s += std::string(" ") + emu::kernels[i].name + ":" + std::to_string(emu::kernels[i].n_args);
+    for (int i = 0; i < emu::n_kernels; i++) s += std::string(" ")
+        + emu::kernels[i].name + ":" + std::to_string(emu::kernels[i].n_args);
     return s;
 }
 
@@ -97,7 +100,8 @@ int main(int argc, char** argv) {
     fault.sa_flags = SA_SIGINFO | SA_RESETHAND;
     sigaction(SIGSEGV, &fault, nullptr);
     sigaction(SIGBUS, &fault, nullptr);
-    signal(SIGINT, SIG_IGN); // Ctrl-C reaches the parent, too, which decides what it means; the end of standard input ends this program
+    // Ctrl-C reaches the parent, too, which decides what it means; the end of standard input ends this program
+    signal(SIGINT, SIG_IGN);
     emu::Machine machine(n_threads);
     for (std::string line; std::getline(std::cin, line) && line != "quit";) std::cout << answer(line, machine) << std::endl;
 }

@@ -16,6 +16,7 @@ thread_local SharedMemory* shared;
 namespace {
 
 // Addresses within AROUND of the arena are meant to be device memory; the host's own mappings lie elsewhere.
+const uint8_t IN_FLIGHT = 0x80; // in SharedMemory::filled
 const uint64_t GRANULE = 16, MAX_ARENA = 1ull << 40, AROUND = 1ull << 42;
 
 struct Arena {
@@ -39,7 +40,8 @@ std::string neighbour(uint64_t addr) {
     auto after = arena.blocks.upper_bound(addr);
     if (after == arena.blocks.begin()) return "";
     auto b = std::prev(after);
-    return ", " + std::to_string(addr - b->first) + " bytes after the start of the allocation at " + hex(b->first) + " of " + std::to_string(b->second) + " bytes";
+    return ", " + std::to_string(addr - b->first) + " bytes after the start of the allocation at " + hex(b->first) + " of " +
+        std::to_string(b->second) + " bytes";
 }
 
 void set_valid(uint64_t ptr, uint64_t size, bool on) {
@@ -60,7 +62,8 @@ void check_arena(uint64_t addr, uint32_t size, bool write) {
 
 // Two threads touched a word, one of them wrote, and no barrier lies between.
 [[noreturn]] void race(uint32_t offset, uint16_t other, bool write, bool other_write) {
-    fail(std::string("shared memory: race: ") + (write ? "write" : "read") + " at offset " + std::to_string(offset) + " after a " +
+    fail(std::string("shared memory: race: ") + (write ? "write" : "read") + " at offset " + std::to_string(offset) +
+        " after a " +
          (other_write ? "write" : "read") + " by thread " + std::to_string(other) + " without a barrier between");
 }
 
@@ -83,9 +86,18 @@ void check_shared(uint64_t addr, uint32_t size, bool write) {
     for (uint32_t done = 0; done < size;) {
         uint32_t in = (offset + done) % 4, n = std::min(4 - in, size - done), word = (offset + done) / 4;
         if (word >= SHARED_SPAN / 4 || shared->valid[word] < in + n)
-            fail("shared memory: " + describe(addr, size, write) + ", offset " + std::to_string((int32_t)offset) + ", outside of the block's " +
+            fail("shared memory: " + describe(addr, size, write) + ", offset " + std::to_string((int32_t)offset) +
+                ", outside of the block's " +
                  std::to_string(shared->dynamic_bytes) + " dynamic bytes and its arrays");
         Access &w = shared->written[word], &r = shared->read[word];
+        uint8_t mask = (uint8_t)(((1u << n) - 1) << in);
+        if (shared->filled[word] & IN_FLIGHT)
+            fail("shared memory: " + describe(addr, size, write) + ", offset " + std::to_string(offset + done) +
+                ", where an asynchronous copy is on its way: its thread has not waited for it");
+        if (write) shared->filled[word] |= mask;
+        if (mask & ~shared->filled[word])
+            fail("shared memory: read at offset " + std::to_string(offset + done) +
+                " of what no thread of the block has written");
         if (!ordered(w, now)) race(offset + done, w.thread, write, true);
         if (write && !ordered(r, now)) race(offset + done, r.thread, write, false);
         if (write)
@@ -104,17 +116,34 @@ void check(uint64_t addr, uint32_t size, bool write) {
         return;
     }
     if (size <= 16 && (size & (size - 1)) == 0 && addr % size) fail("misaligned " + describe(addr, size, write));
-    if (in_arena)
+    if (in_arena) {
         check_arena(addr, size, write);
-    else
+        races_check(addr, size, write);
+    } else {
         check_shared(addr, size, write);
+    }
 }
 
 } // namespace
 
+void touch_memory(const void* p, uint32_t size, bool write) { check((uint64_t)p, size, write); }
+
+void shared_in_flight(const void* p, uint32_t size) {
+    uint64_t offset = (uint64_t)p - (uint64_t)shared->bytes;
+    if (offset >= SHARED_SPAN) fail("an asynchronous copy to what is not shared memory");
+    memset(shared->bytes + offset, 0xcb, size);
+    memset(shared->filled + offset / 4, IN_FLIGHT, size / 4);
+}
+
+void shared_arrived(const void* p, uint32_t size) {
+    memset(shared->filled + ((uint64_t)p - (uint64_t)shared->bytes) / 4, 0, size / 4);
+    check((uint64_t)p, size, true);
+}
+
 void SharedMemory::reset(uint32_t dynamic) {
     uint32_t words = top / 4;
     memset(valid, 0, words);
+    memset(filled, 0, words);
     memset(written, 0, words * sizeof(Access));
     memset(read, 0, words * sizeof(Access));
     statics.clear();
@@ -123,7 +152,7 @@ void SharedMemory::reset(uint32_t dynamic) {
     extend(dynamic);
 }
 
-// Adds an array behind the others, with a gap that may not be touched.
+// Adds an array after the others, with a gap that may not be touched.
 uint32_t SharedMemory::extend(uint32_t size) {
     uint32_t at = top;
     used += size;
@@ -146,7 +175,8 @@ void* shared_static(const void* site, uint32_t size) {
 }
 
 std::string map_arena(const char* path, uint64_t size, uint64_t base) {
-    if (!size || size > MAX_ARENA || base % 4096 || base < AROUND) return "memory size must be 1 byte to 1 TB, and the base a multiple of 4096 from 4 TB on";
+    if (!size || size > MAX_ARENA || base % 4096 || base < AROUND)
+        return "memory size must be 1 byte to 1 TB, and the base a multiple of 4096 from 4 TB on";
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0) return std::string("cannot open ") + path + ": " + strerror(errno);
     struct stat st;
@@ -162,11 +192,12 @@ std::string map_arena(const char* path, uint64_t size, uint64_t base) {
 #endif
     close(fd);
     if (got != want) return "cannot map the memory file at " + hex(base);
-    arena.valid = (uint8_t*)mmap(nullptr, size / GRANULE + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    arena.valid = (uint8_t*)mmap(nullptr, size / GRANULE + 1, PROT_READ | PROT_WRITE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena.valid == MAP_FAILED) return "no memory for the map of allocations";
     arena.base = base;
     arena.size = size;
-    return "";
+    return checked ? races_map(base, size) : "";
 }
 
 std::string arena_alloc(uint64_t ptr, uint64_t size) {

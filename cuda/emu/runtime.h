@@ -12,10 +12,12 @@ namespace emu {
 struct Kernel {
     const char* name;
     int n_args;
+    uint32_t max_threads; // of a block (__launch_bounds__)
     void (*call)(const uint64_t* args); // each argument in the low bytes of its slot
 };
 extern const Kernel kernels[];
 extern const int n_kernels;
+extern const bool checked; // the kernels were compiled with checks; their blocks then run one after the other
 
 struct Launch {
     const Kernel* kernel;
@@ -24,7 +26,7 @@ struct Launch {
     const uint64_t* args;
 };
 struct Worker;
-// Runs kernels on a number of host threads.
+// Runs kernels on a number of host threads, blocks and warps in an order that changes from launch to launch.
 class Machine {
 public:
     explicit Machine(int n_threads);
@@ -34,6 +36,7 @@ public:
 
 private:
     std::vector<std::unique_ptr<Worker>> workers;
+    uint64_t n_launches = 0;
 };
 
 // Ends the running thread and the launch with a message.
@@ -56,6 +59,8 @@ struct SharedMemory {
     alignas(64) uint8_t bytes[SHARED_SPAN];
     uint8_t above[1 << 20];
     uint8_t valid[SHARED_SPAN / 4] = {}; // leading valid bytes of each word
+    // bytes of each word that a thread of the block has written, one bit each; or IN_FLIGHT: an asynchronous copy brings them
+    uint8_t filled[SHARED_SPAN / 4] = {};
     Access written[SHARED_SPAN / 4] = {}, read[SHARED_SPAN / 4] = {};
     uint32_t dynamic_bytes = 0, used = 0, top = 0; // used counts against the limit; top includes the gaps
     std::vector<std::pair<const void*, uint32_t>> statics; // site → offset
@@ -67,5 +72,21 @@ extern thread_local SharedMemory* shared;
 struct Epochs { uint16_t thread, block, warp; };
 Epochs epochs();
 uint16_t warp_of(uint16_t thread);
+
+// Checks an access of the running thread like one of the kernel's own.
+void touch_memory(const void* p, uint32_t size, bool write);
+// An asynchronous copy to p has begun; has arrived.
+void shared_in_flight(const void* p, uint32_t size);
+void shared_arrived(const void* p, uint32_t size);
+
+// ---- asynchronous copies (async.cpp) ----
+void async_begin_block();
+
+// ---- races in device memory (races.cpp) ----
+std::string races_map(uint64_t base, uint64_t size);
+void races_begin_launch();
+void races_begin_block(uint32_t block, uint32_t n_threads);
+// Ends the launch if another thread of it touched [addr, addr + size) unordered. Notes the access.
+void races_check(uint64_t addr, uint32_t size, bool write);
 
 } // namespace emu

@@ -1,5 +1,6 @@
 // Kernels of the emulator's own test: each shows one primitive, or breaks one rule.
 #include "common.cuh"
+#include "bugs.cu"
 
 // ---- what must work; out [threads] ----
 extern "C" __global__ void __launch_bounds__(64) t_index(uint32_t* out) {
@@ -8,7 +9,8 @@ extern "C" __global__ void __launch_bounds__(64) t_index(uint32_t* out) {
     uint32_t i = block * blockDim.x * blockDim.y * blockDim.z + thread;
     out[i] = i + 1000 * threadIdx.y + 100000 * blockIdx.z;
 }
-extern "C" __global__ void __launch_bounds__(32) t_arguments(uint32_t* out, int32_t a, int64_t b, float c, uint8_t d) { out[0] = a == -5 && b == -(1ll << 40) && c == 0.25f && d == 200; }
+extern "C" __global__ void __launch_bounds__(32) t_arguments(uint32_t* out, int32_t a, int64_t b, float c, uint8_t d) {
+    out[0] = a == -5 && b == -(1ll << 40) && c == 0.25f && d == 200; }
 
 extern "C" __global__ void __launch_bounds__(64) t_shuffle(uint32_t* out) {
     int i = threadIdx.x;
@@ -70,7 +72,8 @@ extern "C" __global__ void __launch_bounds__(32) t_half(const uint32_t* in, uint
     int i = blockIdx.x * 32 + threadIdx.x;
     out[i] = half2_fma(in[3 * i], in[3 * i + 1], in[3 * i + 2]);
 }
-// Two warps, each its own product. a: halves [2][16 rows][16], b: [2][16][8], c: float [2][16][8], as PTX distributes them over lanes.
+// Two warps, each its own product. a: halves [2][16 rows][16], b: [2][16][8], c: float [2][16][8], as PTX distributes them over
+// lanes.
 extern "C" __global__ void __launch_bounds__(64) t_mma(const uint16_t* a, const uint16_t* b, float* c) {
     int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     a += warp * 256;
@@ -98,7 +101,8 @@ extern "C" __global__ void __launch_bounds__(32) t_next_word(const uint32_t* wor
 }
 
 // ---- what must be refused ----
-extern "C" __global__ void __launch_bounds__(64) f_read(const uint32_t* p, int64_t at, uint32_t* out) { out[threadIdx.x] = p[at + threadIdx.x]; }
+extern "C" __global__ void __launch_bounds__(64) f_read(const uint32_t* p, int64_t at, uint32_t* out) {
+    out[threadIdx.x] = p[at + threadIdx.x]; }
 extern "C" __global__ void __launch_bounds__(64) f_write(uint8_t* p, int64_t at) { p[at + threadIdx.x] = 1; }
 extern "C" __global__ void __launch_bounds__(32) f_misaligned(uint8_t* p) { *(uint32_t*)(p + 2) = 1; }
 extern "C" __global__ void __launch_bounds__(32) f_shared_bounds(int32_t at) {
@@ -114,6 +118,8 @@ extern "C" __global__ void __launch_bounds__(32) f_shared_array(int32_t at) {
 }
 extern "C" __global__ void __launch_bounds__(64) f_race(uint32_t* out) {
     SHARED_ARRAY(uint32_t, s, 64);
+    s[threadIdx.x] = 0;
+    __syncthreads();
     s[threadIdx.x] = threadIdx.x;
     out[threadIdx.x] = s[63 - threadIdx.x]; // no barrier
 }

@@ -1,4 +1,4 @@
-// Package driver is the seam between the GPU runtime and what executes its kernels: a CUDA device
+// Package driver is the seam between the GPU runtime and the executor of its kernels: a CUDA device
 // (driver/cuda) or the emulator (driver/emu). It knows devices, memory, kernels, streams and events, not models.
 package driver
 
@@ -18,7 +18,7 @@ var (
 	ErrOutOfMemory = errors.New("out of device memory")
 	// ErrKernelImage: no embedded kernel image runs on the device.
 	ErrKernelImage = errors.New("no kernel image for this device")
-	// ErrNoGraphs: the driver cannot capture launches (before CUDA 11).
+	// ErrNoGraphs: the driver cannot capture launches (before CUDA 10.1), or its graphs do not work.
 	ErrNoGraphs = errors.New("the driver has no graphs")
 )
 
@@ -27,15 +27,19 @@ type DevicePtr uint64
 
 // Info describes a device.
 type Info struct {
-	Backend        string // what executes kernels: "cuda" or "emu"
+	Backend        string // "cuda" or "emu"
 	Name           string
 	CCMajor        int // compute capability
 	CCMinor        int
-	SMs            int   // streaming multiprocessors; of the emulator: threads
-	ClockMHz       int   // highest clock rate; 0 = unknown
-	MemTotal       int64 // bytes
-	MemFree        int64 // bytes when Info was called
-	SharedPerBlock int   // bytes of shared memory that a block may use
+	SMs            int    // streaming multiprocessors; of the emulator: threads
+	ClockMHz       int    // highest clock rate; 0 = unknown
+	MemTotal       int64  // bytes
+	MemFree        int64  // bytes when Info was called
+	MemReserve     int64  // bytes of the free ones that plans should leave alone
+	SharedPerBlock int    // bytes of shared memory that a block may use
+	Image          string // the kernel image in use: sm_NN.cubin or compute_NN.ptx; empty in the emulator
+	Build          string // hash of that image
+	Driver         string // version of CUDA that the driver is for
 }
 
 // Label names the device: backend, name, and what a GPU can do.
@@ -74,10 +78,10 @@ type LaunchConfig struct {
 // Kernel is a loaded kernel of one device.
 type Kernel interface{ Name() string }
 
-// Stream is a queue of work of one device: what is queued on a stream runs in order. Work of the default stream runs after all that was
-// queued before, on any stream, and before all that is queued later.
+// Stream is a queue of work of one device: what is queued on a stream runs in order. Work of the default stream runs after all
+// that was queued before, on any stream, and before all that is queued later.
 type Stream interface {
-	// Wait holds up what is queued later until what e recorded last has happened.
+	// Wait delays what is queued later until the latest Record of e has completed.
 	Wait(e Event) error
 	Synchronize() error
 	Destroy() error
@@ -99,8 +103,8 @@ type Graph interface {
 	Destroy() error
 }
 
-// Device executes kernels. Everything but Do, Info and Close must be called from a function that Do runs: a CUDA context belongs to one
-// operating-system thread. Info can be called anywhere.
+// Device executes kernels. Everything but Do, Info and Close must be called from a function that Do runs: a CUDA context belongs
+// to one operating-system thread. Info can be called anywhere.
 type Device interface {
 	// Do runs f on the device's thread and returns its error. Calls are executed one after the other; f must not call Do.
 	Do(f func() error) error
@@ -131,8 +135,9 @@ type Device interface {
 	Launch(k Kernel, c LaunchConfig, args ...uint64) error
 	NewStream() (Stream, error)
 	NewEvent() (Event, error)
-	// Capture notes the launches that f queues on s, instead of queuing them. f must do nothing else with the device. The arguments of
-	// launches are noted with them: what changes must be in device memory. The error unwraps to ErrNoGraphs if the driver cannot.
+	// Capture notes the launches that f queues on s, instead of queuing them. f may run twice. It must do nothing else with the
+	// device. The arguments of launches are noted with them: what changes must be in device memory. The error unwraps to ErrNoGraphs
+	// if the driver cannot.
 	Capture(s Stream, f func() error) (Graph, error)
 	// Synchronize waits for all work and reports errors of kernels.
 	Synchronize() error

@@ -27,7 +27,7 @@ const (
 	argLanes     = argAhead + 16
 )
 
-// Offsets of the per-lane arrays behind argLanes, 32 × int32 each, in the order of the registers.
+// Offsets of the per-lane arrays after argLanes, 32 × int32 each, in the order of the registers.
 const (
 	laneIx    = argLanes + 128*iota // index of the next word
 	laneInc                         // distance to the one after: 32, or 1 in the tail
@@ -35,14 +35,16 @@ const (
 	laneTail                        // where its tail starts
 )
 
-// half512 is the state of 16 lanes: those with bit 2 of their number clear, or those with it set, so that packing two registers restores the order.
+// half512 is the state of 16 lanes: those with bit 2 of their number clear, or those with it set, so that packing two registers
+// restores the order.
 type half512 struct {
 	h                               int
 	c0, c1, c2, pos, ix, inc, limit VecVirtual
 }
 
-// gen512 generates a decoder of two chains of 16 lanes. A lane looks at three words: four pairs of up to 12 bits, the first of which starts in the
-// first word, never leave them, and the third is not needed before two pairs are decoded, when its gather has long ended.
+// gen512 generates a decoder of two chains of 16 lanes. A lane looks at three words: four pairs of up to 12 bits, the first of
+// which starts in the first word, never leave them, and the third is not needed before two pairs are decoded, when its gather has
+// long ended.
 //
 // Table entries are values<<16 | length. Positions are sums of whole entries; what stands above bit 15 has no meaning.
 type gen512 struct {

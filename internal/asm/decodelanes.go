@@ -6,19 +6,20 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// Offsets behind argLowBits in the argument structure of the decoder that takes lane after lane (type laneArgs in cpu/decode).
+// Offsets after argLowBits in the argument structure of the decoder that takes lane after lane (type laneArgs in cpu/decode).
 const (
 	laneWords     = argLowFields + 8*iota // the lanes' words, each lane's in one piece
 	laneNotMask                           // ^(table entries − 1)
 	lanePositions                         // 32 × uint32: position of each lane's next bit
 )
 
-// together is how many lanes are decoded side by side: as many as there are registers for. More of a lane's instructions one behind the other would fill the
-// processor's schedulers with what waits for a lookup.
+// together is how many lanes are decoded side by side: as many as there are registers for. More of a lane's instructions one
+// after the other would fill the processor's schedulers with what waits for a lookup.
 const together = 8
 
-// laneGen generates a decoder of lanes in 64-bit registers: no gathers, which are slow on many processors with AVX2, and here as slow as what they replace.
-// Table entries are values<<16 | length. They are stored whole, two bytes before their values' place: lanes follow in descending order, so that the next one's values replace the length.
+// laneGen generates a decoder of lanes in 64-bit registers: no gathers, which are slow on many processors with AVX2, and here as
+// slow as what they replace. Table entries are values<<16 | length. They are stored whole, two bytes before their values' place:
+// lanes follow in descending order, so that the next one's values replace the length.
 type laneGen struct {
 	args, dst, words, lut, notMask Register
 	notSeven                       GPVirtual
@@ -46,8 +47,8 @@ func (g *laneGen) group(n int, _ string) {
 	ADDQ(U32(uint32(64*n)), g.dst)
 }
 
-// lanes decodes n pairs of some lanes. A 64-bit word from the byte of its position on holds four pairs of up to 12 bits, and a bit above them, whose place
-// tells at last how many were read.
+// lanes decodes n pairs of some lanes. A 64-bit word from the byte of its position on holds four pairs of up to 12 bits, and a
+// bit above them, whose place tells at last how many were read.
 func (g *laneGen) lanes(first, n int) {
 	var w [together]GPVirtual
 	pos := func(j int) Mem { return Mem{Base: g.args, Disp: lanePositions + 4*(first+j)} }

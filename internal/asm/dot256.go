@@ -8,8 +8,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// dotter256 generates the dot product of rows of packed codes, one plane layout each, for AVX2: bytes are multiplied in pairs (VPMADDUBSW, exact while
-// a code times 128 twice fits 16 bits) and widened.
+// dotter256 generates the dot product of rows of packed codes, one plane layout each, for AVX2: bytes are multiplied in pairs
+// (VPMADDUBSW, exact while a code times 128 twice fits 16 bits) and widened.
 type dotter256 struct {
 	c                    *avx2Consts
 	args, out, nib, bits Register
@@ -114,10 +114,10 @@ func (d *dotter256) row() {
 // prefetch fetches what is multiplied a while later.
 func (d *dotter256) prefetch() {
 	for at := 0; at < steps256*d.mainBytes(); at += 64 {
-		PREFETCHT0(Mem{Base: d.np, Disp: at + prefetchAhead})
+		prefetch(Mem{Base: d.np, Disp: at})
 	}
 	if d.u != nil && d.u.high > 0 {
-		PREFETCHT0(Mem{Base: d.bp, Disp: prefetchAhead})
+		prefetch(Mem{Base: d.bp})
 	}
 }
 
@@ -128,7 +128,7 @@ func (d *dotter256) mainBytes() int {
 	return d.u.mainBytes()
 }
 
-// step multiplies the 64 columns of step j behind the pointers.
+// step multiplies the 64 columns of step j after the pointers.
 func (d *dotter256) step(j int) {
 	for half := range 2 {
 		var w VecVirtual

@@ -20,11 +20,23 @@ const (
 	dotRows
 )
 
-// prefetchAhead is how many bytes ahead planes are fetched: they lie in memory in the order of their use, and one core alone asks for too few lines at a time.
-const prefetchAhead = 4096
+// How many bytes ahead planes are fetched: they lie in memory in the order of their use, and one core alone asks for too few
+// lines at a time. The first level has the fewest lines on their way, so that they come to the second level from memory, and to
+// the first from there.
+const prefetchFar, prefetchNear = 8192, 1024
+
+// prefetch fetches the line that is needed a while after the one at m.
+func prefetch(m Mem) {
+	disp := m.Disp
+	m.Disp = disp + prefetchFar
+	PREFETCHT1(m)
+	m.Disp = disp + prefetchNear
+	PREFETCHT0(m)
+}
 
 // dot512 generates the dot product of rows of packed codes with 16-bit activations.
-// A step's 64 codes of 4 bits are 32 bytes, the low nibbles being columns 0–31 and the high ones columns 32–63; each extra bit is a mask of 64.
+// A step's 64 codes of 4 bits are 32 bytes, the low nibbles being columns 0–31 and the high ones columns 32–63; each extra bit is
+// a mask of 64.
 func dot512(width int) { dotRows512(fmt.Sprintf("dot512w%d", width), width, nil) }
 
 // dotEscape512 is dot512 for rows with escapes.
@@ -38,13 +50,34 @@ type dotter struct {
 	u                          *planeUnpacker   // nil: whole bytes
 	e                          *escapes         // or nil
 	acc                        [2][2]VecVirtual // [step parity][half]
+	unpack                     bool             // codes are stored instead of multiplied
 }
 
 func dotRows512(name string, width int, table *Mem) {
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
-	Doc(name + " multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of accumulators in flight.")
-	d := &dotter{args: Load(Param("a"), GP64()), p: planesOf(width)}
+	Doc(name + " multiplies rows of packed codes with one vector of 16-bit activations with AVX-512 VNNI, four steps of " +
+		"accumulators in flight.")
+	d := &dotter{}
+	d.body(width, table)
+}
+
+// unpackRows512 generates what turns rows of packed codes into bytes, 64·steps of each row at dotOut. Like the dot product it
+// expands the escapes of a row while it works on the row before: what was just stored in parts cannot be loaded at once.
+func unpackRows512(width int, table *Mem) {
+	name := fmt.Sprintf("unpackRows512w%d", width)
+	if table != nil {
+		name += "e"
+	}
+	TEXT(name, NOSPLIT, "func(a *byte)")
+	Pragma("noescape")
+	Doc(name + " turns rows of packed codes into codes of one byte each with AVX-512.")
+	d := &dotter{unpack: true}
+	d.body(width, table)
+}
+
+func (d *dotter) body(width int, table *Mem) {
+	d.args, d.p = Load(Param("a"), GP64()), planesOf(width)
 	load := func(disp int) Register {
 		r := GP64()
 		MOVQ(Mem{Base: d.args, Disp: disp}, r)
@@ -73,7 +106,9 @@ func dotRows512(name string, width int, table *Mem) {
 		Label("expanded")
 	}
 	d.row()
-	ADDQ(U8(8), d.out)
+	if !d.unpack {
+		ADDQ(U8(8), d.out)
+	}
 	ADDQ(Mem{Base: d.args, Disp: dotNibbleStride}, d.nib)
 	if d.p.high > 0 {
 		ADDQ(Mem{Base: d.args, Disp: dotBitsStride}, d.bits)
@@ -88,7 +123,9 @@ func dotRows512(name string, width int, table *Mem) {
 func (d *dotter) row() {
 	for i := range d.acc {
 		for h := range 2 {
-			VPXORD(d.acc[i][h], d.acc[i][h], d.acc[i][h])
+			if !d.unpack {
+				VPXORD(d.acc[i][h], d.acc[i][h], d.acc[i][h])
+			}
 		}
 	}
 	d.np, d.bp, d.xp, d.left = GP64(), GP64(), GP64(), GP64()
@@ -96,13 +133,15 @@ func (d *dotter) row() {
 	if d.p.high > 0 {
 		MOVQ(d.bits, d.bp)
 	}
-	MOVQ(Mem{Base: d.args, Disp: dotX}, d.xp)
+	if !d.unpack {
+		MOVQ(Mem{Base: d.args, Disp: dotX}, d.xp)
+	}
 	MOVQ(Mem{Base: d.args, Disp: dotSteps}, d.left)
 	SUBQ(Imm(4), d.left)
 	JL(LabelRef("rest"))
 	Label("four")
 	if d.p.high > 0 {
-		PREFETCHT0(Mem{Base: d.bp, Disp: prefetchAhead})
+		prefetch(Mem{Base: d.bp})
 	}
 	for j := range 4 {
 		d.step(j)
@@ -119,6 +158,9 @@ func (d *dotter) row() {
 	DECQ(d.left)
 	JNZ(LabelRef("one"))
 	Label("sum")
+	if d.unpack {
+		return
+	}
 	for h := range 2 {
 		VPADDD(d.acc[1][h], d.acc[0][h], d.acc[0][h])
 		reduce512(d.acc[0][h], Mem{Base: d.out, Disp: 4 * h})
@@ -128,7 +170,7 @@ func (d *dotter) row() {
 func (d *dotter) step(j int) {
 	size := d.p.mainBytes()
 	if j*size%64 == 0 {
-		PREFETCHT0(Mem{Base: d.np, Disp: size*j + prefetchAhead})
+		prefetch(Mem{Base: d.np, Disp: size * j})
 	}
 	var w VecVirtual
 	if d.u == nil {
@@ -140,6 +182,10 @@ func (d *dotter) step(j int) {
 	if d.e != nil {
 		d.e.insert(w)
 	}
+	if d.unpack {
+		VMOVDQU8(w, Mem{Base: d.out, Disp: 64 * j})
+		return
+	}
 	for h := range 2 {
 		VPDPBUSD(Mem{Base: d.xp, Disp: 128*j + 64*h}, w, d.acc[j%2][h])
 	}
@@ -148,7 +194,11 @@ func (d *dotter) step(j int) {
 // move moves on by n steps.
 func (d *dotter) move(n int) {
 	ADDQ(U32(d.p.mainBytes()*n), d.np)
-	ADDQ(U32(128*n), d.xp)
+	if d.unpack {
+		ADDQ(U32(64*n), d.out)
+	} else {
+		ADDQ(U32(128*n), d.xp)
+	}
 	if d.p.high > 0 {
 		ADDQ(U32(d.p.maskBytes()*n), d.bp)
 	}

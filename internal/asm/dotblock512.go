@@ -8,7 +8,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// dotScale and dotScaleStride follow dotRows in type dotArgs: float32 scales of a row's blocks, and bytes from one row's to the next.
+// dotScale and dotScaleStride follow dotRows in type dotArgs: float32 scales of a row's blocks, and bytes from one row's to the
+// next.
 const (
 	dotScale = dotRows + 8 + 8*iota
 	dotScaleStride
@@ -49,8 +50,8 @@ func dotBlock512(width, block int, numbers Mem) {
 	} else {
 		w = u.step(np, bp, 0)
 	}
-	PREFETCHT0(Mem{Base: np, Disp: prefetchAhead})
-	PREFETCHT0(Mem{Base: sp, Disp: prefetchAhead})
+	prefetch(Mem{Base: np})
+	prefetch(Mem{Base: sp})
 	VPXORD(hi, hi, hi)
 	VPXORD(lo, lo, lo)
 	VPDPBUSD(Mem{Base: xp}, w, hi)

@@ -8,7 +8,7 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// Offsets behind dotScaleStride in type dotArgs, for rows with escapes.
+// Offsets after dotScaleStride in type dotArgs, for rows with escapes.
 const (
 	dotEscape      = dotScaleStride + 8 + 8*iota // escapes of all rows
 	dotStart                                     // uint32: where a row's escapes start; moved on
@@ -18,12 +18,11 @@ const (
 	dotCurrent                                   // where this row's are
 )
 
-// Offsets behind steps in type packArgs.
+// Offsets after steps in type packArgs.
 const (
-	packEscape  = 32 + 8*iota // unpacking: the row's escapes; packing: where they go, then behind their end
-	packLow                   // packing: what is subtracted from codes
+	packEscape  = 32 + 8*iota // where the row's escapes go, then the address after their end
+	packLow                   // what is subtracted from codes
 	packScratch               // expanded escapes
-	packTrips                 // unpacking: see dotTrips
 )
 
 // regular is the code of the number 0 of the planes, and below how many escapes in nibbles stand for smaller codes.
@@ -70,8 +69,8 @@ func (e *escapes) swap(args Register) {
 	MOVQ(t, Mem{Base: args, Disp: dotExpanded})
 }
 
-// expand turns the escapes at p to bytes, 64 in each of some trips. Their number is the same for all rows of a product, so that it is easy to predict; what is
-// beyond a row's last escape has no meaning.
+// expand turns the escapes at p to bytes, 64 in each of some trips. Their number is the same for all rows of a product, so that
+// it is easy to predict; what is beyond a row's last escape has no meaning.
 func (e *escapes) expand(p, to, trips GPVirtual, name string) {
 	bytes := GP64()
 	MOVWQZX(Mem{Base: p}, bytes)
@@ -83,7 +82,7 @@ func (e *escapes) expand(p, to, trips GPVirtual, name string) {
 	JZ(LabelRef(name + "_done"))
 	Label(name + "_more")
 	v, high, k, n, b := ZMM(), ZMM(), K(), GP64(), ZMM()
-	PREFETCHT0(Mem{Base: p, Disp: prefetchAhead})
+	prefetch(Mem{Base: p})
 	VPMOVZXBW(Mem{Base: p}, v)
 	VPSLLW(Imm(4), v, high)
 	VPTERNLOGD(U8(0xa8), e.nibble, high, v) // (v | high) & nibble
@@ -126,35 +125,7 @@ func escapeTable(width int) Mem {
 	return m
 }
 
-// unpackEscape512 is unpack512 for rows with escapes.
-func unpackEscape512(width int, table Mem) {
-	name := fmt.Sprintf("unpack512w%de", width)
-	TEXT(name, NOSPLIT, "func(a *byte)")
-	Pragma("noescape")
-	Doc(name + " turns a row of planes and escapes into codes of one byte each.")
-	args, codes, nibble, bits, steps := packRegisters()
-	u := newPlaneUnpacker(planesOf(width))
-	e := newEscapes(u, width, table)
-	p, to, trips := GP64(), GP64(), GP64()
-	MOVQ(Mem{Base: args, Disp: packEscape}, p)
-	MOVQ(Mem{Base: args, Disp: packScratch}, to)
-	MOVQ(Mem{Base: args, Disp: packTrips}, trips)
-	e.expand(p, to, trips, "expand")
-	MOVQ(Mem{Base: args, Disp: packScratch}, e.ep)
-	Label("step")
-	w := u.step(nibble, bits, 0)
-	e.insert(w)
-	VMOVDQU8(w, Mem{Base: codes})
-	ADDQ(U32(64), codes)
-	ADDQ(U32(uint32(u.mainBytes())), nibble)
-	ADDQ(U32(uint32(u.maskBytes())), bits)
-	DECQ(steps)
-	JNZ(LabelRef("step"))
-	VZEROUPPER()
-	RET()
-}
-
-// packEscape512 is the inverse of unpackEscape512. Behind the escapes there must be room for 64 bytes.
+// packEscape512 is the inverse of unpackRows512. After the escapes there must be room for 64 bytes.
 func packEscape512(width int) {
 	name := fmt.Sprintf("pack512w%de", width)
 	TEXT(name, NOSPLIT, "func(a *byte)")
@@ -224,10 +195,10 @@ func storeEscapes(args Register, end GPVirtual, width int) {
 	SUBQ(from, left)
 	MOVW(left.As16(), Mem{Base: out})
 	ADDQ(U8(2), out)
-	behind := GP64()
-	LEAQ(Mem{Base: left, Disp: 1}, behind)
-	SHRQ(Imm(1), behind)
-	ADDQ(out, behind)
+	after := GP64()
+	LEAQ(Mem{Base: left, Disp: 1}, after)
+	SHRQ(Imm(1), after)
+	ADDQ(out, after)
 	MOVQ(from, rest) // bytes are gathered where escapes were already read
 	first, last, seven, pair := constant(regular-below), constant(regular+1<<width-1), constant(below), ZMM()
 	t := GP64()
@@ -274,16 +245,16 @@ func storeEscapes(args Register, end GPVirtual, width int) {
 	Label("stored")
 	MOVQ(Mem{Base: args, Disp: packScratch}, from)
 	SUBQ(from, rest)
-	LEAQ(Mem{Base: behind, Index: rest, Scale: 1}, t)
+	LEAQ(Mem{Base: after, Index: rest, Scale: 1}, t)
 	MOVQ(t, Mem{Base: args, Disp: packEscape})
 	TESTQ(rest, rest)
 	JLE(LabelRef("copied"))
 	Label("bytes")
 	b := ZMM()
 	VMOVDQU8(Mem{Base: from}, b)
-	VMOVDQU8(b, Mem{Base: behind})
+	VMOVDQU8(b, Mem{Base: after})
 	ADDQ(U8(64), from)
-	ADDQ(U8(64), behind)
+	ADDQ(U8(64), after)
 	SUBQ(U8(64), rest)
 	JG(LabelRef("bytes"))
 	Label("copied")

@@ -106,7 +106,8 @@ func (g *gemmBlock) results() (out, rest, scale GPVirtual) {
 	return out, rest, scale
 }
 
-// gemmBlock512 multiplies four rows of codes with block scales with 1 to 4 tokens. Its sums have the parts and the order of dotBlock512.
+// gemmBlock512 multiplies four rows of codes with block scales with 1 to 4 tokens. Its sums have the parts and the order of
+// dotBlock512.
 func gemmBlock512(tokens, block int, numbers Mem) {
 	g := newGemmBlock(fmt.Sprintf("gemmBlock512x%db%d", tokens, block),
 		fmt.Sprintf(" multiplies four rows with one scale per %d columns with %d tokens with AVX-512 VNNI.", block, tokens))
@@ -172,7 +173,8 @@ func gemmBlock256(block int, whole bool, c *avx2Consts, numbers Mem) {
 	if whole {
 		name, limit = fmt.Sprintf("gemmBlock256w8b%d", block), ""
 	}
-	g := newGemmBlock(name, fmt.Sprintf(" multiplies four rows with one scale per %d columns with one token with AVX2.%s", block, limit))
+	g := newGemmBlock(name, fmt.Sprintf(" multiplies four rows with one scale per %d columns with one token with AVX2.%s",
+		block, limit))
 	ones, order := YMM(), YMM()
 	VMOVDQU(c.ones, ones)
 	VPMOVZXBD(numbers, order)

@@ -20,7 +20,8 @@ const (
 	f32K
 )
 
-// gemmF32 adds the product of an A of m rows and a B of two vectors to C. An element of A is broadcast, so A may be strided any way.
+// gemmF32 adds the product of an A of m rows and a B of two vectors to C. An element of A is broadcast, so A may be strided any
+// way.
 func gemmF32(name, isa string, m, width int, vector func() VecVirtual) {
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")

@@ -6,7 +6,7 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// Offsets behind argLowBits in the arguments of the AVX2 kernels for low bits (type lowArgs in cpu/decode).
+// Offsets after argLowBits in the arguments of the AVX2 kernels for low bits (type lowArgs in cpu/decode).
 const (
 	lowFields     = argLowFields + 8*iota // how many steps' low bits fit 16 bits
 	lowPos                                // of the next bit of every lane; moved on
@@ -73,7 +73,7 @@ func (g *lowGen) body() {
 	RET()
 }
 
-// take reads the low bits of the next steps and moves on behind them.
+// take reads the low bits of the next steps and moves on past them.
 func (g *lowGen) take(steps GPVirtual) {
 	at, bit, end := GP64(), GP64(), GP64()
 	MOVQ(g.pos, at)

@@ -6,7 +6,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// low512 generates what unpacks the low bits of a chunk to bytes, two per lane and step. All lanes are at the same bit of their words.
+// low512 generates what unpacks the low bits of a chunk to bytes, two per lane and step. All lanes are at the same bit of their
+// words.
 func low512() {
 	TEXT("low512", NOSPLIT, "func(a *byte)")
 	Pragma("noescape")

@@ -18,7 +18,8 @@ func constant(b uint64) VecVirtual {
 	return v
 }
 
-// planes says where the bits of codes are: the low ones, 4 (or 2 of codes of 3 bits), in the main plane, each of the others in a mask of 64 bits.
+// planes says where the bits of codes are: the low ones, 4 (or 2 of codes of 3 bits), in the main plane, each of the others in a
+// mask of 64 bits.
 type planes struct{ low, high int }
 
 func planesOf(width int) planes {
@@ -60,7 +61,7 @@ func newPlaneUnpacker(p planes) *planeUnpacker {
 	return u
 }
 
-// step returns the 64 codes of step j behind the pointers.
+// step returns the 64 codes of step j after the pointers.
 func (u *planeUnpacker) step(nibble, bits GPVirtual, j int) VecVirtual {
 	w := ZMM()
 	if u.planes.low == 2 {

@@ -5,7 +5,8 @@ import (
 	. "github.com/mmcloughlin/avo/operand"
 )
 
-// absMax512 and split512 quantize activations to 16 bits; type quantArgs of cpu/dot: x, count of whole steps, out, reciprocal of the scale, sum.
+// absMax512 and split512 quantize activations to 16 bits; type quantArgs of cpu/dot: x, count of whole steps, out, reciprocal of
+// the scale, sum.
 const (
 	quantX = 8 * iota
 	quantSteps
@@ -17,7 +18,8 @@ const (
 func absMax512() {
 	TEXT("absMax512", NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
-	Doc("absMax512 finds the largest magnitude among steps · 64 values.")
+	Doc("absMax512 finds the largest magnitude among steps · 64 values, NaN if there is one: the bits of magnitudes are in their " +
+		"order, NaN last.")
 	args := Load(Param("a"), GP64())
 	x, steps, t := GP64(), GP64(), GP32()
 	MOVQ(Mem{Base: args, Disp: quantX}, x)
@@ -29,20 +31,20 @@ func absMax512() {
 	Label("step")
 	for i := range 4 {
 		VPANDD(Mem{Base: x, Disp: 64 * i}, abs, v)
-		VMAXPS(v, m, m)
+		VPMAXUD(v, m, m)
 	}
 	ADDQ(U32(256), x)
 	DECQ(steps)
 	JNZ(LabelRef("step"))
 	y, y2, z, z2 := YMM(), YMM(), XMM(), XMM()
 	VEXTRACTF64X4(Imm(1), m, y)
-	VMAXPS(m.AsY(), y, y2)
+	VPMAXUD(m.AsY(), y, y2)
 	VEXTRACTF128(Imm(1), y2, z)
-	VMAXPS(y2.AsX(), z, z2)
+	VPMAXUD(y2.AsX(), z, z2)
 	VPERMILPS(Imm(0xee), z2, z)
-	VMAXPS(z, z2, z2)
+	VPMAXUD(z, z2, z2)
 	VPERMILPS(Imm(0x55), z2, z)
-	VMAXPS(z, z2, z2)
+	VPMAXUD(z, z2, z2)
 	VMOVSS(z2, Mem{Base: args, Disp: quantSum})
 	VZEROUPPER()
 	RET()
@@ -51,7 +53,8 @@ func absMax512() {
 func split512() {
 	TEXT("split512", NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
-	Doc("split512 rounds steps · 64 values times the reciprocal scale to integers v = 256·hi + lo and writes 64 bytes hi, 64 bytes lo per step.")
+	Doc("split512 rounds steps · 64 values times the reciprocal scale to integers v = 256·hi + lo and writes 64 bytes hi, 64 " +
+		"bytes lo per step.")
 	args := Load(Param("a"), GP64())
 	x, steps, out, t := GP64(), GP64(), GP64(), GP32()
 	MOVQ(Mem{Base: args, Disp: quantX}, x)

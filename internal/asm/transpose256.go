@@ -17,7 +17,7 @@ func newStrided(stride Register) strided {
 	return s
 }
 
-// at returns the address of byte disp of row i behind base.
+// at returns the address of byte disp of row i from base on.
 func (s strided) at(base Register, i, disp int) Mem {
 	m := Mem{Base: base, Disp: disp, Scale: 1}
 	switch i {
@@ -65,7 +65,8 @@ func splitLanes() {
 	TEXT("splitLanes", NOSPLIT, "func(dst *uint32, stride int, words *uint32, n int)")
 	Pragma("noescape")
 	Doc("splitLanes writes 8·n words of each of 32 lanes, interleaved at words, to dst, lanes stride bytes apart.")
-	dst, stride, words, n := Load(Param("dst"), GP64()), Load(Param("stride"), GP64()), Load(Param("words"), GP64()), Load(Param("n"), GP64())
+	dst, stride, words, n := Load(Param("dst"), GP64()), Load(Param("stride"), GP64()), Load(Param("words"), GP64()),
+		Load(Param("n"), GP64())
 	rows, to, left := newStrided(stride), GP64(), GP64()
 	Label("block")
 	MOVQ(dst, to)
@@ -87,12 +88,13 @@ func splitLanes() {
 	RET()
 }
 
-// tile256 generates tile512 for AVX2.
-func tile256() {
-	TEXT("tile256", NOSPLIT, "func(dst *byte, codes *byte, stride int, steps int)")
+// panel256 generates what reorders rows for gemmNarrow256.
+func panel256() {
+	TEXT("panel256", NOSPLIT, "func(dst *byte, codes *byte, stride int, steps int)")
 	Pragma("noescape")
-	Doc("tile256 reorders 32 rows of codes so that 4 columns of 32 rows follow each other.")
-	dst, codes, stride, steps := Load(Param("dst"), GP64()), Load(Param("codes"), GP64()), Load(Param("stride"), GP64()), Load(Param("steps"), GP64())
+	Doc("panel256 reorders 32 rows of codes so that 4 columns of 32 rows follow each other.")
+	dst, codes, stride, steps := Load(Param("dst"), GP64()), Load(Param("codes"), GP64()), Load(Param("stride"), GP64()),
+		Load(Param("steps"), GP64())
 	rows, from, left := newStrided(stride), GP64(), GP64()
 	Label("step")
 	MOVQ(codes, from)

@@ -1,6 +1,6 @@
-// Package calibrate gathers second moments of the inputs of a model's products, S = Σ x·xᵀ, by running the model over text in float32. It goes through
-// the model once, layer by layer with all texts in each: the weights of one layer and the moments of its inputs are all that is in memory
-// beside the residual streams (for Qwen2.5 1.5B: 350 and 190 MB, and 6 kB for each token).
+// Package calibrate gathers second moments of the inputs of a model's products, S = Σ x·xᵀ, by running the model over text in
+// float32. It goes through the model once, layer by layer with all texts in each: the weights of one layer and the moments of its
+// inputs are all that is in memory beside the residual streams (for Qwen2.5 1.5B: 350 and 190 MB, and 6 kB for each token).
 package calibrate
 
 import (
@@ -9,6 +9,7 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/internal/linalg"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // Weights reads a model's tensors.
@@ -17,12 +18,14 @@ type Weights interface {
 	Rows(name string, r0, r1 int, dst []float32) error
 }
 
-// Visit receives the moments of one input: s is Width × Width, of which the lower triangle is valid, or the diagonal alone, Width elements; summed over the
-// given number of tokens. It may write to s, and must not keep it.
+// Visit receives the moments of one input: s is Width × Width, of which the lower triangle is valid, or the diagonal alone, Width
+// elements; summed over the given number of tokens. It may write to s, and must not keep it.
 type Visit func(in *model.Input, s []float32, tokens int) error
 
-// MeanSquares runs prog like Run, but gathers only E[x²] of every element that enters a product. The result goes from a matrix's name to its columns.
-func MeanSquares(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, progress func(done, total int64)) (map[string][]float32, error) {
+// MeanSquares runs prog like Run, but gathers only E[x²] of every element that enters a product. The result goes from a matrix's
+// name to its columns.
+func MeanSquares(ctx context.Context, prog *model.Program, w Weights, texts [][]int32,
+	progress func(done, total int64)) (map[string][]float32, error) {
 	out := map[string][]float32{}
 	r, err := newRunner(prog, w, texts)
 	if err != nil {
@@ -53,24 +56,26 @@ func Diagonal(s []float32, width, i int) int {
 type runner struct {
 	prog    *model.Program
 	w       Weights
-	isa     linalg.ISA
+	isa     linalg.Kernels
 	scratch []linalg.Scratch
-	rope    *rope
-	tensors map[string][]float32 // of the current segment
+	ropes   []*rope              // as in prog
+	tensors map[string][]float32 // of the current layer
 	bufs    [model.NumBuffers][]float32
 	streams [][]float32          // per text: the residual stream
 	moments map[string][]float32 // by the input's first weight: Width × Width, or with diagonal Width
 	inputs  map[string]*model.Input
+	specs   map[string]model.TensorSpec
 	tokens  int
 
 	diagonal   bool      // only the moments' diagonal is wanted
-	samples    int       // tokens per element without which this is so, too
+	samples    int       // below as many tokens per element only the diagonal is kept
 	transposed []float32 // of gather
 }
 
-// Run executes prog on every text from an empty cache, and passes the moments of every input on; of inputs with fewer than samples tokens for each
-// element, the diagonal. Progress is called with nodes·texts done.
-func Run(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, samples int, visit Visit, progress func(done, total int64)) error {
+// Run executes prog on every text from an empty cache, and passes the moments of every input on; of inputs with fewer than
+// samples tokens for each element, the diagonal. Progress is called with nodes·texts done.
+func Run(ctx context.Context, prog *model.Program, w Weights, texts [][]int32, samples int, visit Visit,
+	progress func(done, total int64)) error {
 	r, err := newRunner(prog, w, texts)
 	if err != nil {
 		return err
@@ -86,7 +91,7 @@ func (r *runner) run(ctx context.Context, texts [][]int32, visit Visit, progress
 		r.inputs[inputs[i].Weights[0]] = &inputs[i]
 	}
 	done, total := int64(0), int64(len(prog.Nodes)*len(texts))
-	for _, nodes := range r.segments() {
+	for _, nodes := range r.layers() {
 		if err := r.load(nodes); err != nil {
 			return err
 		}
@@ -112,7 +117,8 @@ func (r *runner) run(ctx context.Context, texts [][]int32, visit Visit, progress
 }
 
 func newRunner(prog *model.Program, w Weights, texts [][]int32) (*runner, error) {
-	r := &runner{prog: prog, w: w, isa: linalg.Best(), scratch: linalg.NewScratch(), inputs: map[string]*model.Input{}}
+	r := &runner{prog: prog, w: w, isa: linalg.Best(), scratch: linalg.NewScratch(), inputs: map[string]*model.Input{},
+		specs: map[string]model.TensorSpec{}}
 	longest := 0
 	for _, t := range texts {
 		longest = max(longest, len(t))
@@ -129,13 +135,21 @@ func newRunner(prog *model.Program, w Weights, texts [][]int32) (*runner, error)
 	for _, t := range texts {
 		r.streams = append(r.streams, make([]float32, len(t)*prog.Config.NEmbd))
 	}
-	var err error
-	r.rope, err = newRope(prog, w, longest)
-	return r, err
+	for i := range prog.Ropes {
+		rope, err := newRope(&prog.Ropes[i], w, longest)
+		if err != nil {
+			return nil, err
+		}
+		r.ropes = append(r.ropes, rope)
+	}
+	for _, t := range prog.Tensors() {
+		r.specs[t.Name] = t
+	}
+	return r, nil
 }
 
-// segments splits the nodes into layers.
-func (r *runner) segments() (out [][]model.Node) {
+// layers splits the nodes into layers; those before and after them are one each.
+func (r *runner) layers() (out [][]model.Node) {
 	all := r.prog.Nodes
 	for first := 0; first < len(all); {
 		next := first + 1
@@ -148,27 +162,19 @@ func (r *runner) segments() (out [][]model.Node) {
 	return out
 }
 
-// load reads the weights of some nodes and clears the moments of their inputs.
+// load reads the weights of some nodes and clears the moments of their inputs. The embedding and the matrix of the logits are
+// read where they are used, some rows at a time.
 func (r *runner) load(nodes []model.Node) error {
 	r.tensors, r.moments = map[string][]float32{}, map[string][]float32{}
 	for i := range nodes {
 		n := &nodes[i]
-		width := 0
-		switch {
-		case n.Op == model.OpRMSNorm:
-			width = r.prog.Width(n.A)
-		case n.Op == model.OpMatMul && n.Dst != model.BufLogits:
-			width = r.prog.Width(n.A) * r.prog.Width(n.Dst)
-		}
-		if width > 0 {
-			if err := r.read(n.Weight, width, r.prog.Width(n.A), n.Op == model.OpMatMul); err != nil {
+		if n.Op != model.OpEmbed && n.Dst != model.BufLogits {
+			if err := r.read(n.Weight); err != nil {
 				return err
 			}
 		}
-		if n.Bias != "" {
-			if err := r.read(n.Bias, r.prog.Width(n.Dst), r.prog.Width(n.Dst), false); err != nil {
-				return err
-			}
+		if err := r.read(n.Bias); err != nil {
+			return err
 		}
 		if in := r.inputs[n.Weight]; in != nil && n.Op == model.OpMatMul {
 			r.moments[n.Weight] = make([]float32, r.momentsLen(in.Width))
@@ -185,13 +191,17 @@ func (r *runner) momentsLen(width int) int {
 	return width * width
 }
 
-// read reads a tensor.
-func (r *runner) read(name string, n, cols int, matrix bool) (err error) {
-	if matrix {
-		r.tensors[name], err = r.rows(name, 0, n/cols, cols)
+// read reads a tensor, if there is a name.
+func (r *runner) read(name string) (err error) {
+	if name == "" {
+		return nil
+	}
+	t := r.specs[name]
+	if !t.Vector() {
+		r.tensors[name], err = r.rows(name, 0, t.Rows, t.Cols)
 		return err
 	}
-	r.tensors[name] = make([]float32, n)
+	r.tensors[name] = make([]float32, t.Cols)
 	return r.w.Rows(name, 0, 1, r.tensors[name])
 }
 
@@ -274,9 +284,10 @@ func (r *runner) multiply(y, x, w, bias []float32, in, out, t int) {
 	}
 	r.parallel((out+strip-1)/strip, func(k int, scratch *linalg.Scratch) {
 		j := k * strip
-		r.isa.MulAdd(linalg.RowMajor(y, out).From(0, j), linalg.RowMajor(x, in), linalg.RowMajor(w, in).From(j, 0).T(), t, min(strip, out-j), in, scratch)
+		r.isa.MulAdd(linalg.RowMajor(y, out).From(0, j), linalg.RowMajor(x, in), linalg.RowMajor(w, in).From(j, 0).T(), t,
+			min(strip, out-j), in, scratch)
 	})
 }
 
 // parallel is linalg.Parallel.
-func (r *runner) parallel(n int, f func(k int, s *linalg.Scratch)) { linalg.Parallel(r.scratch, n, f) }
+func (r *runner) parallel(n int, f func(k int, s *linalg.Scratch)) { parallel.With(r.scratch, n, f) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -37,8 +38,11 @@ func (m *random) Rows(name string, r0, r1 int, dst []float32) error {
 }
 
 func program(t *testing.T) *model.Program {
-	cfg := &model.Config{Architecture: "llama", NVocab: 40, NEmbd: 24, NLayers: 2, NHeads: 6, NKVHeads: 2, HeadDim: 4, NFF: 40, NCtx: 64, NormEps: 1e-5, RopeBase: 1e4, RopeDim: 4}
-	p, err := model.Build(cfg, func(name string) bool { return name != "rope_freqs.weight" && name != "output.weight" })
+	cfg := &model.Config{Architecture: "llama", NVocab: 40, NEmbd: 24, NLayers: 2, NHeads: 6, NKVHeads: 2, HeadDim: 4, NFF: 40,
+		NCtx: 64, NormEps: 1e-5, RopeBase: 1e4, RopeDim: 4}
+	p, err := model.Build(cfg, func(name string) bool {
+		return !strings.HasSuffix(name, ".bias") && name != "rope_freqs.weight" && name != "output.weight"
+	})
 	require.NoError(t, err)
 	return p
 }
@@ -75,7 +79,8 @@ func TestRunFails(t *testing.T) {
 	require.ErrorContains(t, Run(context.Background(), p, w, nil, 0, ignore, nil), "no text")
 	require.ErrorContains(t, Run(context.Background(), p, w, [][]int32{{40}}, 0, ignore, nil), "outside the vocabulary")
 	stop := errors.New("stop")
-	require.ErrorIs(t, Run(context.Background(), p, w, [][]int32{{1}}, 0, func(*model.Input, []float32, int) error { return stop }, nil), stop)
+	require.ErrorIs(t, Run(context.Background(), p, w, [][]int32{{1}}, 0,
+		func(*model.Input, []float32, int) error { return stop }, nil), stop)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	require.ErrorIs(t, Run(ctx, p, w, [][]int32{{1}}, 0, ignore, nil), context.Canceled)

@@ -1,108 +1,155 @@
-// Package chat renders conversations into the text a chat model was trained on.
+// Package chat renders conversations into the text a chat model was trained on, as the transformers library does.
 package chat
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/jinja"
 )
 
 // ErrNoTemplate is returned by New for a model without chat template.
 var ErrNoTemplate = errors.New("the model has no chat template; give the prompt as it is, without chat markup")
 
-// Message is one turn of a conversation. Role is "system", "user" or "assistant"; other roles are up to the template.
-type Message struct {
-	Role    string `json:"role"`
-	Content string `json:"content"`
+// Conversation is what a template renders.
+type Conversation struct {
+	Messages []Message
+	// Tools are the tools the model may call, each an object as transformers and OpenAI have it:
+	// {"type": "function", "function": {"name": …, "description": …, "parameters": JSON schema}}.
+	Tools []json.RawMessage
+	// Options are further variables of the template (chat_template_kwargs), such as enable_thinking.
+	Options map[string]json.RawMessage
+	// GenerationPrompt appends the beginning of the assistant's turn.
+	GenerationPrompt bool
+	// ContinueFinal leaves the last message open, so that the model continues it. It excludes GenerationPrompt.
+	ContinueFinal bool
 }
 
 // Template renders conversations. It is safe for concurrent use.
 type Template struct {
-	family   string
-	builtin  renderer // for conversations of system, user and assistant; may be nil
-	jinja    renderer // the template itself; nil if the engine cannot read it
+	source   string
+	template *jinja.Template
 	bos, eos string
 	now      func() time.Time
 }
 
-type renderer = func(*conversation) (string, error)
-
-// conversation is what a renderer sees.
-type conversation struct {
-	messages            []Message
-	addGenerationPrompt bool
-	bos, eos            string
-	now                 time.Time
-}
-
 // New prepares a model's template, written in Jinja. bos and eos are the names of the model's BOS and EOS
-// tokens, which templates may insert ("" if there is none).
-//
-// A template of a known family is rendered by Go code if a set of probing conversations comes out exactly as
-// the template itself says, or if the Jinja engine cannot read the template but it is beyond doubt; everything
-// else is left to the engine.
-func New(templateSource, bos, eos string) (*Template, error) {
-	if templateSource == "" {
+// tokens, which templates may insert ("" if there is none). An error names the line and the construct.
+func New(source, bos, eos string) (*Template, error) {
+	if source == "" {
 		return nil, ErrNoTemplate
 	}
-	t := &Template{family: "jinja", bos: bos, eos: eos, now: time.Now}
-	engine, err := newJinja(templateSource)
-	if err == nil {
-		t.jinja = engine.render
+	t, err := jinja.Parse(source)
+	if err != nil {
+		return nil, fmt.Errorf("chat template cannot be read: %w; give the prompt as it is, without chat markup", err)
 	}
-	name, builtin, certain := detect(templateSource)
-	if builtin != nil && (err != nil && certain || err == nil && sameOnProbes(builtin, t.jinja, bos, eos)) {
-		t.family, t.builtin = name, builtin
-	}
-	if t.builtin == nil && t.jinja == nil {
-		return nil, fmt.Errorf("chat template: %w; give the prompt as it is, without chat markup", err)
-	}
-	return t, nil
+	return &Template{source: source, template: t, bos: bos, eos: eos, now: time.Now}, nil
 }
 
-// Family says how the template is rendered: by the name of a family built in, or "jinja".
-func (t *Template) Family() string { return t.family }
+// Source returns the template's text.
+func (t *Template) Source() string { return t.source }
 
-// Render returns the text of a conversation. addGenerationPrompt appends the beginning of the assistant's turn.
-// Errors are those the template raises, for example for roles in an order it does not know.
-func (t *Template) Render(msgs []Message, addGenerationPrompt bool) (string, error) {
-	if len(msgs) == 0 {
+// reserved are the variables that Options cannot replace.
+var reserved = []string{"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
+
+// Render returns the text of a conversation. Errors are those the template raises, for example for roles in an order it
+// does not know, those of ctx, and exceeded bounds: steps, memory and output grow with the conversation only.
+func (t *Template) Render(ctx context.Context, c Conversation) (string, error) {
+	if len(c.Messages) == 0 {
 		return "", errors.New("chat template: the conversation is empty")
 	}
-	render := t.builtin
-	for _, m := range msgs {
-		known := m.Role == "system" || m.Role == "user" || m.Role == "assistant"
-		if render == nil || !known && t.jinja != nil {
-			render = t.jinja
-		} else if !known {
-			return "", fmt.Errorf("chat template: role %q is not one of system, user, assistant", m.Role)
-		}
-	}
-	s, err := render(&conversation{msgs, addGenerationPrompt, t.bos, t.eos, t.now()})
+	text, err := t.render(ctx, &c)
 	if err != nil {
 		return "", fmt.Errorf("chat template: %w", err)
 	}
-	return s, nil
+	return text, nil
 }
 
-// sameOnProbes compares two renderers on conversations that bring out the differences between templates of a
-// family: default system prompts, white space that is trimmed, refused orders of roles, what ends a turn.
-func sameOnProbes(a, b renderer, bos, eos string) bool {
-	user, reply, system := Message{"user", " Hello\n"}, Message{"assistant", "\tHi there "}, Message{"system", " Be brief.\n "}
-	other := Message{"user", "And <then>\n\nwhat's \"next\"? "}
-	for _, msgs := range [][]Message{
-		{user}, {system, user}, {user, reply, other}, {system, user, reply, other}, {user, reply}, {system},
-		{system, user, reply, other, reply}, {user, system, other}, {user, other}, {reply, user}, {{"user", ""}},
-		{system, system, user}, {{"system", ""}, user},
-	} {
-		for _, generate := range []bool{false, true} {
-			c := conversation{msgs, generate, bos, eos, time.Now()}
-			x, errX := a(&c)
-			y, errY := b(&c)
-			if x != y || (errX == nil) != (errY == nil) {
-				return false
-			}
-		}
+func (t *Template) render(ctx context.Context, c *Conversation) (string, error) {
+	if c.ContinueFinal {
+		return t.open(ctx, c)
 	}
-	return true
+	vars := map[string]jinja.Value{
+		"tools": nil, "documents": nil, "add_generation_prompt": c.GenerationPrompt, "bos_token": t.bos, "eos_token": t.eos,
+	}
+	size := 0
+	for _, name := range slices.Sorted(maps.Keys(c.Options)) {
+		if slices.Contains(reserved, name) {
+			return "", fmt.Errorf("option %q is set by the program", name)
+		}
+		v, err := jinja.FromJSON(c.Options[name])
+		if err != nil {
+			return "", fmt.Errorf("option %q: %w", name, err)
+		}
+		vars[name] = v
+		size += len(c.Options[name])
+	}
+	tools, n, err := toolList(c.Tools)
+	if err != nil {
+		return "", err
+	}
+	if tools != nil {
+		vars["tools"] = tools
+	}
+	size += n
+	messages := jinja.NewList()
+	for i := range c.Messages {
+		m := &c.Messages[i]
+		messages.Items = append(messages.Items, m.value())
+		size += m.size()
+	}
+	vars["messages"] = messages
+	return t.template.Render(ctx, vars, t.now(), jinja.DefaultLimits(size))
+}
+
+func toolList(tools []json.RawMessage) (*jinja.List, int, error) {
+	if len(tools) == 0 {
+		return nil, 0, nil
+	}
+	list, size := jinja.NewList(), 0
+	for i, tool := range tools {
+		v, err := jinja.FromJSON(tool)
+		if err != nil {
+			return nil, 0, fmt.Errorf("tool %d: %w", i, err)
+		}
+		if _, ok := v.(*jinja.Dict); !ok {
+			return nil, 0, fmt.Errorf("tool %d is not a JSON object", i)
+		}
+		list.Items = append(list.Items, v)
+		size += len(tool)
+	}
+	return list, size, nil
+}
+
+// continueMark is what open adds to the last message to find its end in the text, as transformers does.
+const continueMark = "CONTINUE_FINAL_MESSAGE_TAG "
+
+// open renders a conversation up to the end of its last message.
+func (t *Template) open(ctx context.Context, c *Conversation) (string, error) {
+	if c.GenerationPrompt {
+		return "", errors.New("the last message is to be continued, so no new one can begin")
+	}
+	marked := *c
+	marked.ContinueFinal = false
+	marked.Messages = slices.Clone(c.Messages)
+	last := &marked.Messages[len(marked.Messages)-1]
+	last.Content += continueMark
+	text, err := t.render(ctx, &marked)
+	if err != nil {
+		return "", err
+	}
+	at := strings.LastIndex(text, strings.TrimSpace(continueMark))
+	if at < 0 {
+		return "", errors.New("the template does not show the last message, so it cannot be continued")
+	}
+	if strings.HasPrefix(text[at:], continueMark) {
+		return text[:at], nil
+	}
+	return strings.TrimRight(text[:at], " \t\r\n"), nil // the template trims messages
 }

@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"strings"
@@ -12,10 +13,15 @@ import (
 
 // goldens.json is written by testdata/make_goldens.py.
 type goldens struct {
-	Conversations [][]Message
-	Templates     []struct {
-		Family, Name, Source string
-		Rendered             []*string
+	Requests []struct {
+		Messages []Message
+		Tools    []json.RawMessage
+		Options  map[string]json.RawMessage
+		Generate bool
+	}
+	Templates []struct {
+		Name, Source string // the source is in testdata/templates if it is empty
+		Rendered     []*string
 	}
 }
 
@@ -23,6 +29,13 @@ func readGoldens(t testing.TB) (g goldens) {
 	b, err := os.ReadFile("testdata/goldens.json")
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(b, &g))
+	for i := range g.Templates {
+		if c := &g.Templates[i]; c.Source == "" {
+			b, err := os.ReadFile("testdata/templates/" + c.Name)
+			require.NoError(t, err)
+			c.Source = string(b)
+		}
+	}
 	return g
 }
 
@@ -33,119 +46,185 @@ func newTemplate(t testing.TB, source string) *Template {
 	return tmpl
 }
 
-func TestRenderAgainstJinja2(t *testing.T) {
+// user returns a conversation of one message.
+func user(text string) Conversation {
+	return Conversation{Messages: []Message{{Role: "user", Content: text}}, GenerationPrompt: true}
+}
+
+func TestRendersAsTransformers(t *testing.T) {
 	g := readGoldens(t)
-	require.NotEmpty(t, g.Templates)
+	require.Greater(t, len(g.Templates), 25)
+	require.Greater(t, len(g.Requests), 40)
 	for _, c := range g.Templates {
 		t.Run(c.Name, func(t *testing.T) {
 			tmpl := newTemplate(t, c.Source)
-			require.Equal(t, c.Family, tmpl.Family())
-			require.Len(t, c.Rendered, 2*len(g.Conversations))
-			for i, msgs := range g.Conversations {
-				for j, generate := range []bool{false, true} {
-					want := c.Rendered[2*i+j]
-					got, err := tmpl.Render(msgs, generate)
-					if want == nil {
-						require.Error(t, err, "conversation %d, %t", i, generate)
-						continue
-					}
-					if tmpl.jinja == nil && hasOtherRole(msgs) {
-						require.ErrorContains(t, err, `role "tool"`)
-						continue
-					}
-					require.NoError(t, err)
-					require.Equal(t, *want, got, "conversation %d, %t", i, generate)
+			require.Len(t, c.Rendered, len(g.Requests))
+			for i, r := range g.Requests {
+				got, err := tmpl.Render(context.Background(), Conversation{
+					Messages: r.Messages, Tools: r.Tools, Options: r.Options, GenerationPrompt: r.Generate,
+				})
+				if want := c.Rendered[i]; want == nil {
+					require.Error(t, err, "request %d", i)
+				} else {
+					require.NoError(t, err, "request %d", i)
+					require.Equal(t, *want, got, "request %d", i)
 				}
 			}
 		})
 	}
 }
 
-func hasOtherRole(msgs []Message) bool {
-	for _, m := range msgs {
-		if m.Role == "tool" {
-			return true
-		}
-	}
-	return false
-}
-
-func TestDefaultSystemPrompt(t *testing.T) {
-	g := readGoldens(t)
-	tmpl := newTemplate(t, g.Templates[0].Source)
-	require.NotNil(t, tmpl.builtin)
-	got, err := tmpl.Render([]Message{{"user", "Hi"}}, true)
-	require.NoError(t, err)
-	require.Equal(t, "<|im_start|>system\nYou are a test assistant. Don't panic.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", got)
-}
-
-func TestErrors(t *testing.T) {
+func TestErrorsNameLineAndConstruct(t *testing.T) {
 	_, err := New("", "", "")
 	require.ErrorIs(t, err, ErrNoTemplate)
-
-	for _, source := range []string{"{% for %}", "{{ a", "{% if x %}", "{% for m in messages %}{{ (m", "{% include '/etc/passwd' %}"} {
-		tmpl, err := New(source, "", "")
-		if err == nil {
-			_, err = tmpl.Render([]Message{{"user", "x"}}, true)
-		}
-		require.Error(t, err, source)
+	for source, want := range map[string]string{
+		"a\n{% for %}":                    "line 2: expected an expression",
+		"{{ a":                            "line 1: the tag has no end",
+		"\n\n{% include '/etc/passwd' %}": "line 3: tag include is not supported",
+		"{% import 'x' as y %}":           "line 1: tag import is not supported",
+		"{% extends 'x' %}":               "line 1: tag extends is not supported",
+		"{% do x.append(1) %}":            `line 1: tag "do" is not supported`,
+	} {
+		_, err := New(source, "", "")
+		require.ErrorContains(t, err, want, source)
 	}
-
-	// Looks like chatml, but cannot be read: no guess.
-	_, err = New("{{ bos_token }}<|im_start|><|im_end|>{{ ( }}", "", "")
-	require.ErrorContains(t, err, "cannot be read")
-
-	tmpl := newTemplate(t, "{{ raise_exception('no ' + messages[0].role) }}")
-	_, err = tmpl.Render([]Message{{"user", "x"}}, true)
-	require.EqualError(t, err, "chat template: no user")
-	_, err = tmpl.Render(nil, true)
-	require.Error(t, err)
-	_, err = newTemplate(t, "{{ strftime_now('%Q') }}").Render([]Message{{"user", "x"}}, true)
-	require.ErrorContains(t, err, "%Q")
+	for source, want := range map[string]string{
+		"\n{{ messages | xmlattr }}":             "line 2: filter xmlattr is not supported",
+		"\n\n{{ messages[0].content.encode() }}": "line 3: method encode of str is not supported",
+		"{{ messages[0] is odder }}":             "line 1: test odder is not supported",
+		"\n{{ nobody.x }}":                       "line 2: 'nobody' is undefined",
+		"{{ messages.append(1) }}":               "line 1: method append of list is not supported",
+		"{{ lipsum(3) }}":                        "line 1: function lipsum is not supported",
+		"{{ strftime_now('%Q') }}":               `format "%Q" is not supported`,
+	} {
+		_, err := newTemplate(t, source).Render(context.Background(), user("x"))
+		require.ErrorContains(t, err, want, source)
+	}
 }
 
-func TestStrftime(t *testing.T) {
-	at := time.Date(2025, 3, 7, 4, 5, 9, 0, time.UTC)
-	for format, want := range map[string]string{
-		"%d %b %Y": "07 Mar 2025", "%-d/%-m/%y": "7/3/25", "%A, %B": "Friday, March", "%H:%M:%S%%": "04:05:09%", "%j": "066", "": "",
+func TestRaisedTextIsTheErrorWithoutControlCharacters(t *testing.T) {
+	tmpl := newTemplate(t, "{{ raise_exception('no ' + messages[0].role) }}")
+	_, err := tmpl.Render(context.Background(), user("x"))
+	require.EqualError(t, err, "chat template: no user")
+	tmpl = newTemplate(t, "{{ raise_exception('a\x1b[31m\n' + 'b' * 9999) }}")
+	_, err = tmpl.Render(context.Background(), user("x"))
+	require.ErrorContains(t, err, `a\u001b[31m\nbbb`)
+	require.Less(t, len(err.Error()), 600)
+	_, err = tmpl.Render(context.Background(), Conversation{})
+	require.ErrorContains(t, err, "empty")
+}
+
+func TestOptionsReachTheTemplate(t *testing.T) {
+	tmpl := newTemplate(t, "{{ 'on' if enable_thinking else 'off' }} {{ budget.high }}")
+	c := user("x")
+	c.Options = map[string]json.RawMessage{"enable_thinking": json.RawMessage("true"), "budget": json.RawMessage(`{"high": [1]}`)}
+	got, err := tmpl.Render(context.Background(), c)
+	require.NoError(t, err)
+	require.Equal(t, "on [1]", got)
+	for name, value := range map[string]string{"messages": "[]", "bos_token": `""`, "broken": "{"} {
+		c.Options = map[string]json.RawMessage{name: json.RawMessage(value)}
+		_, err := tmpl.Render(context.Background(), c)
+		require.ErrorContains(t, err, name)
+	}
+	c = user("x")
+	for _, tool := range []string{"1", "{", `{"a":`} {
+		c.Tools = []json.RawMessage{json.RawMessage(tool)}
+		_, err := tmpl.Render(context.Background(), c)
+		require.ErrorContains(t, err, "tool 0")
+	}
+}
+
+func TestFinalMessageStaysOpen(t *testing.T) {
+	c := Conversation{ContinueFinal: true, Messages: []Message{
+		{Role: "user", Content: "2+2?"}, {Role: "assistant", Content: "It is "},
+	}}
+	for source, want := range map[string]string{
+		"{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}":        "<user>2+2?</><assistant>It is ",
+		"{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</>{% endfor %}": "<user>2+2?</><assistant>It is",
 	} {
-		got, err := strftime(at, format)
+		got, err := newTemplate(t, source).Render(context.Background(), c)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
-	for _, bad := range []string{"%", "%-", "%Q", "%-Y"} {
-		_, err := strftime(at, bad)
-		require.Error(t, err, bad)
-	}
+	_, err := newTemplate(t, "{{ messages[0].content }}").Render(context.Background(), c)
+	require.ErrorContains(t, err, "cannot be continued")
+	c.GenerationPrompt = true
+	_, err = newTemplate(t, "x").Render(context.Background(), c)
+	require.Error(t, err)
 }
 
-func TestToJSON(t *testing.T) {
-	render := func(expr string) string {
-		got, err := newTemplate(t, "{{ "+expr+" }}").Render([]Message{{"user", "<é> \"q\" 'a'\n"}}, false)
+func TestToolCallsAreReadInBothForms(t *testing.T) {
+	for _, text := range []string{
+		`{"id":"1","type":"function","function":{"name":"f","arguments":"{\"a\": 1}"}}`,
+		`{"id":"1","type":"function","function":{"name":"f","arguments":{"a": 1}}}`,
+	} {
+		var c ToolCall
+		require.NoError(t, json.Unmarshal([]byte(text), &c))
+		require.Equal(t, ToolCall{"1", "f", `{"a": 1}`}, c)
+		b, err := json.Marshal(c)
 		require.NoError(t, err)
-		return got
+		require.JSONEq(t, `{"id":"1","type":"function","function":{"name":"f","arguments":"{\"a\": 1}"}}`, string(b))
 	}
-	require.Equal(t, `"<é> \"q\" 'a'\n"`, render("messages[0].content | tojson"))
-	require.Equal(t, `{"role": "user", "content": "<é> \"q\" 'a'\n"}`, render("messages[0] | tojson"))
-	require.Equal(t, "[\n  1,\n  true,\n  null\n]", render("[1, true, none] | tojson(indent=2)"))
-	require.Equal(t, `[]`, render("[] | tojson(indent=2)"))
+	tmpl := newTemplate(t, "{{ messages[0].tool_calls[0].function.arguments is string }}")
+	for arguments, want := range map[string]string{`{"a": 1}`: "False", "not JSON": "True", "": "False", "[1]": "True"} {
+		said := Message{Role: "assistant", ToolCalls: []ToolCall{{Arguments: arguments}}}
+		got, err := tmpl.Render(context.Background(), Conversation{Messages: []Message{said}})
+		require.NoError(t, err)
+		require.Equal(t, want, got, arguments)
+	}
 }
 
-func FuzzNew(f *testing.F) {
+func TestLongConversationsFitTheBounds(t *testing.T) {
+	g := readGoldens(t)
+	long := Conversation{GenerationPrompt: true}
+	for range 500 {
+		long.Messages = append(long.Messages, Message{Role: "user", Content: strings.Repeat("question ", 200)},
+			Message{Role: "assistant", Content: "<think>hm</think>" + strings.Repeat("answer ", 500)})
+	}
+	long.Messages = append(long.Messages, Message{Role: "user", Content: "?"})
+	for _, c := range g.Templates {
+		_, err := newTemplate(t, c.Source).Render(context.Background(), long)
+		require.NoError(t, err, c.Name)
+	}
+}
+
+func FuzzTemplate(f *testing.F) {
 	g := readGoldens(f)
 	for _, c := range g.Templates {
-		f.Add(c.Source)
-	}
-	f.Fuzz(func(t *testing.T, source string) {
-		if strings.Contains(source, "range") || strings.Contains(source, "*") || len(source) > 4096 {
-			t.Skip("templates may compute for long")
+		if len(c.Source) < 1500 {
+			f.Add(c.Source, "Hello")
 		}
+	}
+	call := []ToolCall{{"1", "f", `{"a": [1, null]}`}}
+	f.Fuzz(func(t *testing.T, source, text string) {
 		tmpl, err := New(source, "<s>", "</s>")
 		if err != nil {
 			return
 		}
-		if _, err := tmpl.Render([]Message{{"user", "x"}}, true); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		_, err = tmpl.Render(ctx, Conversation{
+			Messages: []Message{{Role: "user", Content: text}, {Role: "assistant", ToolCalls: call}},
+			Tools:    []json.RawMessage{json.RawMessage(`{"name": "f"}`)},
+		})
+		require.NoError(t, ctx.Err(), "a template must not run for so long")
+		if err != nil {
 			require.ErrorContains(t, err, "chat template: ")
 		}
 	})
+}
+
+func BenchmarkRender(b *testing.B) {
+	g := readGoldens(b)
+	for _, c := range g.Templates {
+		if c.Name != "qwen3.jinja" {
+			continue
+		}
+		tmpl := newTemplate(b, c.Source)
+		for b.Loop() {
+			if _, err := tmpl.Render(context.Background(), user("Hello")); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
 }

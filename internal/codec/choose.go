@@ -46,8 +46,8 @@ func Candidates(sample []int32) []format.Coding {
 	return out
 }
 
-// Choose returns the cheapest coding for a sample of whole rows of integers (before their base is subtracted), and about how many bits per
-// weight its levels and everything together will take. ready: the sample consists of codes, base 0.
+// Choose returns the cheapest coding for a sample of whole rows of integers (before their base is subtracted), and about how many
+// bits per weight its levels and everything together will take. ready: the sample consists of codes, base 0.
 func Choose(sample []int32, cols int, candidates []format.Coding, ready bool) (best format.Coding, levelBits, bits float64) {
 	codes := make([]int32, cols)
 	bits = math.Inf(1)
@@ -88,8 +88,9 @@ func Choose(sample []int32, cols int, candidates []format.Coding, ready bool) (b
 	return best, levelBits, bits
 }
 
-// pairRedundancy is about what pairs take beyond their entropy where the length limit does not matter: code lengths are whole bits, and rows
-// differ more than their class tells. With this value estimates agreed with real sizes of 2 to 8 bits within 0.2 %.
+// pairRedundancy is about what pairs take beyond their entropy where the length limit does not matter: code lengths are whole
+// bits, and rows differ more than their class tells. With this value estimates agreed with real sizes of 2 to 8 bits within 0.2
+// %.
 const pairRedundancy = 0.06
 
 // estimateBits returns about the bits that pair codes of at most MaxCodeLen bits and outliers take for

@@ -12,7 +12,8 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/format"
 )
 
-// random returns a matrix of bell-shaped codes around the middle of the alphabet, with rows of different width and a few far outliers.
+// random returns a matrix of bell-shaped codes around the middle of the alphabet, with rows of different width and a few far
+// outliers.
 func random(rng *rand.Rand, rows, cols int, k format.Coding, s format.Scale) *Matrix {
 	m := &Matrix{Rows: rows, Cols: cols, Coding: k, Scale: s, Codes: make([]int32, rows*cols)}
 	span := float64(int(k.Levels) << k.LowBits)
@@ -136,7 +137,8 @@ func TestFloatsAndValues(t *testing.T) {
 		want[i] = w
 		codes[i] = (int32(b>>23&0xff)-zero)<<8 | int32(b>>31)<<7 | int32(b>>16&0x7f)
 	}
-	m := &Matrix{Rows: 20, Cols: 100, Codes: codes, Coding: format.Coding{Levels: 32, LowBits: 8, Zero: zero, Float: format.FloatBF16}, Scale: format.Scale{Kind: format.ScaleNone}}
+	m := &Matrix{Rows: 20, Cols: 100, Codes: codes, Coding: format.Coding{Levels: 32, LowBits: 8, Zero: zero,
+		Float: format.FloatBF16}, Scale: format.Scale{Kind: format.ScaleNone}}
 	c, tables, err := EncodeMatrix(m)
 	require.NoError(t, err)
 	got, err := Decode(c, tables)
@@ -174,7 +176,8 @@ func TestCloseToEntropy(t *testing.T) {
 		}
 		c, tables, err := EncodeMatrix(m)
 		require.NoError(t, err)
-		bytes := 4*(len(c.Stream)+len(c.Low)+len(c.ChunkOffset)+len(c.Outliers)+len(c.OutlierStart)) + 2*len(c.MainWords) + len(c.LaneTail) + len(c.ChunkTable)
+		bytes := 4*(len(c.Stream)+len(c.Low)+len(c.ChunkOffset)+len(c.Outliers)+len(c.OutlierStart)) + 2*len(c.MainWords) +
+			len(c.LaneTail) + len(c.ChunkTable)
 		for _, t := range tables {
 			bytes += t.Levels * t.Levels / 2
 		}
@@ -214,9 +217,11 @@ func TestTooManyBinsAreMerged(t *testing.T) {
 	require.LessOrEqual(t, len(tables), maxTables)
 }
 
-// GPUs know no outliers of codings with values: however rare a pair is, it has a code, even if a table is shared with another matrix.
+// GPUs know no outliers of codings with values: however rare a pair is, it has a code, even if a table is shared with another
+// matrix.
 func TestValuesHaveNoOutliers(t *testing.T) {
-	values := &Matrix{Rows: 64, Cols: 4096, Coding: format.Coding{Levels: 16, Values: make([]int16, 16)}, Scale: format.Scale{Kind: format.ScaleTensor, Scale: 1}}
+	values := &Matrix{Rows: 64, Cols: 4096, Coding: format.Coding{Levels: 16, Values: make([]int16, 16)},
+		Scale: format.Scale{Kind: format.ScaleTensor, Scale: 1}}
 	values.Codes = make([]int32, values.Rows*values.Cols)
 	for i := range values.Codes {
 		values.Codes[i] = int32(7 + i%2)

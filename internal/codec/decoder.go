@@ -10,7 +10,8 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
-// Decoder decodes one tensor, which must have passed format.Reader.Verify (or come from an Encoder). It is safe for concurrent use.
+// Decoder decodes one tensor, which must have passed format.Reader.Verify (or come from an Encoder). It is safe for concurrent
+// use.
 type Decoder struct {
 	c      *format.Coded
 	tables []*huffman.Table
@@ -40,7 +41,8 @@ func (d *Decoder) levels(g int) ([]uint8, error) {
 		chunk := g*c.Tiles() + k
 		t := c.ChunkTable[chunk]
 		words := c.Stream[c.ChunkOffset[chunk]:c.ChunkOffset[chunk+1]]
-		err := huffman.DecodeChunk(d.lookup[t], d.tables[t].MaxLen, words, int(c.MainWords[chunk]), c.LaneTail[huffman.Lanes*chunk:][:huffman.Lanes],
+		err := huffman.DecodeChunk(d.lookup[t], d.tables[t].MaxLen, words, int(c.MainWords[chunk]),
+			c.LaneTail[huffman.Lanes*chunk:][:huffman.Lanes],
 			c.TileSteps(k), rows, levels[k*c.StepsPerTile()*format.StepCols:], stride)
 		if err != nil {
 			return nil, fmt.Errorf("group %d, tile %d: %w", g, k, err)
@@ -64,7 +66,8 @@ func (d *Decoder) CodeBits(g int) (int64, error) {
 	return bits, nil
 }
 
-// Codes decodes group g: GroupRows(g) × Cols codes (see the package comment), rows in stored order. dst is reused if it is large enough.
+// Codes decodes group g: GroupRows(g) × Cols codes (see the package comment), rows in stored order. dst is reused if it is large
+// enough.
 func (d *Decoder) Codes(g int, dst []int32) ([]int32, error) {
 	levels, err := d.levels(g)
 	if err != nil {
@@ -125,8 +128,8 @@ func unpackLow(dst []int32, low []uint32, c *format.Coded, col, steps, rows int)
 	}
 }
 
-// Group decodes group g to codes and to weights, GroupRows(g) × Cols of each, rows in stored order (c.Row gives their numbers). codes and
-// weights are reused if they are large enough.
+// Group decodes group g to codes and to weights, GroupRows(g) × Cols of each, rows in stored order (c.Row gives their numbers).
+// codes and weights are reused if they are large enough.
 func (d *Decoder) Group(g int, codes []int32, weights []float32) ([]int32, []float32, error) {
 	codes, err := d.Codes(g, codes)
 	if err != nil {

@@ -24,8 +24,8 @@ type codedGroup struct {
 	outliers []uint32
 }
 
-// NewEncoder prepares a matrix of rows × cols. A RowsPerGroup of 0 is chosen for 3 bits per weight. order maps stored positions to
-// rows, or is nil.
+// NewEncoder prepares a matrix of rows × cols. A RowsPerGroup of 0 is chosen for 3 bits per weight. order maps stored positions
+// to rows, or is nil.
 func NewEncoder(pool *Pool, rows, cols int, coding format.Coding, scale format.Scale, order []uint32) (*Encoder, error) {
 	if rows < 1 || rows > format.MaxRows || cols < 1 || cols > format.MaxCols {
 		return nil, fmt.Errorf("codec: a matrix of %d × %d exceeds %d × %d", rows, cols, format.MaxRows, format.MaxCols)
@@ -67,7 +67,8 @@ func (e *Encoder) Group(g int, codes []int32) error {
 	for r := range rows {
 		for k, coder := range coders {
 			from, to := r*stride+k*tile, r*stride+min((k+1)*tile, stride)
-			out.outliers = coder.substitute(out.outliers, levels[from:to], codes[r*c.Cols+k*tile:min(r*c.Cols+(k+1)*tile, (r+1)*c.Cols)], r, k*tile, c.Coding.LowBits)
+			out.outliers = coder.substitute(out.outliers, levels[from:to],
+				codes[r*c.Cols+k*tile:min(r*c.Cols+(k+1)*tile, (r+1)*c.Cols)], r, k*tile, c.Coding.LowBits)
 		}
 	}
 	for k, coder := range coders {
@@ -103,7 +104,8 @@ func (e *Encoder) chooseTable(chunk int, levels []uint8, stride, rows int) *code
 	return e.pool.coders[table]
 }
 
-// substitute replaces pairs of a part of a row of levels, from column `first` on, that have no code and appends the outliers that restore the true levels.
+// substitute replaces pairs of a part of a row of levels, from column `first` on, that have no code and appends the outliers that
+// restore the true levels.
 func (c *coder) substitute(outliers []uint32, levels []uint8, codes []int32, row, first, lowBits int) []uint32 {
 	a := c.table.Levels
 	for i := 0; i < len(levels); i += 2 {

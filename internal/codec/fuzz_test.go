@@ -18,7 +18,8 @@ func FuzzRoundTrip(f *testing.F) {
 		if len(data) < n || len(data) > 1<<16 {
 			return
 		}
-		k := format.Coding{Levels: 2 + int(levels)%31, LowBits: int(low) % (format.MaxLowBits + 1), RowsPerGroup: 1 + int(group)%format.MaxRowsPerGroup}
+		k := format.Coding{Levels: 2 + int(levels)%31, LowBits: int(low) % (format.MaxLowBits + 1),
+			RowsPerGroup: 1 + int(group)%format.MaxRowsPerGroup}
 		m := &Matrix{Rows: len(data) / n, Cols: n, Coding: k, Scale: format.Scale{Kind: format.ScaleTensor}}
 		for i := range m.Rows * n {
 			// Mostly small integers, a few far away.
@@ -40,7 +41,8 @@ func FuzzRoundTrip(f *testing.F) {
 func FuzzDecodeDamaged(f *testing.F) {
 	f.Add([]byte{0, 0, 1}, []byte{3, 200})
 	f.Fuzz(func(t *testing.T, stream, directory []byte) {
-		m := &Matrix{Rows: 9, Cols: 130, Coding: format.Coding{Levels: 16, LowBits: 2, RowsPerGroup: 4}, Scale: format.Scale{Kind: format.ScaleTensor}}
+		m := &Matrix{Rows: 9, Cols: 130, Coding: format.Coding{Levels: 16, LowBits: 2, RowsPerGroup: 4},
+			Scale: format.Scale{Kind: format.ScaleTensor}}
 		for i := range m.Rows * m.Cols {
 			m.Codes = append(m.Codes, int32(i*i%67))
 		}

@@ -2,8 +2,9 @@ package codec
 
 import (
 	"math"
-	"runtime"
-	"sync"
+	"slices"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // bin is a candidate for a table.
@@ -45,20 +46,13 @@ func mergeBins(bins []*bin) []*bin {
 		}
 		cost[i][j] = bins[i].merged(bins[j]).bits - bins[i].bits - bins[j].bits
 	}
-	Parallel(n, func(i int) {
+	parallel.Do(n, func(i int) {
 		for j := i + 1; j < n; j++ {
 			pair(i, j)
 		}
 	})
 	for left := n; ; left-- {
-		bi, bj, best := -1, -1, math.Inf(1)
-		for i := range n {
-			for j := i + 1; j < n; j++ {
-				if cost[i][j] < best {
-					bi, bj, best = i, j, cost[i][j]
-				}
-			}
-		}
+		bi, bj, best := cheapest(cost)
 		// Four bits a symbol, and two bytes.
 		if bi < 0 || left <= maxTables && best > float64(4*bins[bi].levels*bins[bi].levels+16) {
 			break
@@ -72,29 +66,18 @@ func mergeBins(bins []*bin) []*bin {
 			}
 		}
 	}
-	kept := bins[:0]
-	for _, b := range bins {
-		if b != nil {
-			kept = append(kept, b)
-		}
-	}
-	return kept
+	return slices.DeleteFunc(bins, func(b *bin) bool { return b == nil })
 }
 
-// Parallel calls f(0) … f(n−1) on all cores and waits for them.
-func Parallel(n int, f func(i int)) {
-	var wg sync.WaitGroup
-	next := make(chan int)
-	for range min(n, runtime.GOMAXPROCS(0)) {
-		wg.Go(func() {
-			for i := range next {
-				f(i)
+// cheapest returns the pair i < j of least cost, −1 for none of finite cost.
+func cheapest(cost [][]float64) (bi, bj int, best float64) {
+	bi, bj, best = -1, -1, math.Inf(1)
+	for i := range cost {
+		for j := i + 1; j < len(cost); j++ {
+			if cost[i][j] < best {
+				bi, bj, best = i, j, cost[i][j]
 			}
-		})
+		}
 	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
-	wg.Wait()
+	return bi, bj, best
 }

@@ -10,7 +10,8 @@ import (
 const (
 	// outlierBits is about what an outlier takes in the file: 13 where outliers gather in columns, 16 where not.
 	outlierBits = 14
-	// outlierCost is what longer codes may take for an outlier to be avoided: more than it takes itself, because products take longer with it.
+	// outlierCost is what longer codes may take for an outlier to be avoided: more than it takes itself, because products take
+	// longer with it.
 	outlierCost = 20
 	// choiceCost is the same where a coding is chosen: from a sample of rows, which knows less about rare levels.
 	choiceCost = 32
@@ -42,40 +43,76 @@ func newCoder(t *huffman.Table) *coder {
 	a := t.Levels
 	n := symbols(a)
 	c := &coder{table: t, subst: make([]uint16, n), bits: make([]uint8, n), outs: make([]uint8, n)}
-	length := func(x, y int) uint8 { return t.Lens[x*a+y] }
-	bestX, bestY := 0, 0
-	for x := range a {
-		for y := range a {
-			if n := length(x, y); n > 0 && (length(bestX, bestY) == 0 || n < length(bestX, bestY)) {
-				bestX, bestY = x, y
-			}
-		}
-	}
+	near := c.shortest()
 	for x := range a + 1 {
 		for y := range a + 1 {
-			s := x*(a+1) + y
-			set := func(u, v int, outs uint8) {
-				c.subst[s], c.bits[s], c.outs[s] = uint16(u<<8|v), length(u, v), outs
-			}
-			if x < a && y < a && length(x, y) > 0 {
-				set(x, y, 0)
-				continue
-			}
-			set(bestX, bestY, 2)
-			for z := range a {
-				if y < a && length(z, y) > 0 && (c.outs[s] == 2 || length(z, y) < c.bits[s]) {
-					set(z, y, 1)
-				}
-				if x < a && length(x, z) > 0 && (c.outs[s] == 2 || length(x, z) < c.bits[s]) {
-					set(x, z, 1)
-				}
-			}
+			c.useNearest(x, y, &near)
 		}
 	}
 	return c
 }
 
-// total returns the bits of a histogram over symbols, each outlier counted as so many.
+// length returns the code length of a pair, 0 if it has no code.
+func (c *coder) length(x, y int) uint8 { return c.table.Lens[x*c.table.Levels+y] }
+
+// shortest are the levels of a table's shortest codes.
+type shortest struct {
+	x, y   int   // the first pair with the shortest code of all
+	second []int // for every first level the second one, −1: no pair has a code
+	first  []int // for every second level the first one, −1: likewise
+}
+
+func (c *coder) shortest() shortest {
+	a := c.table.Levels
+	near := shortest{first: make([]int, a), second: make([]int, a)}
+	for i := range a {
+		near.first[i], near.second[i] = -1, -1
+	}
+	for x := range a {
+		for y := range a {
+			n := c.length(x, y)
+			if n == 0 {
+				continue
+			}
+			if z := near.second[x]; z < 0 || n < c.length(x, z) {
+				near.second[x] = y
+			}
+			if z := near.first[y]; z < 0 || n < c.length(z, y) {
+				near.first[y] = x
+			}
+			if l := c.length(near.x, near.y); l == 0 || n < l {
+				near.x, near.y = x, y
+			}
+		}
+	}
+	return near
+}
+
+// useNearest sets what codes the pair x, y: itself; else a pair that differs in one level, by the shortest code, of several by
+// the lowest other level; else the pair with the shortest code of all.
+func (c *coder) useNearest(x, y int, near *shortest) {
+	a := c.table.Levels
+	u, v, outs := near.x, near.y, uint8(2)
+	switch {
+	case x < a && y < a && c.length(x, y) > 0:
+		u, v, outs = x, y, 0
+	default:
+		if y < a && near.first[y] >= 0 {
+			u, v, outs = near.first[y], y, 1
+		}
+		if x < a && near.second[x] >= 0 {
+			z := near.second[x]
+			n, m := c.length(x, z), c.length(u, v)
+			if outs == 2 || n < m || n == m && z < u {
+				u, v, outs = x, z, 1
+			}
+		}
+	}
+	s := x*(a+1) + y
+	c.subst[s], c.bits[s], c.outs[s] = uint16(u<<8|v), c.length(u, v), outs
+}
+
+// total returns the bits of a histogram over symbols, each outlier counted as that many bits.
 func (c *coder) total(hist []uint64, each uint64) uint64 {
 	total := uint64(0)
 	for s, n := range hist {
@@ -99,7 +136,8 @@ func NewPool(tables []*huffman.Table) (*Pool, error) {
 	return p, nil
 }
 
-// choose returns the table of the given alphabet that codes hist in the fewest bits, each outlier counted as so many, or −1.
+// choose returns the table of the given alphabet that codes hist in the fewest bits, each outlier counted as that many bits, or
+// −1.
 func (p *Pool) choose(levels int, hist []uint32, each uint64) int {
 	type count struct{ sym, n uint32 }
 	var seen []count
@@ -124,8 +162,8 @@ func (p *Pool) choose(levels int, hist []uint32, each uint64) int {
 	return best
 }
 
-// splitLevels writes the levels of rows × cols codes into dst, rows × stride, with levels standing for what lies outside the alphabet
-// and for columns cols … stride−1.
+// splitLevels writes the levels of rows × cols codes into dst, rows × stride, with levels standing for what lies outside the
+// alphabet and for columns cols … stride−1.
 func splitLevels(dst []uint8, codes []int32, k *format.Coding, cols, stride int) {
 	shift, levels := uint(k.LowBits), uint32(k.Levels)
 	for r := range len(codes) / cols {

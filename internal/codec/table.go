@@ -6,8 +6,9 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
-// buildTable makes the code for a histogram of symbols(levels) counts. Because no code may be longer than MaxCodeLen, every rare pair
-// that gets one takes at least 2^−12 of the code space from the others; below some count it is cheaper as an outlier, which costs `each`. The cut-off is searched.
+// buildTable makes the code for a histogram of symbols(levels) counts. Because no code may be longer than MaxCodeLen, every rare
+// pair that gets one takes at least 2^−12 of the code space from the others; below some count it is cheaper as an outlier, which
+// costs `each`. The cut-off is searched.
 func buildTable(hist []uint64, levels int, each uint64) (*coder, error) {
 	pairs := make([]uint64, levels*levels)
 	total := uint64(0)

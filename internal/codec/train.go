@@ -9,6 +9,7 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // classesPerBit is how finely rows are classed by the entropy of their levels. Within a class of this width one table costs
@@ -40,7 +41,8 @@ type class struct {
 // NewTrainer starts a matrix of cols columns. With single set all rows are one class, so that one table results.
 func NewTrainer(cols int, coding format.Coding, single bool) *Trainer {
 	shape := format.Coded{Rows: 1, Cols: cols}
-	return &Trainer{cols: cols, coding: coding, single: single, tile: shape.StepsPerTile() * format.StepCols, rows: map[int][]class{}, groups: map[int][]class{}}
+	return &Trainer{cols: cols, coding: coding, single: single, tile: shape.StepsPerTile() * format.StepCols,
+		rows: map[int][]class{}, groups: map[int][]class{}}
 }
 
 // Add counts consecutive rows of codes, from row `first` on: in natural row order they would form one group.
@@ -260,8 +262,8 @@ type Bins struct{ hist map[binKey][]uint64 }
 // NewBins returns an empty collection.
 func NewBins() *Bins { return &Bins{hist: map[binKey][]uint64{}} }
 
-// Build makes the tables: one per bin, after bins that are too alike to pay for two tables have been merged. bits is the coded size of
-// everything collected: code words and outliers, without padding.
+// Build makes the tables: one per bin, after bins that are too alike to pay for two tables have been merged. bits is the coded
+// size of everything collected: code words and outliers, without padding.
 func (b *Bins) Build() (bits uint64, tables []*huffman.Table, err error) {
 	keys := make([]binKey, 0, len(b.hist))
 	for k := range b.hist {
@@ -285,7 +287,7 @@ func (b *Bins) Build() (bits uint64, tables []*huffman.Table, err error) {
 	bins = mergeBins(bins)
 	coders := make([]*coder, len(bins))
 	errs := make([]error, len(bins))
-	Parallel(len(bins), func(i int) { coders[i], errs[i] = buildTable(bins[i].hist, bins[i].levels, bins[i].cost) })
+	parallel.Do(len(bins), func(i int) { coders[i], errs[i] = buildTable(bins[i].hist, bins[i].levels, bins[i].cost) })
 	for i, c := range coders {
 		if errs[i] != nil {
 			return 0, nil, errs[i]

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -12,22 +13,25 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/linalg"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 	"github.com/ellm-gpu/ellm-gpu/internal/quant"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
-// Calibration tells SchemeBPW which inputs of the matrices matter: from an importance matrix or by running the model over text. The zero
-// value is none.
+// Calibration tells SchemeBPW which inputs of the matrices matter: from an importance matrix or by running the model over text.
+// The zero value is none.
 type Calibration struct {
-	Imatrix       string    // file of llama-imatrix
-	Text          string    // file of text, if there is no Imatrix. What the model is later judged by must not be in it
-	Tokens        int       // how many tokens of Text are used; 0: DefaultTokens
-	Own           [][]int32 // beside Text or instead of it: texts as the model itself writes them, each read from an empty cache
-	Exponent      float64   // a column's step goes with the inverse mean square of its input to this power; 0: what the matrix allows, see columns.go
-	Damping       float64   // share by which mean squares are increased before error feedback, if there are many tokens; 0: DefaultDamping, or OwnDamping
-	NoSensitivity bool      // with texts: fixed rules for the steps of types of matrices and of rows, whatever derivatives say
-	NoFeedback    bool      // with texts: choose column steps only
-	Save          string    // with texts: file for the importance matrix, in the form that Imatrix names
-	SaveAll       string    // with texts: file for everything that was found, in the form that Saved names
-	Saved         string    // instead of texts: what an earlier run saved
+	Imatrix string    // file of llama-imatrix
+	Text    string    // file of text, if there is no Imatrix. What the model is later judged by must not be in it
+	Tokens  int       // how many tokens of Text are used; 0: DefaultTokens
+	Own     [][]int32 // beside Text or instead of it: texts as the model itself writes them, each read from an empty cache
+	// a column's step goes with the inverse mean square of its input to this power; 0: what the matrix allows, see columns.go
+	Exponent float64
+	// share by which mean squares are increased before error feedback, if there are many tokens; 0: DefaultDamping, or OwnDamping
+	Damping       float64
+	NoSensitivity bool   // with texts: fixed rules for the steps of types of matrices and of rows, whatever derivatives say
+	NoFeedback    bool   // with texts: choose column steps only
+	Save          string // with texts: file for the importance matrix, in the form that Imatrix names
+	SaveAll       string // with texts: file for everything that was found, in the form that Saved names
+	Saved         string // instead of texts: what an earlier run saved
 
 	name string // of the text, once it has been read
 	used int    // tokens
@@ -40,7 +44,8 @@ func (c *Calibration) hasText() bool { return c.Text != "" || len(c.Own) > 0 }
 const (
 	DefaultTokens  = 1 << 14
 	DefaultDamping = 0.3
-	OwnDamping     = 1.5 // with Own alone: a model dwells on few subjects, and how inputs depend on each other there is less true elsewhere
+	// with Own alone: a model dwells on few subjects, and how inputs depend on each other there is less true elsewhere
+	OwnDamping = 1.5
 )
 
 const (
@@ -48,8 +53,8 @@ const (
 	maxTextBytes       = 1 << 26 // of the text that are looked at
 	minGain            = 0.1     // bits per weight for which error feedback is used
 	minSamples         = 1       // tokens per column for which it is
-	// The fewer tokens a column has, the less is certain of how it depends on others: with as many as columns, mean squares are increased by 1 + sparseness
-	// times Calibration.Damping.
+	// The fewer tokens a column has, the less is certain of how it depends on others: with as many as columns, mean squares are
+	// increased by 1 + sparseness times Calibration.Damping.
 	sparseness = 4
 )
 
@@ -61,15 +66,33 @@ func (c *Calibration) check(s Scheme) error {
 	if c.Tokens == 0 {
 		c.Tokens = DefaultTokens
 	}
-	switch {
-	case s != SchemeBPW:
+	if s != SchemeBPW {
 		return fmt.Errorf("calibration goes with scheme %s only, not with %s", SchemeBPW, s)
-	case c.Imatrix == "" && !c.hasText() && c.Saved == "":
+	}
+	return cmp.Or(c.checkOrigin(), c.checkNumbers())
+}
+
+// checkOrigin checks that exactly one thing says which inputs matter.
+func (c *Calibration) checkOrigin() error {
+	origins := 0
+	for _, given := range []bool{c.Imatrix != "", c.hasText(), c.Saved != ""} {
+		if given {
+			origins++
+		}
+	}
+	switch {
+	case origins == 0:
 		return errors.New("settings for calibration, but neither an importance matrix nor text to calibrate with")
 	case (c.Save != "" || c.SaveAll != "") && !c.hasText():
 		return errors.New("there is something to save only after calibrating with text")
-	case c.Imatrix != "" && c.hasText() || c.Saved != "" && (c.hasText() || c.Imatrix != ""):
+	case origins > 1:
 		return errors.New("calibrate with an importance matrix, with text or with an earlier calibration, not with two of them")
+	}
+	return nil
+}
+
+func (c *Calibration) checkNumbers() error {
+	switch {
 	case c.Tokens < calibrationContext || c.Tokens > maxTextBytes:
 		return fmt.Errorf("%d tokens for calibration, expected %d to %d", c.Tokens, calibrationContext, maxTextBytes)
 	case !(c.Exponent >= 0 && c.Exponent <= 1):
@@ -105,13 +128,14 @@ func (c *Calibration) settings() map[string]any {
 	case c.Imatrix != "":
 		return map[string]any{"imatrix": filepath.Base(c.Imatrix), "exponent": c.exponent()}
 	case c.hasText() || c.Saved != "":
-		return map[string]any{"text": c.name, "tokens": c.used, "exponent": c.exponent(), "damping": c.damping(), "feedback": !c.NoFeedback, "sensitivity": !c.NoSensitivity}
+		return map[string]any{"text": c.name, "tokens": c.used, "exponent": c.exponent(), "damping": c.damping(),
+			"feedback": !c.NoFeedback, "sensitivity": !c.NoSensitivity}
 	}
 	return nil
 }
 
-// Gain says what calibration can win for the matrices with one input, in bits per weight at equal output error (or in output error at equal bits,
-// 6 dB a bit), if the rates are high.
+// Gain is the estimated saving of calibration for the matrices that share an input, in bits per weight at equal output error (or
+// in output error at equal bits, 6 dB a bit), if the rates are high.
 type Gain struct {
 	Weights  []string `json:"weights"`
 	Columns  int      `json:"columns"`
@@ -120,9 +144,9 @@ type Gain struct {
 	Used     bool     `json:"used"`   // feedback was worth while
 }
 
-// sourceWeights is a Source as calibrate.Weights.
+// sourceWeights is a source.Model as calibrate.Weights.
 type sourceWeights struct {
-	src   Source
+	src   source.Model
 	index map[string]int
 }
 
@@ -145,7 +169,8 @@ func (j *job) sourceWeights() *sourceWeights {
 	return w
 }
 
-// calibrate runs the model over text, rescales the source's columns by what it sees, and prepares error feedback. dir is for temporary files.
+// calibrate runs the model over text, rescales the source's columns by what it sees, and prepares error feedback. dir is for
+// temporary files.
 func (j *job) calibrate(dir string) error {
 	prog, err := j.program()
 	if err != nil {
@@ -159,7 +184,7 @@ func (j *job) calibrate(dir string) error {
 	j.seen = &imatrix.File{Matrices: map[string]*imatrix.Matrix{}, ChunkSize: calibrationContext}
 	progress := func(done, total int64) { j.progress("calibrate", done, total) }
 	if c := &j.opt.Calibration; c.Saved != "" {
-		err = j.recall(prog, progress)
+		err = j.loadSaved(prog, progress)
 	} else {
 		err = j.runText(prog, progress)
 	}
@@ -174,7 +199,7 @@ func (j *job) calibrate(dir string) error {
 	}
 	j.src = newFoldedSource(j.src, j.fold)
 	if j.opt.Calibration.Save != "" {
-		return imatrix.Write(j.opt.Calibration.Save, j.seen)
+		return imatrix.WriteOn(j.opt.disk(), j.opt.Calibration.Save, j.seen)
 	}
 	return nil
 }
@@ -191,7 +216,7 @@ func (j *job) runText(prog *model.Program, progress func(done, total int64)) err
 	visit := j.moments
 	var save *momentsWriter
 	if c.SaveAll != "" {
-		if save, err = newMomentsWriter(c.SaveAll, c.name); err != nil {
+		if save, err = newMomentsWriter(j.opt.disk(), c.SaveAll, c.name); err != nil {
 			return err
 		}
 		visit = func(in *model.Input, s []float32, tokens int) error {
@@ -238,8 +263,8 @@ func (j *job) differentiate(prog *model.Program, w *sourceWeights, texts [][]int
 	return nil
 }
 
-// recall uses what an earlier run saved.
-func (j *job) recall(prog *model.Program, progress func(done, total int64)) error {
+// loadSaved uses what an earlier run saved.
+func (j *job) loadSaved(prog *model.Program, progress func(done, total int64)) error {
 	c := &j.opt.Calibration
 	f, index, err := openMoments(c.Saved, prog)
 	if err != nil {

@@ -2,6 +2,7 @@ package convert
 
 import (
 	"context"
+	"encoding/binary"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
 	"github.com/ellm-gpu/ellm-gpu/internal/imatrix"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
@@ -23,7 +25,7 @@ func testJob(t *testing.T, arch string, opt Options) *job {
 	t.Helper()
 	path, err := testmodel.WriteGGUF(t.TempDir(), testmodel.Variant{Arch: arch, Type: "F16"})
 	require.NoError(t, err)
-	src, err := OpenSource(path)
+	src, err := source.Open(path)
 	require.NoError(t, err)
 	t.Cleanup(func() { src.Close() })
 	j, err := newJob(context.Background(), src, opt, nil)
@@ -55,20 +57,21 @@ func TestMomentsAgreeWithLlamaCPP(t *testing.T) {
 	require.NoError(t, err)
 	texts := windows(t, j, want.ChunkSize, want.Chunks)
 	seen := 0
-	err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, 0, func(in *model.Input, s []float32, tokens int) error {
-		for _, w := range in.Weights {
-			m := want.Matrices[w]
-			if m == nil {
-				continue // llama-imatrix leaves the head out
+	err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, 0,
+		func(in *model.Input, s []float32, tokens int) error {
+			for _, w := range in.Weights {
+				m := want.Matrices[w]
+				if m == nil {
+					continue // llama-imatrix leaves the head out
+				}
+				seen++
+				require.EqualValues(t, m.Count, tokens)
+				for i, x := range m.MeanSq {
+					require.InEpsilon(t, x+1e-4, s[i*in.Width+i]/float32(tokens)+1e-4, 0.01, "%s column %d", w, i)
+				}
 			}
-			seen++
-			require.EqualValues(t, m.Count, tokens)
-			for i, x := range m.MeanSq {
-				require.InEpsilon(t, x+1e-4, s[i*in.Width+i]/float32(tokens)+1e-4, 0.01, "%s column %d", w, i)
-			}
-		}
-		return nil
-	}, nil)
+			return nil
+		}, nil)
 	require.NoError(t, err)
 	require.Equal(t, len(want.Matrices), seen)
 }
@@ -122,21 +125,22 @@ func TestFoldingKeepsTheFunction(t *testing.T) {
 		require.GreaterOrEqual(t, len(f.rows), 4*prog.Config.NLayers)
 		j.src = newFoldedSource(j.src, f)
 		at := 0
-		err = calibrate.Run(context.Background(), prog, &rescaledWeights{j.sourceWeights(), f}, texts, 0, func(in *model.Input, s []float32, _ int) error {
-			n, d := in.Width, f.cols[in.Weights[0]]
-			for i := range n {
-				for k := range i + 1 {
-					scale := 1.0
-					if d != nil {
-						scale = float64(d[i]) * float64(d[k])
+		err = calibrate.Run(context.Background(), prog, &rescaledWeights{j.sourceWeights(), f}, texts, 0,
+			func(in *model.Input, s []float32, _ int) error {
+				n, d := in.Width, f.cols[in.Weights[0]]
+				for i := range n {
+					for k := range i + 1 {
+						scale := 1.0
+						if d != nil {
+							scale = float64(d[i]) * float64(d[k])
+						}
+						size := math.Sqrt(float64(plain[at][i*n+i]) * float64(plain[at][k*n+k]))
+						require.InDelta(t, plain[at][i*n+k], float64(s[i*n+k])/scale, 1e-3*size+1e-6, "%s %d %d", in.Weights[0], i, k)
 					}
-					size := math.Sqrt(float64(plain[at][i*n+i]) * float64(plain[at][k*n+k]))
-					require.InDelta(t, plain[at][i*n+k], float64(s[i*n+k])/scale, 1e-3*size+1e-6, "%s %d %d", in.Weights[0], i, k)
 				}
-			}
-			at++
-			return nil
-		}, nil)
+				at++
+				return nil
+			}, nil)
 		require.NoError(t, err)
 		require.Equal(t, len(plain), at)
 	}
@@ -197,7 +201,8 @@ func TestCompressOwnText(t *testing.T) {
 		require.EqualValues(t, 4*calibrationContext, m.Count, name)
 		require.InDeltaSlice(t, m.MeanSq, both.Matrices[name].MeanSq, 1e-4, "the same windows, whatever way they came")
 	}
-	_, err := Compress(context.Background(), j.src, filepath.Join(dir, "m.ellm"), Options{Calibration: Calibration{Own: [][]int32{{1, 2, 3}}}}, nil)
+	_, err := Compress(context.Background(), j.src, filepath.Join(dir, "m.ellm"),
+		Options{Calibration: Calibration{Own: [][]int32{{1, 2, 3}}}}, nil)
 	require.ErrorContains(t, err, "has 3 tokens")
 }
 
@@ -250,7 +255,7 @@ func (w *fileWeights) Rows(name string, r0, r1 int, dst []float32) error {
 	require.True(w.t, ok, name)
 	if x.Raw != nil {
 		for i := range dst {
-			dst[i] = math.Float32frombits(uint32(x.Raw.Data[4*i]) | uint32(x.Raw.Data[4*i+1])<<8 | uint32(x.Raw.Data[4*i+2])<<16 | uint32(x.Raw.Data[4*i+3])<<24)
+			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(x.Raw.Data[4*i:]))
 		}
 		return nil
 	}
@@ -289,6 +294,24 @@ func TestCalibrationOptions(t *testing.T) {
 	}
 }
 
+// A text must be text: what else would silently make the model worse.
+func TestCalibrationTextIsText(t *testing.T) {
+	j := testJob(t, "llama", Options{})
+	path := filepath.Join(t.TempDir(), "text")
+	for text, message := range map[string]string{
+		"abc\xff def":                "offset 3: is not UTF-8 text",
+		"a\x00b":                     "offset 1: is not UTF-8 text",
+		"\xff\xfeh\x00i\x00":         "offset 0: is not UTF-8 text",
+		"a short text, cut \xe2\x82": "at least",
+	} {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		_, err := Compress(context.Background(), j.src, filepath.Join(t.TempDir(), "m.ellm"),
+			Options{Calibration: Calibration{Text: path}}, nil)
+		require.ErrorContains(t, err, message)
+		require.ErrorContains(t, err, path)
+	}
+}
+
 // An importance matrix of another model is refused.
 func TestImatrixOfAnotherModel(t *testing.T) {
 	j := testJob(t, "llama", Options{})
@@ -301,13 +324,16 @@ func TestImatrixOfAnotherModel(t *testing.T) {
 		{"other.weight", 3, "knows none"},
 	} {
 		path := filepath.Join(t.TempDir(), "m.imatrix")
-		require.NoError(t, imatrix.Write(path, &imatrix.File{Matrices: map[string]*imatrix.Matrix{c.name: {MeanSq: make([]float32, c.cols), Count: 1}}}))
-		_, err := Compress(context.Background(), j.src, filepath.Join(t.TempDir(), "m.ellm"), Options{Calibration: Calibration{Imatrix: path}}, nil)
+		require.NoError(t, imatrix.Write(path, &imatrix.File{Matrices: map[string]*imatrix.Matrix{c.name: {MeanSq: make([]float32,
+			c.cols), Count: 1}}}))
+		_, err := Compress(context.Background(), j.src, filepath.Join(t.TempDir(), "m.ellm"),
+			Options{Calibration: Calibration{Imatrix: path}}, nil)
 		require.ErrorContains(t, err, c.message)
 	}
 }
 
-// A single size is decided by a few roundings in a model this small (the ratio was 0.86 to 1.12 at five sizes), so the gain is averaged.
+// A single size is decided by a few roundings in a model this small (the ratio was 0.86 to 1.12 at five sizes), so the gain is
+// averaged.
 func TestCompressImatrix(t *testing.T) {
 	src := testJob(t, "llama", Options{}).src
 	compress := func(bpw float64, c Calibration) float64 {

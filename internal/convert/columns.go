@@ -8,8 +8,8 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/quant"
 )
 
-// Exponents of columns' steps, see Calibration.Exponent. The finest steps at equal bits would be those by E[x²]^(−1/2), but one code table for columns whose
-// levels differ wastes what they win; with a table for each tile of similar columns less of it.
+// Exponents of columns' steps, see Calibration.Exponent. The finest steps at equal bits would be those by E[x²]^(−1/2), but one
+// code table for columns whose levels differ wastes what they win; with a table for each tile of similar columns less of it.
 const (
 	columnExponent = 0.33
 	sortedExponent = 0.4
@@ -26,8 +26,8 @@ func (j *job) exponent(in *model.Input) float64 {
 	return columnExponent
 }
 
-// sortable tells whether similar columns of an input's matrices can be gathered in tiles, which then have code tables of their own: only where matrices have
-// several tiles anyway, and where the model allows another order.
+// sortable tells whether similar columns of an input's matrices can be gathered in tiles, which then have code tables of their
+// own: only where matrices have several tiles anyway, and where the model allows another order.
 func (j *job) sortable(in *model.Input) bool {
 	shape := format.Coded{Rows: 1, Cols: in.Width}
 	return !j.opt.Tuning.NoColumns && !j.opt.Tuning.NoColumnClasses && len(in.Ordered) > 0 && shape.Tiles() > 1
@@ -45,9 +45,9 @@ func (j *job) sortColumns() error {
 	if err != nil {
 		return err
 	}
-	plans := map[string]*plan{}
-	for _, p := range j.plans {
-		plans[p.info.Name] = p
+	tensors := map[string]*tensorJob{}
+	for _, t := range j.tensors {
+		tensors[t.info.Name] = t
 	}
 	for _, in := range prog.Inputs() {
 		if !j.sortable(&in) {
@@ -55,7 +55,7 @@ func (j *job) sortColumns() error {
 		}
 		squares := make([]float64, in.Width)
 		for _, w := range in.Weights {
-			if m, ok := plans[w].m.(*uniformMatrix); ok {
+			if m, ok := tensors[w].quantizer.(*uniformQuantizer); ok {
 				if err := m.addSquares(squares); err != nil {
 					return err
 				}
@@ -75,13 +75,13 @@ func (j *job) sortColumns() error {
 			return 0
 		})
 		for _, w := range in.Weights {
-			plans[w].cols = order
+			tensors[w].cols = order
 		}
-		for _, t := range in.Ordered {
-			if p := plans[t]; p.info.Vector {
-				p.cols = order
+		for _, name := range in.Ordered {
+			if t := tensors[name]; t.info.Vector {
+				t.cols = order
 			} else {
-				p.rows = order
+				t.rows = order
 			}
 		}
 	}
@@ -89,11 +89,11 @@ func (j *job) sortColumns() error {
 }
 
 // addSquares adds to every column the sum of its squared levels in sampled rows.
-func (m *uniformMatrix) addSquares(squares []float64) error {
+func (m *uniformQuantizer) addSquares(squares []float64) error {
 	m.setStep(1) // of all rows alike, whatever it will be
-	row := make([]float32, m.p.info.Cols)
-	for _, r := range quant.Sample(m.p.info.Rows, magnitudeRows) {
-		if err := m.src.ReadRows(m.p.index, r, r+1, row); err != nil {
+	row := make([]float32, m.t.info.Cols)
+	for _, r := range quant.Sample(m.t.info.Rows, magnitudeRows) {
+		if err := m.src.ReadRows(m.t.index, r, r+1, row); err != nil {
 			return err
 		}
 		step := float64(m.rowStep(r))
@@ -108,8 +108,8 @@ func (m *uniformMatrix) addSquares(squares []float64) error {
 	return nil
 }
 
-// pick returns the elements of v in the given order; nil: as they are.
-func pick[T any](v []T, order []uint32) []T {
+// permuted returns the elements of v in the given order; nil: as they are.
+func permuted[T any](v []T, order []uint32) []T {
 	if order == nil || v == nil {
 		return v
 	}

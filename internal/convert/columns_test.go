@@ -9,12 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
 // wideModel is a model of one layer whose ffn_down has two tiles, and columns of very different magnitudes.
 func wideModel() *memSource {
 	r := rand.New(rand.NewPCG(8, 9))
-	s := &memSource{config: &model.Config{Architecture: "llama", NVocab: 96, NEmbd: 64, NLayers: 1, NHeads: 4, NKVHeads: 2, HeadDim: 16, NFF: 34 * 64, NCtx: 512, NormEps: 1e-5, RopeBase: 1e4, RopeDim: 16}}
+	s := &memSource{config: &model.Config{Architecture: "llama", NVocab: 96, NEmbd: 64, NLayers: 1, NHeads: 4, NKVHeads: 2,
+		HeadDim: 16, NFF: 34 * 64, NCtx: 512, NormEps: 1e-5, RopeBase: 1e4, RopeDim: 16}}
 	size := make([]float64, s.config.NFF)
 	for i := range size {
 		size[i] = math.Exp(0.7 * r.NormFloat64())
@@ -24,7 +26,7 @@ func wideModel() *memSource {
 		for i := range data {
 			data[i] = float32(f(i/cols, i%cols))
 		}
-		s.tensors = append(s.tensors, TensorInfo{Name: name, Rows: rows, Cols: cols, Vector: rows == 1, Type: "F32"})
+		s.tensors = append(s.tensors, source.TensorInfo{Name: name, Rows: rows, Cols: cols, Vector: rows == 1, Type: "F32"})
 		s.data = append(s.data, data)
 	}
 	normal := func(int, int) float64 { return r.NormFloat64() / 8 }

@@ -1,9 +1,9 @@
 package convert
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -12,9 +12,10 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
 	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
-	"github.com/ellm-gpu/ellm-gpu/internal/imatrix"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/outfile"
 	"github.com/ellm-gpu/ellm-gpu/internal/quant"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 	"github.com/ellm-gpu/ellm-gpu/internal/tokenizer"
 )
 
@@ -47,9 +48,19 @@ type Options struct {
 
 	Calibration Calibration
 	Tuning      Tuning
+
+	Disk outfile.Disk // what outputs are written to; nil: the operating system's files
 }
 
-// Tuning switches ingredients of SchemeBPW off or changes them, to see what they are worth. The zero value is the best that is known.
+func (o *Options) disk() outfile.Disk {
+	if o.Disk == nil {
+		return outfile.OS{}
+	}
+	return o.Disk
+}
+
+// Tuning switches ingredients of SchemeBPW off or changes them, to see what they are worth. The zero value is the best that is
+// known.
 type Tuning struct {
 	NoColumns       bool          // equal steps and code tables for all columns, if there is no Calibration
 	NoCentroid      bool          // reconstruct at the middle of cells
@@ -92,51 +103,21 @@ type Report struct {
 	SQNR          float64 `json:"sqnr_db,omitempty"` // signal to noise of all quantized matrices; absent if nothing was lost
 	Seconds       float64 `json:"seconds"`
 	Gains         []Gain  `json:"gains,omitempty"` // of calibration
-}
-
-// Progress receives how many weights of a stage are done. It is called from one goroutine at a time.
-type Progress func(stage string, done, total int64)
-
-// job is one run of Compress.
-type job struct {
-	ctx         context.Context
-	src         Source
-	opt         Options
-	config      *model.Config
-	w           *format.Writer
-	plans       []*plan
-	weights     int64
-	progress    Progress
-	fold        *folding // nil: columns are as in the source
-	factors     *factors // of error feedback, or nil
-	gains       []Gain
-	columns     map[string]float64 // matrix → mean square that feedback leaves of an input
-	sensitivity *sensitivity       // nil: nothing is known
-	seen        *imatrix.File      // mean squares that calibration found
-
-	// State of SchemeBPW, kept when a file missed its size and is written again.
-	kappa  float64 // step of the last exact pass, in units of each matrix's rms and offset
-	beyond float64 // bits that matrices take beyond their entropy
-	bias   float64 // bits by which files turned out larger than expected
+	// Warnings say what was wrong in the source and not needed.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Compress quantizes and codes src into a new container at outPath. The file appears only when it is complete; an error or a
 // cancelled context leaves what was there before.
-func Compress(ctx context.Context, src Source, outPath string, opt Options, progress Progress) (*Report, error) {
+func Compress(ctx context.Context, src source.Model, outPath string, opt Options, progress Progress) (*Report, error) {
 	start := time.Now()
 	j, err := newJob(ctx, src, opt, progress)
 	if err != nil {
 		return nil, err
 	}
-	if opt.Calibration.hasText() || opt.Calibration.Saved != "" {
-		defer func() { _ = j.factors.Close() }() // a temporary file
-		if err := j.calibrate(filepath.Dir(outPath)); err != nil {
-			return nil, err
-		}
-	} else if opt.Calibration.Imatrix == "" && j.opt.Scheme == SchemeBPW && !opt.Tuning.NoColumns {
-		if err := j.synthesize(); err != nil {
-			return nil, err
-		}
+	defer func() { _ = j.factors.Close() }() // a temporary file
+	if err := j.lookAtInputs(filepath.Dir(outPath)); err != nil {
+		return nil, err
 	}
 	settings := map[string]any{}
 	if s := j.opt.Calibration.settings(); s != nil {
@@ -145,39 +126,61 @@ func Compress(ctx context.Context, src Source, outPath string, opt Options, prog
 	if j.fold != nil {
 		settings[settingRescaled] = true
 	}
-	tables, err := j.write(outPath, settings)
 	defer func() {
 		if j.w != nil {
 			j.w.Abort()
 		}
 	}()
-	// Where a few padding bytes weigh much the size is not what was expected; what is known then hits the target.
-	for try := 0; err == nil && try < 2 && j.opt.Scheme == SchemeBPW && opt.Tuning.Kappa == 0 && j.missed(tables); try++ {
-		j.bias += j.miss(tables)
-		j.w.Abort()
-		tables, err = j.write(outPath, settings)
-	}
-	if err == nil && opt.Tuning.Kappa == 0 {
-		err = j.tooLarge(tables)
-	}
+	tables, err := j.writeFitting(outPath, settings)
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Scheme: j.opt.Scheme, Tensors: len(j.plans), Weights: j.weights, Tables: len(tables), SQNR: j.sqnr(), Gains: j.gains}
+	r := &Report{Scheme: j.opt.Scheme, Tensors: len(j.tensors), Weights: j.weights, Tables: len(tables), SQNR: j.sqnr(),
+		Gains: j.gains}
 	if r.SQNR != 0 {
 		settings["sqnr_db"] = math.Round(100*r.SQNR) / 100
 	}
 	if r.Bytes, err = j.finish(tables, settings); err != nil {
 		return nil, err
 	}
+	r.Warnings = j.src.Warnings()
 	r.BitsPerWeight = 8 * float64(r.Bytes) / float64(r.Weights)
 	r.Seconds = time.Since(start).Seconds()
 	return r, nil
 }
 
+// lookAtInputs finds out which inputs of the matrices matter, as far as the options ask for it. dir is for temporary files.
+func (j *job) lookAtInputs(dir string) error {
+	c := &j.opt.Calibration
+	switch {
+	case c.hasText() || c.Saved != "":
+		return j.calibrate(dir)
+	case c.Imatrix == "" && j.opt.Scheme == SchemeBPW && !j.opt.Tuning.NoColumns:
+		return j.synthesize()
+	}
+	return nil
+}
+
+// writeFitting writes everything but what format.Writer.Finish adds. A file of SchemeBPW that misses its size is written again:
+// where a few padding bytes weigh much the size is not what was expected, and what is known then hits the target.
+func (j *job) writeFitting(path string, settings map[string]any) ([]*huffman.Table, error) {
+	const tries = 3
+	fits := j.opt.Scheme != SchemeBPW || j.opt.Tuning.Kappa != 0
+	tables, err := j.write(path, settings)
+	for try := 1; err == nil && try < tries && !fits && j.missesTarget(tables); try++ {
+		j.bias += j.excessBits(tables)
+		j.w.Abort()
+		tables, err = j.write(path, settings)
+	}
+	if err == nil && j.opt.Tuning.Kappa == 0 {
+		err = j.tooLarge(tables)
+	}
+	return tables, err
+}
+
 // write starts the file and writes everything but what format.Writer.Finish adds.
 func (j *job) write(path string, settings map[string]any) (tables []*huffman.Table, err error) {
-	if j.w, err = format.Create(path); err != nil {
+	if j.w, err = format.CreateOn(j.opt.disk(), path); err != nil {
 		return nil, err
 	}
 	if err := j.sections(); err != nil {
@@ -195,12 +198,12 @@ func (j *job) write(path string, settings map[string]any) (tables []*huffman.Tab
 }
 
 // Check returns the error with which Compress would refuse opt for this source before it starts to work, or nil.
-func Check(src Source, opt Options) error {
+func Check(src source.Model, opt Options) error {
 	_, err := newJob(context.Background(), src, opt, nil)
 	return err
 }
 
-func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*job, error) {
+func newJob(ctx context.Context, src source.Model, opt Options, progress Progress) (*job, error) {
 	if opt.Scheme == "" {
 		opt.Scheme = SchemeBPW
 	}
@@ -211,11 +214,8 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 	if err != nil {
 		return nil, err
 	}
-	j := &job{ctx: ctx, src: src, opt: opt, config: cfg, progress: progress}
-	if progress == nil {
-		j.progress = func(string, int64, int64) {}
-	}
-	if err := errors.Join(j.opt.Calibration.check(j.opt.Scheme), j.opt.Tuning.check(cfg)); err != nil {
+	j := &job{work: newWork(ctx, progress), src: src, opt: opt, config: cfg}
+	if err := cmp.Or(j.opt.Calibration.check(j.opt.Scheme), j.opt.Tuning.check(cfg)); err != nil {
 		return nil, &OptionError{err}
 	}
 	if j.opt.Calibration.Imatrix != "" {
@@ -223,13 +223,13 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 			return nil, err
 		}
 	}
-	for i, t := range src.Tensors() {
-		p := &plan{index: i, info: t}
-		if p.m, err = j.matrixFor(p); err != nil {
+	for i, info := range src.Tensors() {
+		t := &tensorJob{index: i, info: info}
+		if t.quantizer, err = j.quantizerFor(t); err != nil {
 			return nil, err
 		}
-		j.plans = append(j.plans, p)
-		j.weights += p.weights()
+		j.tensors = append(j.tensors, t)
+		j.weights += t.weights()
 	}
 	if j.weights == 0 {
 		return nil, fmt.Errorf("%s: the model has no tensors", src.Path())
@@ -238,38 +238,43 @@ func newJob(ctx context.Context, src Source, opt Options, progress Progress) (*j
 		j.opt.BPW = 8 * float64(opt.Size) / float64(j.weights)
 	}
 	if bpw := j.opt.BPW; !(bpw >= MinBPW && bpw <= MaxBPW) {
-		return nil, &OptionError{fmt.Errorf("%.4g bits per weight asked for, supported are %g to %g (%d to %d bytes)", bpw, MinBPW, MaxBPW, int64(MinBPW/8*float64(j.weights)), int64(MaxBPW/8*float64(j.weights)))}
+		return nil, &OptionError{fmt.Errorf("%.4g bits per weight asked for, supported are %g to %g (%d to %d bytes)", bpw, MinBPW,
+			MaxBPW, int64(MinBPW/8*float64(j.weights)), int64(MaxBPW/8*float64(j.weights)))}
 	}
 	return j, nil
 }
 
-// matrixFor returns what turns a tensor into codes, or nil if it is to be stored as it is. Vectors always are: they are tiny,
+// quantizerFor returns what turns a tensor into codes, or nil if it is to be stored as it is. Vectors always are: they are tiny,
 // and every weight of them acts on a whole row or column.
-func (j *job) matrixFor(p *plan) (matrix, error) {
-	if p.info.Vector || p.info.Rows == 1 {
+func (j *job) quantizerFor(t *tensorJob) (quantizer, error) {
+	if t.info.Vector || t.info.Rows == 1 {
 		return nil, nil
 	}
-	f16, bf16 := p.info.Type == "F16", p.info.Type == "BF16"
+	f16, bf16 := t.info.Type == "F16", t.info.Type == "BF16"
 	switch j.opt.Scheme {
 	case SchemeBPW:
-		return &uniformMatrix{job: j, p: p}, nil
+		return &uniformQuantizer{job: j, t: t}, nil
 	// The paper has one histogram of all weights of a model, so embedding and output matrix are quantized like the others.
 	case SchemePaperU8:
-		return &minMaxMatrix{job: j, p: p, bits: 8}, nil
+		return &minMaxQuantizer{job: j, t: t, bits: 8}, nil
 	case SchemePaperU4:
-		return &minMaxMatrix{job: j, p: p, bits: 4}, nil
+		return &minMaxQuantizer{job: j, t: t, bits: 4}, nil
 	case SchemeBF16:
-		return &floatMatrix{job: j, p: p, half: f16, round: !f16 && !bf16}, nil
+		return &floatQuantizer{job: j, t: t, half: f16, round: !f16 && !bf16}, nil
 	case SchemeLossless:
 		switch {
-		case p.info.Layout != nil:
-			return &blockMatrix{job: j, p: p}, nil
+		case t.info.Layout != nil:
+			return &blockQuantizer{job: j, t: t}, nil
 		case f16 || bf16:
-			return &floatMatrix{job: j, p: p, half: f16}, nil
+			return &floatQuantizer{job: j, t: t, half: f16}, nil
+		case t.info.Type != "F32":
+			return nil, &OptionError{fmt.Errorf("%s: tensor %s is of type %s, whose weights are not integers with scales and cannot "+
+				"be kept exactly (--bpw and --scheme take it)", j.src.Path(), t.info.Name, t.info.Type)}
 		}
 		return nil, nil
 	}
-	return nil, fmt.Errorf("unknown scheme %q; there are %s, %s, %s, %s and %s", j.opt.Scheme, SchemeBPW, SchemePaperU8, SchemePaperU4, SchemeBF16, SchemeLossless)
+	return nil, fmt.Errorf("unknown scheme %q; there are %s, %s, %s, %s and %s", j.opt.Scheme, SchemeBPW, SchemePaperU8,
+		SchemePaperU4, SchemeBF16, SchemeLossless)
 }
 
 // sections writes what is not weights.
@@ -312,19 +317,23 @@ func (j *job) finish(tables []*huffman.Table, settings map[string]any) (int64, e
 	if err != nil {
 		return 0, err
 	}
+	ends, err := j.src.Ends()
+	if err != nil {
+		return 0, err
+	}
 	return j.w.Finish(&format.Meta{
 		Producer: "ellm-gpu", Scheme: string(j.opt.Scheme), Source: filepath.Base(j.src.Path()),
-		Config: cfg, ChatTemplate: j.src.ChatTemplate(), Quantizer: settings,
+		Config: cfg, ChatTemplate: j.src.ChatTemplate(), Ends: ends, Quantizer: settings,
 	}, tables)
 }
 
 // sqnr returns the signal-to-noise ratio of everything quantized in dB, or 0 if nothing was.
 func (j *job) sqnr() float64 {
 	noise, signal := 0.0, 0.0
-	for _, p := range j.plans {
-		for r := range p.noise {
-			noise += p.noise[r]
-			signal += p.signal[r]
+	for _, t := range j.tensors {
+		for r := range t.noise {
+			noise += t.noise[r]
+			signal += t.signal[r]
 		}
 	}
 	if noise == 0 || signal == 0 {
@@ -333,11 +342,11 @@ func (j *job) sqnr() float64 {
 	return 10 * math.Log10(signal/noise)
 }
 
-// plan is one tensor on its way into the file.
-type plan struct {
+// tensorJob is one tensor on its way into the file.
+type tensorJob struct {
 	index     int
-	info      TensorInfo
-	m         matrix // nil: stored as it is
+	info      source.TensorInfo
+	quantizer quantizer // nil: stored as it is
 	coding    format.Coding
 	scale     format.Scale
 	levelBits float64  // of the levels per weight, about; sizes the row groups
@@ -350,10 +359,12 @@ type plan struct {
 }
 
 // shape returns the geometry of the coded matrix.
-func (p *plan) shape() *format.Coded {
-	return &format.Coded{Rows: p.info.Rows, Cols: p.info.Cols, Coding: p.coding}
+func (t *tensorJob) shape() *format.Coded {
+	return &format.Coded{Rows: t.info.Rows, Cols: t.info.Cols, Coding: t.coding}
 }
 
-func (p *plan) weights() int64 { return int64(p.info.Rows) * int64(p.info.Cols) }
+func (t *tensorJob) weights() int64 { return int64(t.info.Rows) * int64(t.info.Cols) }
 
-func (p *plan) groups() int { return (p.info.Rows + p.coding.RowsPerGroup - 1) / p.coding.RowsPerGroup }
+func (t *tensorJob) groups() int {
+	return (t.info.Rows + t.coding.RowsPerGroup - 1) / t.coding.RowsPerGroup
+}

@@ -17,6 +17,7 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
 	"github.com/ellm-gpu/ellm-gpu/internal/gguf"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
@@ -32,13 +33,13 @@ func requireSame(t *testing.T, want, got []float32) {
 }
 
 // partial tells that src has not all tensors of a model, so that it cannot be run.
-func partial(src Source) bool {
+func partial(src source.Model) bool {
 	s, ok := src.(*memSource)
 	return ok && s.config == nil
 }
 
 // compress runs Compress and opens the result.
-func compress(t *testing.T, src Source, opt Options) (*format.Reader, *Report) {
+func compress(t *testing.T, src source.Model, opt Options) (*format.Reader, *Report) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "out.ellm")
 	opt.Tuning.NoColumns = opt.Tuning.NoColumns || partial(src)
@@ -106,7 +107,7 @@ func TestSizeTarget(t *testing.T) {
 func TestDeterministic(t *testing.T) {
 	in, err := testmodel.WriteGGUF(t.TempDir(), testmodel.Variant{Arch: "qwen2", Type: "F16"})
 	require.NoError(t, err)
-	src, err := OpenSource(in)
+	src, err := source.Open(in)
 	require.NoError(t, err)
 	defer src.Close()
 	var files [3][]byte
@@ -146,7 +147,7 @@ func TestFloatsAreLossless(t *testing.T) {
 }
 
 func TestBlocksAreLossless(t *testing.T) {
-	layouts := []BlockLayout{
+	layouts := []source.BlockLayout{
 		{Codes: 16, Zero: -8, Block: 32, Super: 32},
 		{Codes: 16, Block: 32, Super: 32, HasMin: true},
 		{Codes: 256, Zero: -128, Block: 32, Super: 32},
@@ -156,6 +157,7 @@ func TestBlocksAreLossless(t *testing.T) {
 		{Codes: 32, Block: 32, Super: 256, SubBits: 6, HasMin: true, SubMin: true},
 		{Codes: 64, Zero: -32, Block: 16, Super: 256, SubBits: 8},
 		{Codes: 16, Values: []int16{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}, Block: 32, Super: 32},
+		*gguf.MXFP4.Layout(),
 	}
 	rng, src := rand.New(rand.NewPCG(4, 1)), &memSource{}
 	for i, l := range layouts {
@@ -164,6 +166,20 @@ func TestBlocksAreLossless(t *testing.T) {
 	r, _ := compress(t, src, Options{Scheme: SchemeLossless})
 	for i, x := range src.tensors {
 		requireSame(t, src.data[i], weights(t, r, x.Name))
+	}
+}
+
+// Weights that are points of a grid (GGUF's IQ types) have no integers to keep; quantized or as floats they are welcome.
+func TestPointsOfGridsAreQuantizedOnly(t *testing.T) {
+	src := floatModel(12, "IQ2_XS")
+	var mistake *OptionError
+	dir := t.TempDir()
+	_, err := Compress(context.Background(), src, filepath.Join(dir, "out.ellm"), Options{Scheme: SchemeLossless}, nil)
+	require.ErrorAs(t, err, &mistake)
+	require.ErrorContains(t, err, "memory: tensor token_embd.weight is of type IQ2_XS")
+	requireEmpty(t, dir)
+	for _, scheme := range []Scheme{SchemeBPW, SchemePaperU4, SchemeBF16} {
+		compress(t, src, Options{Scheme: scheme, Tuning: Tuning{NoColumns: true}})
 	}
 }
 
@@ -204,7 +220,8 @@ func TestNotFinite(t *testing.T) {
 			src := floatModel(6, "BF16")
 			src.data[4][7*2304+5], src.bits[4][7*2304+5] = bad, gguf.FloatToBF16(bad)
 			dir := t.TempDir()
-			_, err := Compress(context.Background(), src, filepath.Join(dir, "out.ellm"), Options{Scheme: scheme, Tuning: Tuning{NoColumns: true}}, nil)
+			_, err := Compress(context.Background(), src, filepath.Join(dir, "out.ellm"),
+				Options{Scheme: scheme, Tuning: Tuning{NoColumns: true}}, nil)
 			require.ErrorContains(t, err, "blk.0.ffn_down.weight: row 7 ", "%s", scheme)
 			requireEmpty(t, dir)
 		}
@@ -222,12 +239,13 @@ func TestCancel(t *testing.T) {
 	for _, stage := range []string{"measure", "count", "encode"} {
 		dir := t.TempDir()
 		ctx, cancel := context.WithCancel(context.Background())
-		_, err := Compress(ctx, floatModel(7, "F32"), filepath.Join(dir, "out.ellm"), Options{Tuning: Tuning{NoColumns: true}}, func(s string, done, total int64) {
-			require.LessOrEqual(t, done, total)
-			if s == stage {
-				cancel()
-			}
-		})
+		_, err := Compress(ctx, floatModel(7, "F32"), filepath.Join(dir, "out.ellm"), Options{Tuning: Tuning{NoColumns: true}},
+			func(s string, done, total int64) {
+				require.LessOrEqual(t, done, total)
+				if s == stage {
+					cancel()
+				}
+			})
 		require.True(t, errors.Is(err, context.Canceled), stage)
 		requireEmpty(t, dir)
 	}
@@ -235,7 +253,8 @@ func TestCancel(t *testing.T) {
 
 func TestBadOptions(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out.ellm")
-	for _, opt := range []Options{{BPW: 1}, {BPW: 9}, {BPW: math.NaN()}, {Size: 1000}, {Size: -1}, {Size: math.MaxInt64}, {Scheme: "zip"}} {
+	for _, opt := range []Options{{BPW: 1}, {BPW: 9}, {BPW: math.NaN()}, {Size: 1000}, {Size: -1}, {Size: math.MaxInt64},
+		{Scheme: "zip"}} {
 		opt.Tuning.NoColumns = true
 		_, err := Compress(context.Background(), floatModel(8, "F32"), out, opt, nil)
 		require.Error(t, err)
@@ -277,7 +296,8 @@ func BenchmarkCompress(b *testing.B) {
 	}
 	n := 2 * 2048 * 1536
 	for b.Loop() {
-		_, err := Compress(context.Background(), s, filepath.Join(b.TempDir(), "out.ellm"), Options{Tuning: Tuning{NoColumns: true}}, nil)
+		_, err := Compress(context.Background(), s, filepath.Join(b.TempDir(), "out.ellm"),
+			Options{Tuning: Tuning{NoColumns: true}}, nil)
 		require.NoError(b, err)
 	}
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "weights/s")

@@ -26,10 +26,14 @@ func newFactors(dir string) (*factors, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Nobody else needs its name, and what has none cannot remain.
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	return &factors{f: f, at: map[string][2]int64{}}, nil
 }
 
-// Close removes the file.
+// Close frees the file.
 func (f *factors) Close() error {
 	if f == nil {
 		return nil
@@ -38,7 +42,7 @@ func (f *factors) Close() error {
 	if f.data != nil {
 		err = f.data.Unmap()
 	}
-	return errors.Join(err, f.f.Close(), os.Remove(f.f.Name()))
+	return errors.Join(err, f.f.Close())
 }
 
 // add writes a factor that the given matrices share.

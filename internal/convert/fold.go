@@ -6,10 +6,12 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/internal/imatrix"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
 // folding rescales columns of matrices so that one uniform grid suits them all, and undoes it: what produces a matrix's input
-// (a norm, or the rows of another matrix) carries the factors, or the file has scales of the columns. The model computes the same function.
+// (a norm, or the rows of another matrix) carries the factors, or the file has scales of the columns. The model computes the same
+// function.
 type folding struct {
 	cols map[string][]float32 // matrix → factor d of each column; the matrix that is quantized is W·diag(1/d)
 	rows map[string][]float32 // matrix or vector → factor of each row or element
@@ -20,8 +22,8 @@ func newFolding() *folding {
 	return &folding{cols: map[string][]float32{}, rows: map[string][]float32{}, kept: map[string][]float32{}}
 }
 
-// rescalable tells whether an input's columns can be rescaled: something carries the factors, or there is only one matrix. (Column scales of several
-// would need an input of their own each.)
+// rescalable tells whether an input's columns can be rescaled: something carries the factors, or there is only one matrix.
+// (Column scales of several would need an input of their own each.)
 func rescalable(in *model.Input) bool { return len(in.Scaled) > 0 || len(in.Weights) == 1 }
 
 // Limits of a column's factor. A column that the text never excites must not become worthless.
@@ -119,8 +121,8 @@ func logarithms(meanSq []float32) []float64 {
 	return out
 }
 
-// ColumnFactors returns the factors of the steps of columns whose inputs have these mean squares: E[x²]^(−exponent), scaled to a geometric mean of 1 and
-// clipped. Nil: all are 0.
+// ColumnFactors returns the factors of the steps of columns whose inputs have these mean squares: E[x²]^(−exponent), scaled to a
+// geometric mean of 1 and clipped. Nil: all are 0.
 func ColumnFactors(meanSq []float32, exponent float64) []float32 {
 	if logs := logarithms(meanSq); logs != nil {
 		return columnFactors(logs, exponent)
@@ -141,16 +143,17 @@ func columnFactors(h []float64, exponent float64) []float32 {
 	return d
 }
 
-// foldedSource is a Source whose matrices' columns and vectors are rescaled. Rows of matrices are left to the quantizer, which has scales for them.
+// foldedSource is a source.Model whose matrices' columns and vectors are rescaled. Rows of matrices are left to the quantizer,
+// which has scales for them.
 type foldedSource struct {
-	Source
+	source.Model
 	vector []([]float32) // per tensor: factors, or nil
 	column []([]float32) // per tensor: 1/d, or nil
 }
 
-func newFoldedSource(src Source, f *folding) *foldedSource {
+func newFoldedSource(src source.Model, f *folding) *foldedSource {
 	infos := src.Tensors()
-	s := &foldedSource{Source: src, vector: make([][]float32, len(infos)), column: make([][]float32, len(infos))}
+	s := &foldedSource{Model: src, vector: make([][]float32, len(infos)), column: make([][]float32, len(infos))}
 	for i, t := range infos {
 		if t.Vector {
 			s.vector[i] = f.rows[t.Name]
@@ -166,7 +169,7 @@ func newFoldedSource(src Source, f *folding) *foldedSource {
 
 // ReadRows implements Source.
 func (s *foldedSource) ReadRows(i, r0, r1 int, dst []float32) error {
-	if err := s.Source.ReadRows(i, r0, r1, dst); err != nil {
+	if err := s.Model.ReadRows(i, r0, r1, dst); err != nil {
 		return err
 	}
 	multiply(dst, s.column[i])
@@ -214,7 +217,8 @@ func (j *job) foldImatrix() error {
 			continue
 		}
 		if len(m.MeanSq) != t.Cols {
-			return fmt.Errorf("%s: %s has %d columns, but the model's has %d (made with another model?)", path, t.Name, len(m.MeanSq), t.Cols)
+			return fmt.Errorf("%s: %s has %d columns, but the model's has %d (made with another model?)", path, t.Name, len(m.MeanSq),
+				t.Cols)
 		}
 		used++
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
 // settingRescaled is set in format.Meta.Quantizer of a file whose columns have other scales, or another order, than the source's.
@@ -54,7 +55,8 @@ type TensorReport struct {
 	Bytes         Sizes   `json:"bytes"`
 	BitsPerWeight float64 `json:"bits_per_weight"` // everything of the tensor
 	// Entropy is, in bits per weight, that of the levels (the integers above the low bits, outliers included), for every code table
-	// over all weights of the file that it codes, plus the low bits. A tensor's value is the mean information of its own levels in those distributions.
+	// over all weights of the file that it codes, plus the low bits. A tensor's value is the mean information of its own levels in
+	// those distributions.
 	Entropy float64 `json:"entropy,omitempty"`
 	// OverEntropy tells by how many percent everything but scales exceeds Entropy; in the totals code tables are included.
 	OverEntropy float64  `json:"over_entropy_percent,omitempty"`
@@ -82,8 +84,8 @@ type InspectReport struct {
 	FileOverEntropy float64 `json:"file_over_entropy_percent"`
 	// BitsPerWeight is the whole file's.
 	BitsPerWeight float64 `json:"bits_per_weight"`
-	// SingleSymbol is what one Huffman code of single integers for the whole model would take, as in EntroLLM, in bits per coded weight, without
-	// padding and scales. It has no limit on code lengths and no table size.
+	// SingleSymbol is what one Huffman code of single integers for the whole model would take, as in EntroLLM, in bits per coded
+	// weight, without padding and scales. It has no limit on code lengths and no table size.
 	SingleSymbol float64 `json:"single_symbol_huffman"`
 }
 
@@ -104,13 +106,16 @@ const (
 
 func clampBin(x int32, bins int) int { return min(max(int(x)+bins/2, 0), bins-1) }
 
-// Inspect decodes everything in r and measures it. With a reference, the source that r was made from, weights are compared with its, if they can be.
-func Inspect(ctx context.Context, r *format.Reader, reference Source, progress Progress) (*InspectReport, error) {
+// Inspect decodes everything in r and measures it. With a reference, the source that r was made from, weights are compared with
+// its, if they can be.
+func Inspect(ctx context.Context, r *format.Reader, reference source.Model, progress Progress) (*InspectReport, error) {
 	if reference != nil && r.Meta().Quantizer[settingRescaled] == true {
-		return nil, fmt.Errorf("%s: its columns were rescaled and sorted when it was made, so its single weights are not those of %s (compress prints the signal-to-noise ratio; eval kld --reference compares what both predict)",
+		return nil, fmt.Errorf("%s: its columns were rescaled and sorted when it was made, so its single weights are not those of "+
+			"%s (compress prints the signal-to-noise ratio; eval kld --reference compares what both predict)",
 			r.Path(), reference.Path())
 	}
-	rep := &InspectReport{Path: r.Path(), Scheme: r.Meta().Scheme, Source: r.Meta().Source, Quantizer: r.Meta().Quantizer, Tables: len(r.Tables()), FileBytes: r.FileSize()}
+	rep := &InspectReport{Path: r.Path(), Scheme: r.Meta().Scheme, Source: r.Meta().Source, Quantizer: r.Meta().Quantizer,
+		Tables: len(r.Tables()), FileBytes: r.FileSize()}
 	v, err := newVisit(ctx, r, progress)
 	if err != nil {
 		return nil, err
@@ -119,7 +124,7 @@ func Inspect(ctx context.Context, r *format.Reader, reference Source, progress P
 	counts, codes := make([]*census, len(r.Tensors())), make([]uint64, codeBins)
 	for i, t := range r.Tensors() {
 		counts[i] = &census{levels: map[uint8][]uint64{}, codes: codes}
-		if err := v.tensor(t, counts[i]); err != nil {
+		if err := r.Guard(func() error { return v.tensor(t, counts[i]) }); err != nil {
 			return nil, err
 		}
 		rep.Tensors = append(rep.Tensors, describe(t, counts[i].bits))

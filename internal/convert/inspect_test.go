@@ -10,9 +10,10 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/gguf"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
-func inspect(t *testing.T, r *format.Reader, reference Source) *InspectReport {
+func inspect(t *testing.T, r *format.Reader, reference source.Model) *InspectReport {
 	t.Helper()
 	rep, err := Inspect(context.Background(), r, reference, nil)
 	require.NoError(t, err)
@@ -44,7 +45,8 @@ func TestInspect(t *testing.T) {
 	require.InEpsilon(t, rep.Total.Entropy*float64(rep.Coded)/8, rep.EntropyBytes, 1e-4)
 	require.InDelta(t, 100*(float64(rep.FileBytes)/float64(rep.EntropyBytes)-1), rep.FileOverEntropy, 0.01)
 	require.Positive(t, rep.Total.Bytes.Padding)
-	require.Greater(t, rep.Total.Bytes.Codes+rep.Total.Bytes.LowBits+rep.Total.Bytes.Outliers, rep.EntropyBytes, "no code is shorter than the entropy")
+	require.Greater(t, rep.Total.Bytes.Codes+rep.Total.Bytes.LowBits+rep.Total.Bytes.Outliers, rep.EntropyBytes,
+		"no code is shorter than the entropy")
 	for _, x := range rep.Tensors {
 		require.Equal(t, x.Kind == "coded", x.SQNR != nil)
 	}
@@ -103,7 +105,8 @@ func TestExport(t *testing.T) {
 		scheme Scheme
 		kind   string
 		want   gguf.Type
-	}{{SchemeBPW, "F32", gguf.F16}, {SchemeLossless, "F32", gguf.F32}, {SchemeLossless, "BF16", gguf.BF16}, {SchemeLossless, "F16", gguf.F16}} {
+	}{{SchemeBPW, "F32", gguf.F16}, {SchemeLossless, "F32", gguf.F32}, {SchemeLossless, "BF16", gguf.BF16},
+		{SchemeLossless, "F16", gguf.F16}} {
 		src := floatModel(4, c.kind)
 		r, _ := compress(t, src, Options{Scheme: c.scheme})
 		path := filepath.Join(t.TempDir(), "out.gguf")

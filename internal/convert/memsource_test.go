@@ -6,15 +6,16 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/internal/gguf"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 	"github.com/ellm-gpu/ellm-gpu/internal/tokenizer"
 )
 
 // memSource is a model in memory. Weights of 16-bit types are those that their bits stand for.
 type memSource struct {
-	tensors []TensorInfo
+	tensors []source.TensorInfo
 	data    [][]float32
 	bits    [][]uint16
-	blocks  []*Blocks
+	blocks  []*source.Blocks
 	config  *model.Config // nil: one that is not enough to run the model
 }
 
@@ -33,8 +34,10 @@ func (s *memSource) GGUFMetadata() ([]byte, error) {
 	m.Set("llama.block_count", uint32(1))
 	return m.Encode()
 }
-func (s *memSource) Tensors() []TensorInfo { return s.tensors }
-func (s *memSource) Close() error          { return nil }
+func (s *memSource) Tensors() []source.TensorInfo { return s.tensors }
+func (s *memSource) Close() error                 { return nil }
+func (s *memSource) Ends() ([]int32, error)       { return nil, nil }
+func (s *memSource) Warnings() []string           { return nil }
 
 func (s *memSource) ReadRows(i, r0, r1 int, dst []float32) error {
 	c := s.tensors[i].Cols
@@ -48,7 +51,7 @@ func (s *memSource) ReadBits16(i, r0, r1 int, dst []uint16) error {
 	return nil
 }
 
-func (s *memSource) ReadBlocks(i, r0, r1 int, dst *Blocks) error {
+func (s *memSource) ReadBlocks(i, r0, r1 int, dst *source.Blocks) error {
 	t, b := s.tensors[i], s.blocks[i]
 	part := func(v []uint8, per int) []uint8 {
 		if v == nil {
@@ -56,7 +59,8 @@ func (s *memSource) ReadBlocks(i, r0, r1 int, dst *Blocks) error {
 		}
 		return v[r0*t.Cols/per : r1*t.Cols/per]
 	}
-	*dst = Blocks{Codes: part(b.Codes, 1), D: b.D[r0*t.Cols/t.Layout.Super : r1*t.Cols/t.Layout.Super], SubScale: part(b.SubScale, t.Layout.Block), SubMin: part(b.SubMin, t.Layout.Block)}
+	*dst = source.Blocks{Codes: part(b.Codes, 1), D: b.D[r0*t.Cols/t.Layout.Super : r1*t.Cols/t.Layout.Super],
+		SubScale: part(b.SubScale, t.Layout.Block), SubMin: part(b.SubMin, t.Layout.Block)}
 	if b.DMin != nil {
 		dst.DMin = b.DMin[r0*t.Cols/t.Layout.Super : r1*t.Cols/t.Layout.Super]
 	}
@@ -85,13 +89,13 @@ func (s *memSource) add(rng *rand.Rand, name, kind string, rows, cols int) {
 			}
 		}
 	}
-	s.tensors = append(s.tensors, TensorInfo{Name: name, Rows: rows, Cols: cols, Vector: rows == 1, Type: kind})
+	s.tensors = append(s.tensors, source.TensorInfo{Name: name, Rows: rows, Cols: cols, Vector: rows == 1, Type: kind})
 	s.data, s.bits, s.blocks = append(s.data, w), append(s.bits, bits), append(s.blocks, nil)
 }
 
 // addBlocks appends a block-quantized matrix.
-func (s *memSource) addBlocks(rng *rand.Rand, name string, rows, cols int, l BlockLayout) {
-	b := &Blocks{Codes: make([]uint8, rows*cols)}
+func (s *memSource) addBlocks(rng *rand.Rand, name string, rows, cols int, l source.BlockLayout) {
+	b := &source.Blocks{Codes: make([]uint8, rows*cols)}
 	for i := range b.Codes {
 		b.Codes[i] = uint8(min(max(float64(l.Codes)*(0.5+0.15*rng.NormFloat64()), 0), float64(l.Codes-1)))
 	}
@@ -129,7 +133,7 @@ func (s *memSource) addBlocks(rng *rand.Rand, name string, rows, cols int, l Blo
 		}
 		w[i] = float32(scale*float32(q)) + offset
 	}
-	s.tensors = append(s.tensors, TensorInfo{Name: name, Rows: rows, Cols: cols, Type: "blocks", Layout: &l})
+	s.tensors = append(s.tensors, source.TensorInfo{Name: name, Rows: rows, Cols: cols, Type: "blocks", Layout: &l})
 	s.data, s.bits, s.blocks = append(s.data, w), append(s.bits, nil), append(s.blocks, b)
 }
 

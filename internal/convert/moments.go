@@ -2,6 +2,7 @@ package convert
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -10,15 +11,17 @@ import (
 	"maps"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
+	"github.com/ellm-gpu/ellm-gpu/internal/infile"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/outfile"
 )
 
-// A calibration file keeps what running a model over text found, so that several sizes and settings need one run. It holds for each input
-// the lower triangle of its moments, row by row, F32 little endian; then a JSON index of them, its length (uint64), and momentsMagic.
+// A calibration file keeps what running a model over text found, so that several sizes and settings need one run. It holds for
+// each input the lower triangle of its moments, row by row, F32 little endian; then a JSON index of them, its length (uint64),
+// and momentsMagic.
 const (
 	momentsMagic    = "ELLMMOM1"
 	maxMomentsIndex = 1 << 26
@@ -33,10 +36,22 @@ type momentsIndex struct {
 }
 
 type momentsInput struct {
-	Weights []string `json:"weights"`
+	Weights fewNames `json:"weights"`
 	Width   int      `json:"width"`
 
 	Diagonal bool `json:"diagonal,omitempty"` // is all there is, as one row
+}
+
+// fewNames are the names of matrices that share an input.
+type fewNames []string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (f *fewNames) UnmarshalJSON(b []byte) error {
+	const most = 1024
+	if n := bytes.Count(b, []byte(",")); n > most {
+		return fmt.Errorf("an input of %d matrices, expected at most %d", n, most)
+	}
+	return json.Unmarshal(b, (*[]string)(f))
 }
 
 // rows returns how many rows are stored, row the length of one.
@@ -64,20 +79,19 @@ func (m *momentsInput) size() int64 {
 
 // momentsWriter writes a calibration file.
 type momentsWriter struct {
-	path  string
-	f     *os.File // with a temporary name beside path
+	f     *outfile.File
 	w     *bufio.Writer
 	index momentsIndex
 	row   []byte
 }
 
 // newMomentsWriter starts a file that appears at path when it is complete.
-func newMomentsWriter(path, text string) (*momentsWriter, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".part*")
+func newMomentsWriter(disk outfile.Disk, path, text string) (*momentsWriter, error) {
+	f, err := outfile.Create(disk, path)
 	if err != nil {
 		return nil, err
 	}
-	return &momentsWriter{path: path, f: f, w: bufio.NewWriterSize(f, 1<<20), index: momentsIndex{Text: text}}, nil
+	return &momentsWriter{f: f, w: bufio.NewWriterSize(f, 1<<20), index: momentsIndex{Text: text}}, nil
 }
 
 // add is a calibrate.Visit.
@@ -99,6 +113,7 @@ func (m *momentsWriter) add(in *model.Input, s []float32, tokens int) error {
 
 // finish completes the file, or removes it if there was an error.
 func (m *momentsWriter) finish(err error) error {
+	defer m.f.Abort()
 	var b []byte
 	if err == nil {
 		b, err = json.Marshal(&m.index)
@@ -111,19 +126,15 @@ func (m *momentsWriter) finish(err error) error {
 	if err == nil {
 		err = m.w.Flush()
 	}
-	err = errors.Join(err, m.f.Chmod(0o644), m.f.Close()) // temporary files are the owner's only
 	if err == nil {
-		err = os.Rename(m.f.Name(), m.path)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(m.f.Name()))
+		err = m.f.Commit()
 	}
 	return err
 }
 
 // openMoments reads the index of a calibration file and checks it against the model.
 func openMoments(path string, prog *model.Program) (*os.File, *momentsIndex, error) {
-	f, err := os.Open(path)
+	f, err := infile.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -157,13 +168,13 @@ func readMomentsIndex(f *os.File, prog *model.Program) (*momentsIndex, error) {
 		return nil, err
 	}
 	index := &momentsIndex{}
-	if err := json.Unmarshal(b, index); err != nil {
+	if err := infile.DecodeJSON(b, index); err != nil {
 		return nil, err
 	}
 	inputs, size := prog.Inputs(), int64(0)
 	same := len(inputs) == len(index.Inputs) && index.Tokens > 0
 	for i := 0; same && i < len(inputs); i++ {
-		same = inputs[i].Width == index.Inputs[i].Width && slices.Equal(inputs[i].Weights, index.Inputs[i].Weights)
+		same = inputs[i].Width == index.Inputs[i].Width && slices.Equal(fewNames(inputs[i].Weights), index.Inputs[i].Weights)
 		size += index.Inputs[i].size()
 	}
 	if !same || size != at {
@@ -188,7 +199,8 @@ func checkSensitivity(s *calibrate.Sensitivity) error {
 }
 
 // readMoments passes on what f holds, as calibrate.Run would.
-func readMoments(f *os.File, index *momentsIndex, prog *model.Program, visit calibrate.Visit, progress func(done, total int64)) error {
+func readMoments(f *os.File, index *momentsIndex, prog *model.Program, visit calibrate.Visit,
+	progress func(done, total int64)) error {
 	r := bufio.NewReaderSize(f, 1<<20)
 	inputs := prog.Inputs()
 	for k := range inputs {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
@@ -19,7 +20,7 @@ func TestSavedCalibration(t *testing.T) {
 	text, saved := filepath.Join(dir, "text.txt"), filepath.Join(dir, "m.calibration")
 	require.NoError(t, os.WriteFile(text, []byte(testmodel.HeldOut()), 0o600))
 	src := testJob(t, "qwen2", Options{}).src
-	compress := func(name string, src Source, c Calibration) ([]byte, error) {
+	compress := func(name string, src source.Model, c Calibration) ([]byte, error) {
 		path := filepath.Join(dir, name+".ellm")
 		if _, err := Compress(context.Background(), src, path, Options{BPW: 4, Calibration: c}, nil); err != nil {
 			return nil, err

@@ -4,11 +4,12 @@ import (
 	"math"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
+	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
 
-// sensitivity knows how much errors of each matrix hurt. With h the second moment of the derivatives by a row's output and c that of what error
-// feedback leaves of a column's input, a weight rounded with step Δ adds h·c·Δ²/24 to the KL divergence: bits are spent best where h·c·Δ² is the
-// same for all weights.
+// sensitivity knows how much errors of each matrix hurt. With h the second moment of the derivatives by a row's output and c that
+// of what error feedback leaves of a column's input, a weight rounded with step Δ adds h·c·Δ²/24 to the KL divergence: bits are
+// spent best where h·c·Δ² is the same for all weights.
 type sensitivity struct {
 	*calibrate.Sensitivity
 	columns map[string]float64 // matrix → mean of c
@@ -26,11 +27,12 @@ const (
 	maxRowFactor = 4
 )
 
-// rowFactors returns what the steps of a matrix's rows are multiplied by: the share of the way from their magnitudes' rule to their sensitivity's.
-// rule has the steps by the former, relative to the matrix's. Nil: nothing is known.
+// rowFactors returns what the steps of a matrix's rows are multiplied by: the share of the way from their magnitudes' rule to
+// their sensitivity's. rule has the steps by the former, relative to the matrix's. Nil: nothing is known.
 func (s *sensitivity) rowFactors(name string, rule []float64, share float64) []float32 {
 	h := s.Rows[name]
-	if share == 0 || len(h) != len(rule) || name == "output.weight" || name == "token_embd.weight" { // tokens that the text lacks matter as well
+	// tokens that the text lacks matter as well
+	if share == 0 || len(h) != len(rule) || name == model.Output || name == model.TokenEmbd {
 		return nil
 	}
 	mean := 0.0
@@ -48,7 +50,8 @@ func (s *sensitivity) rowFactors(name string, rule []float64, share float64) []f
 	return out
 }
 
-// step returns the step that a matrix should have relative to others, if its rows' steps relate to it by steps; 0: nothing is known.
+// step returns the step that a matrix should have relative to others, if its rows' steps relate to it by steps; 0: nothing is
+// known.
 func (s *sensitivity) step(name string, steps []float64) float64 {
 	sum := 0.0
 	if h, c := s.Rows[name], s.columns[name]; len(h) == len(steps) && c > 0 {
@@ -56,7 +59,7 @@ func (s *sensitivity) step(name string, steps []float64) float64 {
 			sum += c * x * steps[r] * steps[r]
 		}
 	}
-	if name == "token_embd.weight" {
+	if name == model.TokenEmbd {
 		for _, x := range s.Embedding { // each token uses one row
 			sum += x / float64(len(s.Embedding))
 		}
@@ -67,8 +70,8 @@ func (s *sensitivity) step(name string, steps []float64) float64 {
 	return 1 / math.Sqrt(sum/float64(len(steps)))
 }
 
-// weigh moves the steps of the matrices towards what their sensitivities ask for.
-func (j *job) weigh(ms []*uniformMatrix) {
+// applySensitivity moves the steps of the matrices towards what their sensitivities ask for.
+func (j *job) applySensitivity(ms []*uniformQuantizer) {
 	if j.sensitivity == nil || j.opt.Calibration.NoSensitivity {
 		return
 	}
@@ -77,23 +80,23 @@ func (j *job) weigh(ms []*uniformMatrix) {
 		if m.q.MeanAbs == 0 { // nothing but zeros
 			continue
 		}
-		rows := m.p.info.Rows
+		rows := m.t.info.Rows
 		steps := make([]float64, rows)
 		for r, s := range m.stats {
-			steps[r] = math.Pow(s.SumAbs/float64(m.p.info.Cols)/m.q.MeanAbs, m.q.Exponent)
+			steps[r] = math.Pow(s.SumAbs/float64(m.t.info.Cols)/m.q.MeanAbs, m.q.Exponent)
 		}
-		m.rowFactor = j.sensitivity.rowFactors(m.p.info.Name, steps, rowShare)
+		m.rowFactor = j.sensitivity.rowFactors(m.t.info.Name, steps, rowShare)
 		for r, x := range m.rowFactor {
 			steps[r] *= float64(x)
 		}
-		if want[i] = j.sensitivity.step(m.p.info.Name, steps); want[i] > 0 {
-			n += float64(m.p.weights())
-			shift += float64(m.p.weights()) * math.Log(m.weight/want[i])
+		if want[i] = j.sensitivity.step(m.t.info.Name, steps); want[i] > 0 {
+			n += float64(m.t.weights())
+			shift += float64(m.t.weights()) * math.Log(m.stepAtKappa1/want[i])
 		}
 	}
 	for i, m := range ms {
 		if want[i] > 0 {
-			m.weight *= math.Exp(matrixShare * (math.Log(want[i]/m.weight) + shift/n))
+			m.stepAtKappa1 *= math.Exp(matrixShare * (math.Log(want[i]/m.stepAtKappa1) + shift/n))
 		}
 	}
 }

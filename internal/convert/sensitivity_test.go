@@ -11,6 +11,7 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
 	"github.com/ellm-gpu/ellm-gpu/internal/quant"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
@@ -47,18 +48,20 @@ func TestStepsOfEqualHarm(t *testing.T) {
 // A matrix of zeros has no step, and leaves the others theirs.
 func TestSensitivityOfZeros(t *testing.T) {
 	rows := map[string][]float64{"zeros": {1, 1}, "others": {1, 2}}
-	j := &job{sensitivity: &sensitivity{&calibrate.Sensitivity{Rows: rows}, map[string]float64{"zeros": 1, "others": 1}}}
-	matrix := func(name string, mean float64) *uniformMatrix {
+	j := &job{findings: findings{sensitivity: &sensitivity{&calibrate.Sensitivity{Rows: rows},
+		map[string]float64{"zeros": 1, "others": 1}}}}
+	quantizer := func(name string, mean float64) *uniformQuantizer {
 		s := quant.RowStats{SumAbs: 4 * mean}
-		m := &uniformMatrix{job: j, p: &plan{info: TensorInfo{Name: name, Rows: 2, Cols: 4}}, stats: []quant.RowStats{s, s}, weight: mean}
+		m := &uniformQuantizer{job: j, t: &tensorJob{info: source.TensorInfo{Name: name, Rows: 2, Cols: 4}},
+			stats: []quant.RowStats{s, s}, stepAtKappa1: mean}
 		m.q = quant.Uniform{MeanAbs: mean, Exponent: 0.5}
 		return m
 	}
-	zeros, others := matrix("zeros", 0), matrix("others", 3)
-	j.weigh([]*uniformMatrix{zeros, others})
-	require.Zero(t, zeros.weight)
+	zeros, others := quantizer("zeros", 0), quantizer("others", 3)
+	j.applySensitivity([]*uniformQuantizer{zeros, others})
+	require.Zero(t, zeros.stepAtKappa1)
 	require.Zero(t, zeros.rowStep(0))
-	require.InEpsilon(t, 3, others.weight, 1e-9)
+	require.InEpsilon(t, 3, others.stepAtKappa1, 1e-9)
 	require.Greater(t, others.rowFactor[0], others.rowFactor[1])
 }
 
@@ -70,7 +73,8 @@ func TestNoSensitivity(t *testing.T) {
 	src := testJob(t, "llama", Options{}).src
 	sqnr := map[bool]float64{}
 	for _, off := range []bool{false, true} {
-		report, err := Compress(context.Background(), src, filepath.Join(dir, "m.ellm"), Options{BPW: 4.5, Calibration: Calibration{Text: text, Tokens: 1024, NoSensitivity: off}}, nil)
+		report, err := Compress(context.Background(), src, filepath.Join(dir, "m.ellm"),
+			Options{BPW: 4.5, Calibration: Calibration{Text: text, Tokens: 1024, NoSensitivity: off}}, nil)
 		require.NoError(t, err)
 		require.InDelta(t, 4.5, report.BitsPerWeight, 0.08)
 		sqnr[off] = report.SQNR

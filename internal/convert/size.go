@@ -33,9 +33,9 @@ func (j *job) margin() float64 {
 	return 8 * max(sizeMargin*float64(j.opt.Size), minMargin)
 }
 
-// missed tells whether the file is too far from its target.
-func (j *job) missed(tables []*huffman.Table) bool {
-	miss, most := j.miss(tables), sizeTolerance*j.target()
+// missesTarget tells whether the file is too far from its target.
+func (j *job) missesTarget(tables []*huffman.Table) bool {
+	miss, most := j.excessBits(tables), sizeTolerance*j.target()
 	if j.opt.Size != 0 {
 		return miss > j.margin() || miss < -max(most/2, j.margin())
 	}
@@ -47,15 +47,16 @@ func (j *job) tooLarge(tables []*huffman.Table) error {
 	if j.opt.Size == 0 {
 		return nil
 	}
-	if over := j.miss(tables) - j.margin(); over > 0 {
-		return fmt.Errorf("the file would take about %.0f bytes more than the %d asked for, and did not get closer: ask for so many fewer", math.Ceil(over/8), j.opt.Size)
+	if over := j.excessBits(tables) - j.margin(); over > 0 {
+		return fmt.Errorf("the file would take about %.0f bytes more than the %d asked for, and did not get closer: ask for that "+
+			"many fewer", math.Ceil(over/8), j.opt.Size)
 	}
 	return nil
 }
 
-// miss returns the bits by which the file exceeds the target, once all tensors have been written.
-func (j *job) miss(tables []*huffman.Table) float64 {
-	return 8*float64(j.w.Size()+tableBytes(tables)+metaBytes+indexBytes*int64(len(j.plans))) - j.target()
+// excessBits returns the bits by which the file exceeds the target, once all tensors have been written.
+func (j *job) excessBits(tables []*huffman.Table) float64 {
+	return 8*float64(j.w.Size()+tableBytes(tables)+metaBytes+indexBytes*int64(len(j.tensors))) - j.target()
 }
 
 func tableBytes(tables []*huffman.Table) int64 {
@@ -69,25 +70,26 @@ func tableBytes(tables []*huffman.Table) int64 {
 // rawBytes estimates what tensors that are stored as they are take.
 func (j *job) rawBytes() int64 {
 	n := int64(metaBytes)
-	for _, p := range j.plans {
-		if p.m == nil {
-			n += 4*p.weights() + sectionGap + indexBytes
+	for _, t := range j.tensors {
+		if t.quantizer == nil {
+			n += 4*t.weights() + sectionGap + indexBytes
 		}
 	}
 	return n
 }
 
-// overhead returns the bytes that coded matrices take beside code words and outliers: low bits, directories, padding, scales, tables.
+// overhead returns the bytes that coded matrices take beside code words and outliers: low bits, directories, padding, scales,
+// tables.
 func (j *job) overhead(tables []*huffman.Table) int64 {
 	n := tableBytes(tables)
-	for _, p := range j.plans {
-		if p.m == nil {
+	for _, t := range j.tensors {
+		if t.quantizer == nil {
 			continue
 		}
-		c := p.shape()
+		c := t.shape()
 		const parts = 8
 		n += parts*partGap + sectionGap + indexBytes + 2*int64(c.Rows) // row_scale
-		if p.order != nil {
+		if t.order != nil {
 			n += orderBits * int64(c.Rows) / 8
 		}
 		n += int64(c.Chunks()) * (3 + huffman.Lanes*(tailBits+lanePadding)/8 + chunkPadding)

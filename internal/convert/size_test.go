@@ -15,7 +15,7 @@ func TestTooLarge(t *testing.T) {
 	w, err := format.Create(filepath.Join(t.TempDir(), "a.ellm"))
 	require.NoError(t, err)
 	defer w.Abort()
-	j := &job{w: w, weights: 2 * size, opt: Options{Size: size, BPW: 4}}
+	j := &job{w: w, work: work{weights: 2 * size}, opt: Options{Size: size, BPW: 4}}
 	require.NoError(t, w.Section("TEST", make([]byte, size-4*metaBytes), false))
 	require.NoError(t, j.tooLarge(nil))
 	require.NoError(t, w.Section("MORE", make([]byte, 4*metaBytes), false))

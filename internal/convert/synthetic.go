@@ -9,19 +9,20 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/internal/calibrate"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
 // How a model is run without any text.
 const (
 	syntheticTokens = 128
-	// Tokenizers number their tokens roughly by frequency, and frequencies follow the law of Zipf and Mandelbrot: token i has the probability
-	// c/(i + zipfOffset).
+	// Tokenizers number their tokens roughly by frequency, and frequencies follow the law of Zipf and Mandelbrot: token i has the
+	// probability c/(i + zipfOffset).
 	zipfOffset = 100
 )
 
-// syntheticExponent returns what foldMeans needs. What random tokens tell about real activations is least for the inputs of ffn_down: logarithms
-// of E[x²] correlate by 0.2 for Qwen2.5-Coder-1.5B and 0.6 for SmolLM2-135M there, by 0.7 to 0.9 where the input comes from a norm. What is only
-// estimated gets smaller exponents than what was seen (columns.go).
+// syntheticExponent returns what foldMeans needs. What random tokens tell about real activations is least for the inputs of
+// ffn_down: logarithms of E[x²] correlate by 0.2 for Qwen2.5-Coder-1.5B and 0.6 for SmolLM2-135M there, by 0.7 to 0.9 where the
+// input comes from a norm. What is only estimated gets smaller exponents than what was seen (columns.go).
 func syntheticExponent(in *model.Input) float64 {
 	if matrixType(in.Weights[0]) == "ffn_down" {
 		return 0.15
@@ -36,7 +37,7 @@ func (j *job) synthesize() error {
 	if err != nil {
 		return err
 	}
-	meanSq, err := j.guess(prog)
+	meanSq, err := j.estimateMeanSquares(prog)
 	if err != nil {
 		return err
 	}
@@ -45,21 +46,23 @@ func (j *job) synthesize() error {
 	return nil
 }
 
-// guess returns E[x²] of the columns of all matrices over random tokens.
-func (j *job) guess(prog *model.Program) (map[string][]float32, error) {
+// estimateMeanSquares returns E[x²] of the columns of all matrices over random tokens.
+func (j *job) estimateMeanSquares(prog *model.Program) (map[string][]float32, error) {
 	text, err := j.syntheticText()
 	if err != nil {
 		return nil, err
 	}
-	meanSq, err := calibrate.MeanSquares(j.ctx, prog, j.sourceWeights(), [][]int32{text}, func(done, total int64) { j.progress("activations", done, total) })
+	meanSq, err := calibrate.MeanSquares(j.ctx, prog, j.sourceWeights(), [][]int32{text},
+		func(done, total int64) { j.progress("activations", done, total) })
 	if err != nil {
 		return nil, fmt.Errorf("running the model over random tokens: %w", err)
 	}
 	return meanSq, nil
 }
 
-// GuessMeanSquares returns the mean squares that Compress chooses the steps of columns by if it has nothing to calibrate with: matrix → columns.
-func GuessMeanSquares(ctx context.Context, src Source) (map[string][]float32, error) {
+// GuessMeanSquares returns the mean squares that Compress chooses the steps of columns by if it has nothing to calibrate with:
+// matrix → columns.
+func GuessMeanSquares(ctx context.Context, src source.Model) (map[string][]float32, error) {
 	j, err := newJob(ctx, src, Options{}, nil)
 	if err != nil {
 		return nil, err
@@ -68,7 +71,7 @@ func GuessMeanSquares(ctx context.Context, src Source) (map[string][]float32, er
 	if err != nil {
 		return nil, err
 	}
-	return j.guess(prog)
+	return j.estimateMeanSquares(prog)
 }
 
 // syntheticText returns random tokens, always the same.

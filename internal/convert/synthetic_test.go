@@ -39,16 +39,17 @@ func TestMeanSquares(t *testing.T) {
 	got, err := calibrate.MeanSquares(context.Background(), prog, j.sourceWeights(), texts, nil)
 	require.NoError(t, err)
 	seen := 0
-	err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, 0, func(in *model.Input, s []float32, tokens int) error {
-		for _, w := range in.Weights {
-			seen++
-			for i, x := range got[w] {
-				want := s[i*in.Width+i] / float32(tokens)
-				require.InEpsilon(t, want+1e-9, x+1e-9, 1e-4, "%s column %d", w, i)
+	err = calibrate.Run(context.Background(), prog, j.sourceWeights(), texts, 0,
+		func(in *model.Input, s []float32, tokens int) error {
+			for _, w := range in.Weights {
+				seen++
+				for i, x := range got[w] {
+					want := s[i*in.Width+i] / float32(tokens)
+					require.InEpsilon(t, want+1e-9, x+1e-9, 1e-4, "%s column %d", w, i)
+				}
 			}
-		}
-		return nil
-	}, nil)
+			return nil
+		}, nil)
 	require.NoError(t, err)
 	require.Len(t, got, seen)
 }

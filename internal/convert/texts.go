@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"unicode/utf8"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/tokenizer"
 )
@@ -32,7 +33,8 @@ func (j *job) texts() ([][]int32, error) {
 	}
 	for _, text := range c.Own {
 		if len(text) < sensitivityContext || len(text) > calibrationContext {
-			return nil, fmt.Errorf("a text of the model's own has %d tokens, expected %d to %d", len(text), sensitivityContext, calibrationContext)
+			return nil, fmt.Errorf("a text of the model's own has %d tokens, expected %d to %d", len(text), sensitivityContext,
+				calibrationContext)
 		}
 		out = append(out, text)
 	}
@@ -64,10 +66,15 @@ func (j *job) readText(tok *tokenizer.Tokenizer) ([][]int32, error) {
 	if most := limit * 16; len(b) > most { // no tokenizer's tokens are longer on average
 		b = b[:most]
 	}
+	if at := notText(b); at >= 0 {
+		return nil, fmt.Errorf("%s: offset %d: is not UTF-8 text, as calibration needs it (a binary file, or another encoding? "+
+			"\"iconv\" converts text)", path, at)
+	}
 	ids := tok.Encode(string(b), false, false)
 	ids = ids[:min(len(ids), limit)]
 	if len(ids) < calibrationContext {
-		return nil, fmt.Errorf("%s: has %d tokens, at least %d are needed (some 10000 of mixed text are a good amount)", path, len(ids), calibrationContext)
+		return nil, fmt.Errorf("%s: has %d tokens, at least %d are needed (some 10000 of mixed text are a good amount)", path,
+			len(ids), calibrationContext)
 	}
 	var out [][]int32
 	for ; len(ids) >= calibrationContext; ids = ids[calibrationContext:] {
@@ -78,4 +85,19 @@ func (j *job) readText(tok *tokenizer.Tokenizer) ([][]int32, error) {
 		out = append(out, text)
 	}
 	return out, nil
+}
+
+// notText returns where b stops being UTF-8 text without NULs, or −1. A character that the end cuts off counts as whole.
+func notText(b []byte) int {
+	for i := 0; i < len(b); {
+		if !utf8.FullRune(b[i:]) {
+			break
+		}
+		r, n := utf8.DecodeRune(b[i:])
+		if r == 0 || r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return -1
 }

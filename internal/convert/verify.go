@@ -5,26 +5,47 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/ellm-gpu/ellm-gpu/format"
 	"github.com/ellm-gpu/ellm-gpu/internal/codec"
 	"github.com/ellm-gpu/ellm-gpu/internal/gguf"
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 )
 
-// Verify checks all checksums of r and decodes every weight.
+// Verify checks all checksums of r, also of sections that nothing reads, decodes every weight, and checks that weights are
+// finite.
 func Verify(ctx context.Context, r *format.Reader, progress Progress) error {
-	for _, kind := range []string{format.KindMeta, format.KindTokenizer, format.KindGGUF, format.KindTables, format.KindIndex} {
-		if _, err := r.Section(kind); err != nil {
+	return r.Guard(func() error {
+		if err := r.VerifySections(); err != nil {
 			return err
 		}
-	}
-	v, err := newVisit(ctx, r, progress)
-	if err != nil {
-		return err
-	}
-	for _, t := range r.Tensors() {
-		if err := v.tensor(t, nil); err != nil {
+		for _, kind := range []string{format.KindTokenizer, format.KindGGUF} { // those that Open does not inflate
+			if _, err := r.Section(kind); err != nil {
+				return err
+			}
+		}
+		v, err := newVisit(ctx, r, progress)
+		if err != nil {
 			return err
+		}
+		for _, t := range r.Tensors() {
+			if err := v.tensor(t, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// checkFinite refuses weights of t, stored rows first …, that are not finite numbers.
+func (v *visit) checkFinite(t *format.Tensor, w []float32, first int) error {
+	for i, x := range w {
+		if x-x != 0 {
+			return fmt.Errorf("%s: tensor %s: stored row %d, column %d is %g, which is not a finite number (obtain the file again, or "+
+				"compress the model again)",
+				v.r.Path(), t.Name, first+i/t.Cols, i%t.Cols, x)
 		}
 	}
 	return nil
@@ -32,18 +53,14 @@ func Verify(ctx context.Context, r *format.Reader, progress Progress) error {
 
 // visit decodes the tensors of a container one after the other on all cores.
 type visit struct {
-	job       // context, workers and progress
+	work
 	r         *format.Reader
 	count     func(int64)
-	reference Source // may be nil
-	byName    map[string]int
+	reference source.Model // may be nil
 }
 
 func newVisit(ctx context.Context, r *format.Reader, progress Progress) (*visit, error) {
-	v := &visit{job: job{ctx: ctx, progress: progress}, r: r}
-	if progress == nil {
-		v.progress = func(string, int64, int64) {}
-	}
+	v := &visit{work: newWork(ctx, progress), r: r}
 	for _, t := range r.Tensors() {
 		v.weights += int64(t.Rows) * int64(t.Cols)
 	}
@@ -64,6 +81,9 @@ func (v *visit) tensor(t *format.Tensor, c *census) error {
 	if t.Coded == nil {
 		defer v.count(int64(t.Rows) * int64(t.Cols))
 		w, err := rawFloats(t.Raw)
+		if err == nil && c == nil {
+			err = v.checkFinite(t, w, 0)
+		}
 		if err == nil && c != nil && ref >= 0 {
 			err = v.compare(w, ref, func(i int) int { return i }, 0, t.Rows, c)
 		}
@@ -73,7 +93,7 @@ func (v *visit) tensor(t *format.Tensor, c *census) error {
 	if err != nil {
 		return fmt.Errorf("%s: tensor %s: %w", v.r.Path(), t.Name, err)
 	}
-	err = v.each(t.Coded.Groups(), func(g int, s *scratch) error {
+	err = parallel.Each(v.ctx, t.Coded.Groups(), func(g int, s *scratch) error {
 		codes, w, err := d.Group(g, s.ints, s.floats)
 		if err != nil {
 			return err
@@ -81,7 +101,7 @@ func (v *visit) tensor(t *format.Tensor, c *census) error {
 		s.ints, s.floats = codes, w
 		v.count(int64(len(codes)))
 		if c == nil {
-			return nil
+			return v.checkFinite(t, w, g*t.Coded.Coding.RowsPerGroup)
 		}
 		bits, err := d.CodeBits(g)
 		if err != nil {
@@ -94,10 +114,15 @@ func (v *visit) tensor(t *format.Tensor, c *census) error {
 		first := g * t.Coded.Coding.RowsPerGroup
 		return v.compare(w, ref, t.Coded.Row, first, t.Coded.GroupRows(g), c)
 	})
-	if err != nil {
-		return fmt.Errorf("%s: tensor %s: %w", v.r.Path(), t.Name, err)
+	return v.named(t, err)
+}
+
+// named adds file and tensor to an error that lacks them.
+func (v *visit) named(t *format.Tensor, err error) error {
+	if err == nil || strings.HasPrefix(err.Error(), v.r.Path()) {
+		return err
 	}
-	return nil
+	return fmt.Errorf("%s: tensor %s: %w", v.r.Path(), t.Name, err)
 }
 
 // find returns the number of t in the reference, or −1 without one.
@@ -110,7 +135,8 @@ func (v *visit) find(t *format.Tensor) (int, error) {
 			return i, nil
 		}
 	}
-	return -1, fmt.Errorf("%s has no tensor %s of %d × %d, so it cannot be the original of %s", v.reference.Path(), t.Name, t.Rows, t.Cols, v.r.Path())
+	return -1, fmt.Errorf("%s has no tensor %s of %d × %d, so it cannot be the original of %s", v.reference.Path(), t.Name,
+		t.Rows, t.Cols, v.r.Path())
 }
 
 // compare adds the differences between n rows of weights, stored at positions first …, and the reference's tensor.
@@ -136,7 +162,7 @@ func (v *visit) compare(w []float32, ref int, row func(int) int, first, n int, c
 	return nil
 }
 
-// codesOf counts the codes of one group, whose strings have so many bits.
+// codesOf counts the codes of one group, whose strings have that many bits.
 func (c *census) codesOf(m *format.Coded, g int, codes []int32, bits int64) {
 	tiles, width := m.Tiles(), m.StepsPerTile()*format.StepCols
 	levels := make([][levelBins]uint32, tiles)

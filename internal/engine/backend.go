@@ -29,24 +29,39 @@ const (
 // LoadOptions are the caller's wishes for Backend.Load.
 type LoadOptions struct {
 	Plan         Plan
-	NCtx         int    // tokens of KV cache
+	NCtx         int    // most positions of one sequence
 	KVType       string // KVF16 (also if empty) or KVQ8
+	Activations  int    // bits of activations in products on the CPU, 8 or 16; 0 = 16
 	MaxBatch     int    // most tokens of one Forward call; 0 = the backend's choice
-	Texts        int    // texts with a cache of NCtx tokens each, for ForwardTexts; 0 = 1. Other backends than TextsBackends have one
+	Sequences    int    // most sequences of one Forward call; 0 = 1
+	CacheTokens  int    // positions of the KV cache, shared by all sequences and rounded up to pages; 0 = Sequences · NCtx
+	States       int    // places for recurrent states, of models that have one; 0 = StatePlaces' choice
 	Threads      int    // CPU threads; 0 = all
 	MemoryBudget int64  // bytes the backend may use; 0 = what is free
 	Profile      bool   // measure operations, for Profiler
+	Measure      bool   // plan auto may time products on the device before it chooses
+	CacheDir     string // folder where a backend keeps what it measured of a device for the next start; "" = nowhere
 	// Announce, if set, receives the memory plan before anything is allocated.
 	Announce func(MemoryPlan)
 	// Progress, if set, is called during loading with bytes of coded weights done and in total.
 	Progress func(done, total int64)
 }
 
-// TextsBackend is a Backend that continues several texts at once and reads the weights once for all of them.
-type TextsBackend interface {
-	// ForwardTexts runs token i at position pos of text i and returns the logits of all, row-major len(tokens) × n_vocab, valid until the next
-	// call. Text 0 is that of Forward.
-	ForwardTexts(ctx context.Context, tokens []int32, pos int) (logits []float32, err error)
+// Pages returns how many pages of KV cache the options ask for.
+func (o *LoadOptions) Pages() int {
+	if o.CacheTokens > 0 {
+		return PagesFor(o.CacheTokens)
+	}
+	return max(o.Sequences, 1) * PagesFor(o.NCtx)
+}
+
+// Batch returns the most tokens of one Forward call where the backend's choice is `choice`: no more than the cache has positions,
+// and enough for a token of each sequence with a proposal.
+func (o *LoadOptions) Batch(choice int) int {
+	if o.MaxBatch > 0 {
+		choice = o.MaxBatch
+	}
+	return max(min(choice, o.Pages()*PageTokens), 2*o.Sequences)
 }
 
 // Profiler is a backend that tells what took its time, if Load was called with Profile.
@@ -68,24 +83,43 @@ type ProfileEntry struct {
 // MemoryPlan is what a backend will allocate, known before it does.
 type MemoryPlan struct {
 	Device  string `json:"device"`
-	Plan    Plan   `json:"plan"`    // never PlanAuto
-	Weights int64  `json:"weights"` // bytes
-	KV      int64  `json:"kv"`
+	Plan    Plan   `json:"plan"`             // never PlanAuto
+	Weights int64  `json:"weights"`          // bytes
+	KV      int64  `json:"kv"`               // keys and values, and states of sequences
+	Pages   int    `json:"pages"`            // of the KV cache, PageTokens positions each
+	States  int    `json:"states,omitempty"` // places for states of sequences
+	Batch   int    `json:"batch"`            // most tokens of one Forward call
 	Scratch int64  `json:"scratch"`
-	Budget  int64  `json:"budget"` // bytes available; 0 = unknown
-	Reason  string `json:"reason"` // why this plan was chosen
+	Budget  int64  `json:"budget"`          // bytes available; 0 = unknown
+	Limit   string `json:"limit,omitempty"` // what bounds Budget, if not the device's free memory
+	Reason  string `json:"reason"`          // why this plan was chosen
+
+	Measured []ProductTime `json:"measured,omitempty"` // by which plan auto corrected predictions
+}
+
+// ProductTime is how long a device took for a product of one vector.
+type ProductTime struct {
+	Tensor      string  `json:"tensor"`
+	Form        string  `json:"form"`  // of the matrix in device memory
+	Coded       bool    `json:"coded"` // it is decoded in every product
+	Kernel      string  `json:"kernel"`
+	MeasuredUS  float64 `json:"measured_us"`
+	PredictedUS float64 `json:"predicted_us"`
+	Kept        bool    `json:"kept"` // measured at an earlier start
 }
 
 // Total returns the bytes of the whole plan.
 func (m MemoryPlan) Total() int64 { return m.Weights + m.KV + m.Scratch }
 
-// Backend runs one model on one device. It is not safe for concurrent use.
+// Backend runs one model on one device. It is not safe for concurrent use. On the CPU a sequence has the same logits, bit for
+// bit, whatever else is in its batches; a GPU rounds differently for few and for many tokens, so that a text may depend on
+// how many others are computed with it.
 type Backend interface {
 	// Load prepares the model in f, which must stay open until Close.
 	Load(ctx context.Context, f *format.Reader, prog *model.Program, opt LoadOptions) error
-	// Forward runs tokens at positions pos, pos+1, … and returns the logits of the last `rows` of them,
-	// row-major rows × n_vocab, valid until the next call. rows may be 0. Cache entries at positions ≥ pos are overwritten.
-	Forward(ctx context.Context, tokens []int32, pos, rows int) (logits []float32, err error)
+	// Forward runs a batch and returns the logits that are wanted, row-major Batch.Rows() × n_vocab in the order of the runs,
+	// valid until the next call.
+	Forward(ctx context.Context, b Batch) (logits []float32, err error)
 	Memory() MemoryPlan
 	// Describe names what really computes, for example "cpu: 2 threads, AVX-512".
 	Describe() string

@@ -1,47 +1,45 @@
 package engine
 
-import "strings"
+import "bytes"
 
-// stopFilter passes text on except what may still become a stop string.
+// stopFilter collects a sequence's text and holds back what may still become a stop string.
 type stopFilter struct {
-	stops   []string
-	emit    func(string) // may be nil
-	pending string
-	text    strings.Builder // everything emitted
+	stops    [][]byte
+	text     []byte
+	released int // bytes of text that cannot become part of a stop string
 }
 
-// add appends text and reports whether a stop string is complete. The stop string and what follows it are dropped.
-func (t *stopFilter) add(text string) bool {
-	t.pending += text
-	if at := t.findStop(); at >= 0 {
-		t.pending = t.pending[:at]
-		t.flush()
+func newStopFilter(stops []string) stopFilter {
+	var f stopFilter
+	for _, s := range stops {
+		if s != "" {
+			f.stops = append(f.stops, []byte(s))
+		}
+	}
+	return f
+}
+
+// check looks at what was appended to text. It reports whether a stop string is complete; the stop string and what follows it
+// are dropped.
+func (f *stopFilter) check() bool {
+	pending := f.text[f.released:]
+	if at := f.findStop(pending); at >= 0 {
+		f.text = f.text[:f.released+at]
+		f.flush()
 		return true
 	}
-	t.release(len(t.pending) - t.stopPrefix())
+	f.released = len(f.text) - f.stopPrefix(pending)
 	return false
 }
 
-// flush emits what was held back.
-func (t *stopFilter) flush() { t.release(len(t.pending)) }
-
-func (t *stopFilter) release(n int) {
-	if n == 0 {
-		return
-	}
-	s := t.pending[:n]
-	t.pending = t.pending[n:]
-	t.text.WriteString(s)
-	if t.emit != nil {
-		t.emit(s)
-	}
-}
+// flush releases what was held back.
+func (f *stopFilter) flush() { f.released = len(f.text) }
 
 // findStop returns where the earliest stop string begins, or −1.
-func (t *stopFilter) findStop() int {
+func (f *stopFilter) findStop(pending []byte) int {
 	first := -1
-	for _, s := range t.stops {
-		if at := strings.Index(t.pending, s); s != "" && at >= 0 && (first < 0 || at < first) {
+	for _, s := range f.stops {
+		if at := bytes.Index(pending, s); at >= 0 && (first < 0 || at < first) {
 			first = at
 		}
 	}
@@ -49,11 +47,11 @@ func (t *stopFilter) findStop() int {
 }
 
 // stopPrefix returns the length of the longest tail that is the beginning of a stop string.
-func (t *stopFilter) stopPrefix() int {
+func (f *stopFilter) stopPrefix(pending []byte) int {
 	longest := 0
-	for _, s := range t.stops {
-		for n := min(len(s)-1, len(t.pending)); n > longest; n-- {
-			if strings.HasSuffix(t.pending, s[:n]) {
+	for _, s := range f.stops {
+		for n := min(len(s)-1, len(pending)); n > longest; n-- {
+			if bytes.HasSuffix(pending, s[:n]) {
 				longest = n
 			}
 		}

@@ -26,27 +26,27 @@ func TestStopFilter(t *testing.T) {
 		{"longer of two starts is held", []string{"b!", "abc"}, []string{"xab", "c"}, "x", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var shown []string
-			f := stopFilter{stops: c.stops, emit: func(s string) { shown = append(shown, s) }}
+			f := newStopFilter(c.stops)
 			stopped := false
 			for _, p := range c.pieces {
-				if stopped = f.add(p); stopped {
+				f.text = append(f.text, p...)
+				if stopped = f.check(); stopped {
 					break
 				}
+				assert.True(t, strings.HasPrefix(c.text, string(f.text[:f.released])), "released too much: %q", f.text[:f.released])
 			}
 			f.flush()
-			assert.Equal(t, c.text, f.text.String())
+			assert.Equal(t, c.text, string(f.text))
 			assert.Equal(t, c.stopped, stopped)
-			assert.Equal(t, c.text, strings.Join(shown, ""))
 		})
 	}
 }
 
 func TestStopFilterShowsTextAtOnce(t *testing.T) {
-	var shown []string
-	f := stopFilter{stops: []string{"##"}, emit: func(s string) { shown = append(shown, s) }}
-	for _, p := range []string{"a", "b#", "c"} {
-		f.add(p)
+	f := newStopFilter([]string{"##"})
+	for _, c := range []struct{ piece, released string }{{"a", "a"}, {"b#", "ab"}, {"c", "ab#c"}} {
+		f.text = append(f.text, c.piece...)
+		assert.False(t, f.check())
+		assert.Equal(t, c.released, string(f.text[:f.released]))
 	}
-	assert.Equal(t, []string{"a", "b", "#c"}, shown)
 }

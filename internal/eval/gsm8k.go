@@ -36,7 +36,8 @@ func ReadGSM8K(r io.Reader, name string) ([]GSM8KTask, error) {
 		if l.Question == "" || !ok {
 			return fmt.Errorf("expected \"question\", and \"answer\" that ends in \"#### NUMBER\"")
 		}
-		t := GSM8KTask{Question: strings.TrimSpace(l.Question), Solution: strings.TrimSpace(annotations.ReplaceAllString(solution, "")), Answer: strings.TrimSpace(answer)}
+		t := GSM8KTask{Question: strings.TrimSpace(l.Question),
+			Solution: strings.TrimSpace(annotations.ReplaceAllString(solution, "")), Answer: strings.TrimSpace(answer)}
 		if lastNumber(t.Answer) == "" {
 			return fmt.Errorf("answer %q: expected a number after ####", t.Answer)
 		}
@@ -79,7 +80,7 @@ const DefaultAnswerTokens = 256
 
 // GSM8K has the model answer tasks greedily, each after the same worked examples (chain of thought, Wei et al., 2022), and
 // takes the last number of its text as the answer.
-func GSM8K(ctx context.Context, s *engine.Session, shots, tasks []GSM8KTask, opt TaskOptions) (GSM8KResult, error) {
+func GSM8K(ctx context.Context, s *engine.Engine, shots, tasks []GSM8KTask, opt TaskOptions) (GSM8KResult, error) {
 	var prefix strings.Builder
 	for _, t := range shots {
 		fmt.Fprintf(&prefix, "Q: %s\nA: %s The answer is %s.\n\n", t.Question, t.Solution, t.Answer)
@@ -98,7 +99,7 @@ func GSM8K(ctx context.Context, s *engine.Session, shots, tasks []GSM8KTask, opt
 	return r, err
 }
 
-func answer(ctx context.Context, s *engine.Session, prompt, want string, maxTokens int) (gsm8kOutcome, error) {
+func answer(ctx context.Context, s *engine.Engine, prompt, want string, maxTokens int) (gsm8kOutcome, error) {
 	r, err := s.Generate(ctx, engine.Request{
 		Prompt: promptTokens(s, prompt), MaxTokens: maxTokens,
 		Sampler: sample.New(sample.Options{}), Stop: []string{"Q:", "\n\n\n"},

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // HellaSwagTask is a text with four possible endings (Zellers et al., 2019, arXiv 1905.07830).
@@ -68,7 +69,8 @@ func (l *hellaSwagLine) task() (HellaSwagTask, error) {
 	}
 	gold, err := strconv.Atoi(strings.Trim(string(l.Label), `" `))
 	if err != nil || gold < 0 || gold >= len(t.Endings) {
-		return t, fmt.Errorf("\"label\" is %s, expected a number from 0 to %d (the test split has no labels: use the validation split)", l.Label, len(t.Endings)-1)
+		return t, fmt.Errorf("\"label\" is %s, expected a number from 0 to %d (the test split has no labels: use the "+
+			"validation split)", l.Label, len(t.Endings)-1)
 	}
 	t.Gold = gold
 	return t, nil
@@ -109,7 +111,7 @@ type hellaSwagOutcome struct {
 }
 
 // HellaSwag solves tasks, each after the same solved examples.
-func HellaSwag(ctx context.Context, s *engine.Session, shots, tasks []HellaSwagTask, opt TaskOptions) (HellaSwagResult, error) {
+func HellaSwag(ctx context.Context, s *engine.Engine, shots, tasks []HellaSwagTask, opt TaskOptions) (HellaSwagResult, error) {
 	var prefix strings.Builder
 	for _, t := range shots {
 		prefix.WriteString(t.Context + " " + t.Endings[t.Gold] + "\n\n")
@@ -137,7 +139,7 @@ func count(b bool) int {
 }
 
 type hellaSwagSolver struct {
-	s       *engine.Session
+	s       *engine.Engine
 	prefix  string
 	softmax *softmax
 	terms   []float64
@@ -174,12 +176,13 @@ func (h *hellaSwagSolver) logProb(ctx context.Context, text, continuation string
 		return 0, fmt.Errorf("the text before the ending has no tokens")
 	}
 	if len(tokens) > h.s.NCtx() {
-		return 0, fmt.Errorf("%w: %d tokens, context of %d (use a larger --ctx or fewer --shots)", engine.ErrPromptTooLong, len(tokens), h.s.NCtx())
+		return 0, fmt.Errorf("%w: %d tokens, context of %d (use a larger --ctx or fewer --shots)", engine.ErrPromptTooLong,
+			len(tokens), h.s.NCtx())
 	}
 	sum, nVocab := 0.0, h.s.NVocab()
 	err := h.s.EvaluateCached(ctx, tokens[:len(tokens)-1], first-1, func(pos int, logits []float32) error {
 		h.terms = append(h.terms[:0], make([]float64, len(logits)/nVocab)...)
-		parallel(len(h.terms), func(i int) {
+		parallel.Do(len(h.terms), func(i int) {
 			h.terms[i] = h.softmax.negLogProb(logits[i*nVocab:][:nVocab], tokens[pos+i+1])
 		})
 		for i, v := range h.terms {

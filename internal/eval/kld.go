@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // KLDOptions controls KLD.
@@ -63,18 +64,21 @@ func (r *kldRows) merge(o *kldRows) {
 	r.SameTop += o.SameTop
 }
 
-// KLD measures the Kullback–Leibler divergence of the model in s from ref on the second half of each chunk of tokens (see LlamaCPP).
-func KLD(ctx context.Context, s *engine.Session, ref Reference, tokens []int32, opt KLDOptions) (KLDResult, error) {
+// KLD measures the Kullback–Leibler divergence of the model in s from ref on the second half of each chunk of tokens (see
+// LlamaCPP).
+func KLD(ctx context.Context, s *engine.Engine, ref Reference, tokens []int32, opt KLDOptions) (KLDResult, error) {
 	var r KLDResult
 	if opt.NCtx < minCtx || opt.NCtx > s.NCtx() {
 		return r, fmt.Errorf("context of %d tokens: expected %d to %d", opt.NCtx, minCtx, s.NCtx())
 	}
 	if s.NVocab() != ref.nVocab() {
-		return r, fmt.Errorf("the model predicts %d tokens, the reference %d: only models with the same vocabulary can be compared", s.NVocab(), ref.nVocab())
+		return r, fmt.Errorf("the model predicts %d tokens, the reference %d: only models with the same vocabulary can "+
+			"be compared", s.NVocab(), ref.nVocab())
 	}
 	chunks := len(tokens) / opt.NCtx
 	if chunks == 0 {
-		return r, fmt.Errorf("the text has %d tokens, at least %d are needed (use a longer text or a smaller --ctx)", len(tokens), opt.NCtx)
+		return r, fmt.Errorf("the text has %d tokens, at least %d are needed (use a longer text or a smaller --ctx)", len(tokens),
+			opt.NCtx)
 	}
 	if opt.Chunks > 0 {
 		chunks = min(chunks, opt.Chunks)
@@ -102,7 +106,7 @@ func KLD(ctx context.Context, s *engine.Session, ref Reference, tokens []int32, 
 
 // comparison compares two models' predictions.
 type comparison struct {
-	s       *engine.Session
+	s       *engine.Engine
 	ref     Reference
 	softmax *softmax
 	results []rowResult
@@ -138,7 +142,7 @@ func (c *comparison) compute(ctx context.Context, i int, tokens []int32, part *k
 				return err
 			}
 			c.results = append(c.results[:0], make([]rowResult, len(rows))...)
-			parallel(len(rows), func(i int) {
+			parallel.Do(len(rows), func(i int) {
 				c.results[i] = rows[i].compare(c.softmax, logits[i*nVocab:][:nVocab], tokens[pos+i+1])
 			})
 			for i, v := range c.results {

@@ -79,7 +79,8 @@ func readLogits(r io.ReaderAt, size int64, name string) (*LogitsFile, error) {
 		if err != nil && err != io.EOF {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		return nil, fmt.Errorf("%s: offset 0: expected %q, this is no file of saved logits (llama-perplexity --kl-divergence-base and ellm-gpu eval --save-logits make them)", name, logitsMagic)
+		return nil, fmt.Errorf("%s: offset 0: expected %q, this is no file of saved logits (llama-perplexity --kl-divergence-base "+
+			"and ellm-gpu eval --save-logits make them)", name, logitsMagic)
 	} else if n < logitsHeader {
 		return nil, fmt.Errorf("%s: the file ends in its header: %d bytes, expected at least %d", name, n, logitsHeader)
 	}
@@ -90,7 +91,8 @@ func readLogits(r io.ReaderAt, size int64, name string) (*LogitsFile, error) {
 		at     int
 		lo, hi uint32
 		to     *int
-	}{{"n_ctx", 8, minCtx, maxLogitsCtx, &l.NCtx}, {"n_vocab", 12, 1, maxLogitsVoca, &l.NVocab}, {"n_chunk", 16, 1, math.MaxInt32, &l.Chunks}} {
+	}{{"n_ctx", 8, minCtx, maxLogitsCtx, &l.NCtx}, {"n_vocab", 12, 1, maxLogitsVoca, &l.NVocab},
+		{"n_chunk", 16, 1, math.MaxInt32, &l.Chunks}} {
 		n := le.Uint32(h[v.at:])
 		if n < v.lo || n > v.hi {
 			return nil, fmt.Errorf("%s: offset %d: %s is %d, expected %d to %d (the file is damaged)", name, v.at, v.name, n, v.lo, v.hi)
@@ -99,7 +101,8 @@ func readLogits(r io.ReaderAt, size int64, name string) (*LogitsFile, error) {
 	}
 	// With the bounds above a chunk has less than 2⁴⁶ bytes: compare counts by division.
 	if chunk := l.chunkBytes() + 4*int64(l.NCtx); (size-logitsHeader)/chunk != int64(l.Chunks) || (size-logitsHeader)%chunk != 0 {
-		return nil, fmt.Errorf("%s: the file has %d bytes, expected %d and %d for each of %d chunks (n_ctx %d, n_vocab %d): it is damaged, or its program was stopped; make it again", name, size, logitsHeader, chunk, l.Chunks, l.NCtx, l.NVocab)
+		return nil, fmt.Errorf("%s: the file has %d bytes, expected %d and %d for each of %d chunks (n_ctx %d, n_vocab %d): it is "+
+			"damaged, or its program was stopped; make it again", name, size, logitsHeader, chunk, l.Chunks, l.NCtx, l.NVocab)
 	}
 	return l, l.readTokens()
 }
@@ -113,7 +116,8 @@ func (l *LogitsFile) readTokens() error {
 	for i := range l.Tokens {
 		t := binary.LittleEndian.Uint32(b[4*i:])
 		if t >= uint32(l.NVocab) {
-			return fmt.Errorf("%s: offset %d: token %d, expected less than n_vocab, which is %d (the file is damaged)", l.name, logitsHeader+4*i, int32(t), l.NVocab)
+			return fmt.Errorf("%s: offset %d: token %d, expected less than n_vocab, which is %d (the file is damaged)", l.name,
+				logitsHeader+4*i, int32(t), l.NVocab)
 		}
 		l.Tokens[i] = int32(t)
 	}

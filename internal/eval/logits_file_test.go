@@ -74,7 +74,8 @@ func TestWrittenLogitsFileIsLikeLlamaCPPs(t *testing.T) {
 		assert.InEpsilon(t, x.scale(), y.scale(), 1e-3)
 		assert.InDelta(t, x.minimum(), y.minimum(), 0.01)
 		for i := range want.NVocab {
-			p, q := float64(x.scale())*float64(x.level(i))+float64(x.minimum()), float64(y.scale())*float64(y.level(i))+float64(y.minimum())
+			p, q := float64(x.scale())*float64(x.level(i))+float64(x.minimum()),
+				float64(y.scale())*float64(y.level(i))+float64(y.minimum())
 			assert.InDelta(t, p, q, 0.03) // llama.cpp rounds activations
 		}
 	}
@@ -137,7 +138,8 @@ func TestDamagedLogitsFiles(t *testing.T) {
 		"n_vocab huge":   {func(b []byte) []byte { return put32(b, 12, 0xffffffff) }, "n_vocab"},
 		"n_chunk 0":      {func(b []byte) []byte { return put32(b, 16, 0) }, "n_chunk is 0"},
 		"n_chunk absurd": {func(b []byte) []byte { return put32(b, 16, 0x7fffffff) }, "it is damaged"},
-		"all absurd":     {func(b []byte) []byte { return put32(put32(put32(b, 8, 1<<20), 12, 1<<24), 16, 0x7fffffff) }, "it is damaged"},
+		"all absurd": {func(b []byte) []byte { return put32(put32(put32(b, 8, 1<<20), 12, 1<<24), 16, 0x7fffffff) },
+			"it is damaged"},
 		"token":          {func(b []byte) []byte { return put32(b, 24, 1024) }, "offset 24: token 1024"},
 		"negative token": {func(b []byte) []byte { return put32(b, 24, 0xffffffff) }, "token -1"},
 		"scale":          {func(b []byte) []byte { return put32(b, rows, math.Float32bits(nan)) }, "scale"},

@@ -3,16 +3,16 @@ package eval
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/outfile"
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // LogitsWriter writes a file of saved predictions, under another name until Finish.
 type LogitsWriter struct {
-	f       *os.File
+	f       *outfile.File
 	w       *bufio.Writer
 	path    string
 	softmax *softmax
@@ -22,8 +22,11 @@ type LogitsWriter struct {
 }
 
 // CreateLogits begins the file at path.
-func CreateLogits(path string) (*LogitsWriter, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+func CreateLogits(path string) (*LogitsWriter, error) { return CreateLogitsOn(outfile.OS{}, path) }
+
+// CreateLogitsOn is CreateLogits for another disk.
+func CreateLogitsOn(disk outfile.Disk, path string) (*LogitsWriter, error) {
+	f, err := outfile.Create(disk, path)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +57,7 @@ func (l *LogitsWriter) write(logits []float32) error {
 	for len(logits) > 0 {
 		n := min(len(logits)/l.nVocab, batchRows)
 		l.rows = append(l.rows[:0], make([]byte, n*size)...)
-		parallel(n, func(i int) {
+		parallel.Do(n, func(i int) {
 			l.softmax.encodeRow(savedRow(l.rows[i*size:][:size]), logits[i*l.nVocab:][:l.nVocab])
 		})
 		if _, err := l.w.Write(l.rows); err != nil {
@@ -94,25 +97,11 @@ func (l *LogitsWriter) Finish() error {
 	if l.left != 0 {
 		return fmt.Errorf("%s: %d rows are missing", l.path, l.left)
 	}
-	err := l.w.Flush()
-	if err == nil {
-		err = l.f.Chmod(0o644)
+	if err := l.w.Flush(); err != nil {
+		return err
 	}
-	if err = errors.Join(err, l.f.Close()); err == nil {
-		err = os.Rename(l.f.Name(), l.path)
-	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w", l.path, errors.Join(err, os.Remove(l.f.Name())))
-	}
-	l.f = nil
-	return err
+	return l.f.Commit()
 }
 
 // Abort removes the unfinished file. After Finish it does nothing.
-func (l *LogitsWriter) Abort() {
-	if l.f != nil {
-		l.f.Close()
-		os.Remove(l.f.Name())
-		l.f = nil
-	}
-}
+func (l *LogitsWriter) Abort() { l.f.Abort() }

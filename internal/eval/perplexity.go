@@ -6,10 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
-	"sync"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // PerplexityOptions controls Perplexity.
@@ -37,7 +36,7 @@ type PerplexityResult struct {
 }
 
 // Perplexity scores tokens: the tokenized text, with the model's leading BOS if it adds one.
-func Perplexity(ctx context.Context, s *engine.Session, tokens []int32, opt PerplexityOptions) (PerplexityResult, error) {
+func Perplexity(ctx context.Context, s *engine.Engine, tokens []int32, opt PerplexityOptions) (PerplexityResult, error) {
 	var r PerplexityResult
 	if opt.Definition == "" {
 		opt.Definition = LlamaCPP
@@ -66,14 +65,15 @@ func Perplexity(ctx context.Context, s *engine.Session, tokens []int32, opt Perp
 		return r, err
 	}
 	e := sum.estimate()
-	r = PerplexityResult{Perplexity: math.Exp(e.Value), StdErr: e.StdErr * math.Exp(e.Value), NLL: e.Value, Chunks: len(todo), Tokens: sum.N}
+	r = PerplexityResult{Perplexity: math.Exp(e.Value), StdErr: e.StdErr * math.Exp(e.Value), NLL: e.Value, Chunks: len(todo),
+		Tokens: sum.N}
 	if opt.Definition == Sliding && len(todo) == len(all) && opt.Words > 0 {
 		r.WordPerplexity = math.Exp(sum.Sum / float64(opt.Words))
 	}
 	return r, nil
 }
 
-func scoreWindows(ctx context.Context, s *engine.Session, tokens []int32, todo []window, opt PerplexityOptions) (moments, error) {
+func scoreWindows(ctx context.Context, s *engine.Engine, tokens []int32, todo []window, opt PerplexityOptions) (moments, error) {
 	var sum moments
 	scorer := windowScorer{s: s, softmax: newSoftmax(), save: opt.Save}
 	for i, w := range todo {
@@ -100,7 +100,7 @@ func scoreWindows(ctx context.Context, s *engine.Session, tokens []int32, todo [
 }
 
 // withBOS returns chunk as the model gets to see it by llama.cpp's definition.
-func withBOS(s *engine.Session, chunk []int32) []int32 {
+func withBOS(s *engine.Engine, chunk []int32) []int32 {
 	bos, ok := s.AddsBOS()
 	if !ok || chunk[0] == bos {
 		return chunk
@@ -111,7 +111,7 @@ func withBOS(s *engine.Session, chunk []int32) []int32 {
 }
 
 type windowScorer struct {
-	s       *engine.Session
+	s       *engine.Engine
 	softmax *softmax
 	save    *LogitsWriter
 	nll     []float64
@@ -124,7 +124,7 @@ func (w *windowScorer) score(ctx context.Context, tokens []int32, first int) (mo
 	err := w.s.Evaluate(ctx, tokens[:len(tokens)-1], first-1, func(pos int, logits []float32) error {
 		rows := len(logits) / nVocab
 		w.nll = append(w.nll[:0], make([]float64, rows)...)
-		parallel(rows, func(i int) {
+		parallel.Do(rows, func(i int) {
 			w.nll[i] = w.softmax.negLogProb(logits[i*nVocab:][:nVocab], tokens[pos+i+1])
 		})
 		for i, v := range w.nll {
@@ -145,18 +145,4 @@ func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 func notFinite(pos int) error {
 	return fmt.Errorf("the logits at position %d are not finite (\"ellm-gpu verify\" tells whether the file is damaged)", pos)
-}
-
-// parallel calls f(0) … f(n−1) on all cores.
-func parallel(n int, f func(i int)) {
-	workers := min(runtime.GOMAXPROCS(0), n)
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			for i := w; i < n; i += workers {
-				f(i)
-			}
-		})
-	}
-	wg.Wait()
 }

@@ -42,12 +42,12 @@ type rowResult struct {
 
 // modelReference computes the predictions with a second model.
 type modelReference struct {
-	s    *engine.Session
+	s    *engine.Engine
 	save *LogitsWriter
 }
 
 // NewModelReference compares with the model in s, without rounding. If save is not nil, it receives the predictions.
-func NewModelReference(s *engine.Session, save *LogitsWriter) Reference {
+func NewModelReference(s *engine.Engine, save *LogitsWriter) Reference {
 	return &modelReference{s, save}
 }
 
@@ -78,7 +78,7 @@ func (m *modelReference) open(ctx context.Context, _ int, tokens []int32) chunkR
 	return r
 }
 
-// errStopped ends an Evaluate whose rows nobody wants any more.
+// errStopped ends an Evaluate whose rows nobody wants.
 var errStopped = errors.New("stopped")
 
 // modelRows takes the reference's batches of logits one by one, while the judged model computes its own.

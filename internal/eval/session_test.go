@@ -13,6 +13,7 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/convert"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
+	"github.com/ellm-gpu/ellm-gpu/internal/source"
 	"github.com/ellm-gpu/ellm-gpu/internal/testmodel"
 )
 
@@ -22,7 +23,7 @@ func container(t *testing.T, matrices string) *format.Reader {
 	dir := t.TempDir()
 	path, err := testmodel.WriteGGUF(dir, testmodel.Variant{Type: matrices})
 	require.NoError(t, err)
-	src, err := convert.OpenSource(path)
+	src, err := source.Open(path)
 	require.NoError(t, err)
 	defer src.Close()
 	out := filepath.Join(dir, "model.ellm")
@@ -43,12 +44,12 @@ type counted struct {
 	after  int // cancel after this many calls
 }
 
-func (b *counted) Forward(ctx context.Context, tokens []int32, pos, rows int) ([]float32, error) {
+func (b *counted) Forward(ctx context.Context, batch engine.Batch) ([]float32, error) {
 	b.calls++
 	if b.cancel != nil && b.calls > b.after {
 		b.cancel()
 	}
-	logits, err := b.Backend.Forward(ctx, tokens, pos, rows)
+	logits, err := b.Backend.Forward(ctx, batch)
 	if err == nil && len(logits) > 0 && b.poison != 0 {
 		logits[3] += b.poison
 	}
@@ -58,39 +59,42 @@ func (b *counted) Forward(ctx context.Context, tokens []int32, pos, rows int) ([
 // failing is a backend whose device is gone after loading.
 type failing struct{ engine.Backend }
 
-func (failing) Forward(context.Context, []int32, int, int) ([]float32, error) { return nil, errGone }
+func (failing) Forward(context.Context, engine.Batch) ([]float32, error) { return nil, errGone }
 
 // session runs the test model with the given matrices on the CPU. maxBatch bounds the rows of logits computed at once.
-func session(t *testing.T, matrices string, maxBatch int) (*engine.Session, *counted) {
+func session(t *testing.T, matrices string, maxBatch int) (*engine.Engine, *counted) {
 	t.Helper()
 	b := &counted{Backend: cpu.New()}
-	s, err := engine.NewSession(context.Background(), container(t, matrices), b, engine.LoadOptions{NCtx: 512, MaxBatch: maxBatch, Plan: engine.PlanResident})
+	s, err := engine.New(context.Background(), container(t, matrices), b, engine.LoadOptions{NCtx: 512, MaxBatch: maxBatch,
+		Plan: engine.PlanResident})
 	require.NoError(t, err)
 	t.Cleanup(func() { b.Close() })
 	return s, b
 }
 
-func heldOut(s *engine.Session) []int32 {
+func heldOut(s *engine.Engine) []int32 {
 	return s.Tokenizer().Encode(testmodel.HeldOut(), true, false)
 }
 
 // scripted is a backend that answers every prompt with the same tokens, whatever the model.
 type scripted struct {
 	nVocab int
+	pages  int
 	script []int32
 	at     int
 	end    int // tokens in the cache
 }
 
-func (b *scripted) Load(_ context.Context, _ *format.Reader, prog *model.Program, _ engine.LoadOptions) error {
-	b.nVocab = prog.Config.NVocab
+func (b *scripted) Load(_ context.Context, _ *format.Reader, prog *model.Program, opt engine.LoadOptions) error {
+	b.nVocab, b.pages = prog.Config.NVocab, opt.Pages()
 	return nil
 }
-func (b *scripted) Memory() engine.MemoryPlan { return engine.MemoryPlan{} }
+func (b *scripted) Memory() engine.MemoryPlan { return engine.MemoryPlan{Pages: b.pages} }
 func (b *scripted) Describe() string          { return "scripted" }
 func (b *scripted) Close() error              { return nil }
 
-func (b *scripted) Forward(_ context.Context, tokens []int32, pos, rows int) ([]float32, error) {
+func (b *scripted) Forward(_ context.Context, batch engine.Batch) ([]float32, error) {
+	tokens, pos, rows := batch.Tokens, batch.Runs[0].Pos, batch.Runs[0].Rows
 	if pos != b.end {
 		b.at = 0
 	}

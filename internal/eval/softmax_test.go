@@ -96,7 +96,8 @@ func TestCompareSavedRow(t *testing.T) {
 }
 
 func TestLevels(t *testing.T) {
-	for _, c := range []struct{ scale, minimum float64 }{{16. / 65535, -17.3}, {16. / 65535, -16}, {1e-4, -9}, {1e-4, -30}, {1e-5, -16.1}, {0, -5}, {0, -20}} {
+	for _, c := range []struct{ scale, minimum float64 }{{16. / 65535, -17.3}, {16. / 65535, -16}, {1e-4, -9}, {1e-4, -30},
+		{1e-5, -16.1}, {0, -5}, {0, -20}} {
 		l := newLevels(c.scale, c.minimum)
 		for level := range logitsLevels + 1 {
 			want := 0.0

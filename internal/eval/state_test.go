@@ -55,7 +55,8 @@ func TestState(t *testing.T) {
 
 func TestStateRefusesOtherFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
-	for _, content := range []string{"text", "text\n", `{"a":1}`, "{\"a\":1}\n", "{\"run\":\"x\"}\nnonsense\n", "\n", "{\"run\":7}\n"} {
+	for _, content := range []string{"text", "text\n", `{"a":1}`, "{\"a\":1}\n", "{\"run\":\"x\"}\nnonsense\n", "\n",
+		"{\"run\":7}\n"} {
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
 		_, err := OpenState(path, 1)
 		assert.ErrorContains(t, err, "state file", "%q", content)

@@ -30,8 +30,10 @@ func TestDistribution(t *testing.T) {
 		v = append(v, float32(i*5%1001)) // 0 … 1000 in disorder
 	}
 	d := distribution(v)
-	assert.InDeltaMapValues(t, map[string]float64{"min": 0, "1": 10, "10": 100, "50": 500, "90": 900, "95": 950, "99": 990, "99.9": 999, "max": 1000},
-		map[string]float64{"min": d.Min, "1": d.P1, "10": d.P10, "50": d.Median, "90": d.P90, "95": d.P95, "99": d.P99, "99.9": d.P999, "max": d.Max}, 1e-9)
+	assert.InDeltaMapValues(t, map[string]float64{"min": 0, "1": 10, "10": 100, "50": 500, "90": 900, "95": 950, "99": 990,
+		"99.9": 999, "max": 1000},
+		map[string]float64{"min": d.Min, "1": d.P1, "10": d.P10, "50": d.Median, "90": d.P90, "95": d.P95, "99": d.P99,
+			"99.9": d.P999, "max": d.Max}, 1e-9)
 	assert.Equal(t, 2.5, distribution([]float32{4, 1, 3, 2}).Median)
 	assert.Equal(t, 7.0, distribution([]float32{7}).P999)
 	assert.Zero(t, distribution(nil))

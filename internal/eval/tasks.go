@@ -76,7 +76,7 @@ func runTasks[R any](n int, opt TaskOptions, compute func(i int) (R, error), add
 }
 
 // promptTokens returns the tokens of a text as models are trained to see its beginning.
-func promptTokens(s *engine.Session, text string) []int32 {
+func promptTokens(s *engine.Engine, text string) []int32 {
 	tokens := s.Tokenizer().Encode(text, false, false)
 	if bos, ok := s.AddsBOS(); ok {
 		tokens = append([]int32{bos}, tokens...)

@@ -139,7 +139,8 @@ func TestLastNumber(t *testing.T) {
 }
 
 func TestReadGSM8K(t *testing.T) {
-	tasks, err := ReadGSM8K(strings.NewReader(`{"question": " How many? ", "answer": "48/2 = <<48/2=24>>24 clips.\nThat is 24.\n#### 1,024"}`), "x")
+	tasks, err := ReadGSM8K(strings.NewReader(`{"question": " How many? ",`+
+		` "answer": "48/2 = <<48/2=24>>24 clips.\nThat is 24.\n#### 1,024"}`), "x")
 	require.NoError(t, err)
 	assert.Equal(t, []GSM8KTask{{"How many?", "48/2 = 24 clips.\nThat is 24.", "1,024"}}, tasks)
 	for line, says := range map[string]string{
@@ -156,7 +157,7 @@ func TestReadGSM8K(t *testing.T) {
 
 func TestGSM8K(t *testing.T) {
 	b := &scripted{}
-	s, err := engine.NewSession(context.Background(), container(t, "F16"), b, engine.LoadOptions{NCtx: 1024})
+	s, err := engine.New(context.Background(), container(t, "F16"), b, engine.LoadOptions{NCtx: 1024})
 	require.NoError(t, err)
 	// The answer ends before the next question: what follows must not count.
 	b.script = s.Tokenizer().Encode(" 3 + 4 = 7. The answer is $7.00.\n\nQ: Are 9 enough? 9", false, false)
@@ -166,7 +167,8 @@ func TestGSM8K(t *testing.T) {
 		state, err := OpenState(path, maxTokens)
 		require.NoError(t, err)
 		defer state.Close()
-		r, err := GSM8K(context.Background(), s, []GSM8KTask{task("7")}, []GSM8KTask{task("7"), task("8"), task("7.0")}, TaskOptions{MaxTokens: maxTokens, State: state})
+		r, err := GSM8K(context.Background(), s, []GSM8KTask{task("7")}, []GSM8KTask{task("7"), task("8"), task("7.0")},
+			TaskOptions{MaxTokens: maxTokens, State: state})
 		require.NoError(t, err)
 		return r
 	}

@@ -29,7 +29,8 @@ func windows(def Definition, n, nCtx, stride int) ([]window, error) {
 	switch def {
 	case LlamaCPP:
 		if n < 2*nCtx {
-			return nil, fmt.Errorf("the text has %d tokens, at least %d are needed for a context of %d (use a longer text or a smaller --ctx)", n, 2*nCtx, nCtx)
+			return nil, fmt.Errorf("the text has %d tokens, at least %d are needed for a context of %d (use a longer text or a "+
+				"smaller --ctx)", n, 2*nCtx, nCtx)
 		}
 		for begin := 0; begin+nCtx <= n; begin += nCtx {
 			w = append(w, window{begin, begin + nCtx, begin + nCtx/2 + 1})

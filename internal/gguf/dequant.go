@@ -40,7 +40,13 @@ func Dequantize(t Type, src []byte, dst []float32) error {
 			dst[i] = math.Float32frombits(uint32(u16(src[2*i:])) << 16)
 		}
 	default:
-		dequantizeBlocks(tr, src, dst)
+		if tr.decode == nil {
+			dequantizeBlocks(tr, src, dst)
+			break
+		}
+		for ; len(dst) > 0; src, dst = src[tr.bytes:], dst[tr.weights:] {
+			tr.decode(src[:tr.bytes], dst[:tr.weights])
+		}
 	}
 	return nil
 }
@@ -101,7 +107,7 @@ func Unpack(t Type, src []byte, n int, dst *Blocks) error {
 		return err
 	}
 	if tr.layout == nil {
-		return fmt.Errorf("type %s has no blocks to unpack", t)
+		return fmt.Errorf("type %s does not consist of integers and scales", t)
 	}
 	if size, ok := t.Bytes(uint64(n)); n < 0 || !ok || size != uint64(len(src)) {
 		return fmt.Errorf("%d bytes do not hold %d weights of type %s", len(src), n, t)
@@ -115,7 +121,13 @@ func Unpack(t Type, src []byte, n int, dst *Blocks) error {
 	dst.SubMin = resize(dst.SubMin, where(l.SubMin, blocks*subs))
 	var sub, submin [maxSub]uint8
 	for i := range blocks {
-		d, dmin := tr.unpack(src[i*tr.bytes:][:tr.bytes], dst.Codes[i*l.Super:][:l.Super], sub[:], submin[:])
+		block := src[i*tr.bytes:][:tr.bytes]
+		if t == MXFP4 {
+			if err := checkMXFP4(block); err != nil {
+				return err
+			}
+		}
+		d, dmin := tr.unpack(block, dst.Codes[i*l.Super:][:l.Super], sub[:], submin[:])
 		dst.D[i] = d
 		if l.HasMin {
 			dst.DMin[i] = dmin

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/edsrzf/mmap-go"
+	"github.com/ellm-gpu/ellm-gpu/internal/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,6 +21,8 @@ const (
 	magic            = "GGUF"
 	defaultAlignment = 32
 	maxDims          = 4
+	maxTensors       = 1 << 17
+	maxPairs         = 1 << 14
 	maxName          = 1024 // bytes of a tensor name; ggml itself allows 63
 	keyAlignment     = "general.alignment"
 )
@@ -58,16 +61,39 @@ type File struct {
 
 // Open maps the file at path, reads its header and checks that every tensor lies within the file.
 func Open(path string) (*File, error) {
+	st, err := os.Stat(path) // opening a pipe would wait for its other end
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: is a directory, device or pipe, %w", path, ErrNotGGUF)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	g := &File{Path: path, f: f}
-	if err := g.load(); err != nil {
+	if err := g.Guard(g.load); err != nil {
 		g.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return g, nil
+}
+
+// Guard calls f, which reads what Rows returned, and turns access to a file that shrank or whose disk failed into an error.
+func (g *File) Guard(f func() error) error {
+	err := fault.Guard(f)
+	if err == nil {
+		return nil
+	}
+	var e *fault.Error
+	if errors.As(err, &e) {
+		if at, ok := e.In(g.data); ok {
+			return fmt.Errorf("offset %d cannot be read: the file changed or shrank while it was used, or its disk failed "+
+				"(obtain it again)", at)
+		}
+	}
+	return err
 }
 
 // Close unmaps the file. Slices returned by Rows must not be used afterwards.
@@ -80,14 +106,8 @@ func (g *File) Close() error {
 }
 
 func (g *File) load() error {
-	st, err := g.f.Stat()
-	if err != nil {
-		return err
-	}
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("is a directory or device, %w", ErrNotGGUF)
-	}
 	var head [len(magic)]byte
+	var err error
 	switch n, err := g.f.ReadAt(head[:], 0); {
 	case err != nil && err != io.EOF:
 		return err
@@ -109,7 +129,10 @@ func (g *File) parse(b []byte) error {
 	if err != nil {
 		return err
 	}
-	for range pairs {
+	for i := range pairs {
+		if i == maxPairs {
+			return c.errorf("more than %d metadata pairs", maxPairs)
+		}
 		if err := g.decodeOne(c); err != nil {
 			return err
 		}
@@ -122,7 +145,10 @@ func (g *File) parse(b []byte) error {
 		return fmt.Errorf("%s is %d, expected a power of two from 8 to %d", keyAlignment, align, 1<<20)
 	}
 	seen := map[string]bool{}
-	for range tensors {
+	for i := range tensors {
+		if i == maxTensors {
+			return c.errorf("more than %d tensors", maxTensors)
+		}
 		t, err := parseTensor(c)
 		if err != nil {
 			return err
@@ -144,7 +170,8 @@ func (g *File) parseCounts(c *cursor) (tensors, pairs uint64, err error) {
 	case bits.ReverseBytes32(v) < 1<<16 && v >= 1<<16:
 		return 0, 0, errors.New("a big-endian GGUF file, which is not supported (obtain the little-endian one)")
 	case v != 2 && v != 3:
-		return 0, 0, fmt.Errorf("GGUF version %d is not supported, expected 2 or 3 (convert the model again with a current converter)", v)
+		return 0, 0, fmt.Errorf("GGUF version %d is not supported, expected 2 or 3 (convert the model again with a current "+
+			"converter)", v)
 	}
 	if tensors, err = c.u64("the number of tensors"); err != nil {
 		return 0, 0, err
@@ -229,7 +256,8 @@ func (g *File) place(base, align, size int64) error {
 			return fmt.Errorf("tensor %q at data offset %d is not aligned to %d bytes", t.Name, t.Offset, align)
 		}
 		if base > size || t.Offset > size-base || t.Size > size-base-t.Offset {
-			return fmt.Errorf("tensor %q (%d bytes at data offset %d, data from %d) exceeds the file of %d bytes (truncated or damaged file: obtain it again)", t.Name, t.Size, t.Offset, base, size)
+			return fmt.Errorf("tensor %q (%d bytes at data offset %d, data from %d) exceeds the file of %d bytes (truncated or damaged "+
+				"file: obtain it again)", t.Name, t.Size, t.Offset, base, size)
 		}
 		t.Offset += base
 		order[i] = t

@@ -19,7 +19,8 @@ func TestMetadataOfAnotherWriter(t *testing.T) {
 		"test.uint8":           uint8(200), "test.int8": int8(-3), "test.uint16": uint16(60000), "test.int16": int16(-300),
 		"test.uint32": uint32(4000000000), "test.int32": int32(-70000), "test.float32": float32(0.25), "test.bool": true,
 		"test.string": "naïve", "test.uint64": uint64(1) << 60, "test.int64": int64(-1 << 60), "test.float64": 1e-300,
-		"test.strings": []string{"a", "", "ü"}, "test.int32s": []int32{1, -2, 3}, "test.float32s": []float32{0.5, -1.5}, "test.bools": []bool{true, false},
+		"test.strings": []string{"a", "", "ü"}, "test.int32s": []int32{1, -2, 3}, "test.float32s": []float32{0.5, -1.5},
+		"test.bools": []bool{true, false},
 	}
 	for key, v := range want {
 		got, ok := f.Get(key)
@@ -196,12 +197,14 @@ func TestHostileHeaders(t *testing.T) {
 		"9223372036854775808] are empty":   header(3, 1, 0, "t", uint32(2), uint64(1<<63), uint64(1<<63), uint32(F32), uint64(0)),
 		"dimensions [9223372036854775808]": header(3, 1, 0, "t", uint32(1), uint64(1<<63), uint32(F32), uint64(0)),
 		"33 weights are not whole Q8_0":    header(3, 1, 0, "t", uint32(1), uint64(33), uint32(Q8_0), uint64(0)),
-		"IQ1_S is not supported":           header(3, 1, 0, "t", uint32(1), uint64(256), uint32(19), uint64(0)),
+		"TQ1_0 is not supported":           header(3, 1, 0, "t", uint32(1), uint64(256), uint32(34), uint64(0)),
 		"not aligned":                      header(3, 1, 0, "t", uint32(1), uint64(1), uint32(F32), uint64(4)),
 		"exceeds the file":                 header(3, 1, 0, "t", uint32(1), uint64(1), uint32(F32), uint64(0)),
 		"is absurd":                        header(3, 1, 0, "t", uint32(1), uint64(1), uint32(F32), huge),
-		`"t" occurs twice`:                 header(3, 2, 0, "t", uint32(1), uint64(1), uint32(F32), uint64(0), "t", uint32(1), uint64(1), uint32(F32), uint64(0)),
-		"overlap": append(header(3, 2, 0, "t", uint32(1), uint64(9), uint32(F32), uint64(0), "u", uint32(1), uint64(1), uint32(F32), uint64(32)),
+		`"t" occurs twice`: header(3, 2, 0, "t", uint32(1), uint64(1), uint32(F32), uint64(0),
+			"t", uint32(1), uint64(1), uint32(F32), uint64(0)),
+		"overlap": append(header(3, 2, 0, "t", uint32(1), uint64(9), uint32(F32), uint64(0), "u", uint32(1), uint64(1),
+			uint32(F32), uint64(32)),
 			make([]byte, 200)...),
 	} {
 		require.ErrorContains(t, new(File).parse(b), want)
@@ -243,6 +246,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(whole)
 	f.Add(header(3, 1, 1, "k", kindArray, kindString, uint64(1), "v", "t", uint32(1), uint64(1), uint32(F32), uint64(0)))
 	f.Add(append(header(2, 1, 0, "t", uint32(2), uint64(32), uint64(1), uint32(Q4_0), uint64(0)), make([]byte, 64)...))
+	for t := range allTraits { // a row of every type
+		f.Add(append(header(3, 1, 0, "t", uint32(1), uint64(256), uint32(t), uint64(0)), make([]byte, 1100)...))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < len(magic) {
 			return

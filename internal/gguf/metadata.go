@@ -3,6 +3,7 @@ package gguf
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -45,6 +46,16 @@ func (m *Metadata) Filter(keep func(key string) bool) *Metadata {
 		}
 	}
 	return out
+}
+
+// With returns m after setting the values that are not nil.
+func (m *Metadata) With(values map[string]any) *Metadata {
+	for _, k := range slices.Sorted(maps.Keys(values)) {
+		if values[k] != nil {
+			m.Set(k, values[k])
+		}
+	}
+	return m
 }
 
 // Encode returns the pairs in GGUF's encoding, one after the other with nothing around them.
@@ -137,7 +148,7 @@ func (m *Metadata) Strings(key string) ([]string, error) {
 
 // Bool returns a boolean value.
 func (m *Metadata) Bool(key string) (bool, error) {
-	return lookup(m, key, "a boolean", exactly[bool])
+	return lookup(m, key, "a boolean", asBool)
 }
 
 // BoolOr is Bool with a default for an absent key.
@@ -146,7 +157,7 @@ func (m *Metadata) BoolOr(key string, def bool) (bool, error) {
 	return orDefault(v, err, def)
 }
 
-// Int returns an integer of any width that fits an int.
+// Int returns an integer of any type that fits an int, or the entry of an array whose entries are all the same one.
 func (m *Metadata) Int(key string) (int, error) {
 	return lookup(m, key, "one integer", asInt)
 }
@@ -157,17 +168,9 @@ func (m *Metadata) IntOr(key string, def int) (int, error) {
 	return orDefault(v, err, def)
 }
 
-// Float returns a float32 or float64 value.
+// Float returns a number of any type, or the entry of an array whose entries are all the same one.
 func (m *Metadata) Float(key string) (float64, error) {
-	return lookup(m, key, "a floating-point number", func(v any) (float64, bool) {
-		switch v := v.(type) {
-		case float32:
-			return float64(v), true
-		case float64:
-			return v, true
-		}
-		return 0, false
-	})
+	return lookup(m, key, "a floating-point number", asFloat)
 }
 
 // FloatOr is Float with a default for an absent key.
@@ -176,12 +179,17 @@ func (m *Metadata) FloatOr(key string, def float64) (float64, error) {
 	return orDefault(v, err, def)
 }
 
-// Float32s returns an array of float32, which must not be changed.
+// Float32s returns an array of numbers of any type, which must not be changed.
 func (m *Metadata) Float32s(key string) ([]float32, error) {
-	return lookup(m, key, "an array of float32", exactly[[]float32])
+	return lookup(m, key, "an array of float32", func(v any) ([]float32, bool) {
+		if f, ok := v.([]float32); ok {
+			return f, true
+		}
+		return each(v, asFloat, func(x float64) (float32, bool) { return float32(x), true })
+	})
 }
 
-// Int32s returns an array of 32-bit integers, signed or not.
+// Int32s returns an array of integers that fit 32 bits, signed or not.
 func (m *Metadata) Int32s(key string) ([]int32, error) {
 	return lookup(m, key, "an array of 32-bit integers", func(v any) ([]int32, bool) {
 		switch v := v.(type) {
@@ -194,6 +202,6 @@ func (m *Metadata) Int32s(key string) ([]int32, error) {
 			}
 			return out, true
 		}
-		return nil, false
+		return each(v, asInt, func(x int) (int32, bool) { return int32(x), int(int32(x)) == x })
 	})
 }

@@ -125,10 +125,40 @@ func TestUnpackAgreesWithDequantize(t *testing.T) {
 	}
 }
 
+// A scale of MXFP4 may be any power of two, one that is kept as a float16 may not.
+func TestScalesOfMXFP4AreFloat16(t *testing.T) {
+	for exponent := range 256 {
+		block := make([]byte, 17)
+		block[0], block[1] = byte(exponent), 0xf2 // 1 and −6
+		want := make([]float32, 32)
+		require.NoError(t, Dequantize(MXFP4, block, want))
+		if exponent < 255 {
+			require.Equal(t, math.Ldexp(1, exponent-127), float64(want[0]))
+			require.Equal(t, float32(-6*math.Ldexp(1, exponent-127)), want[16])
+		} else {
+			require.True(t, want[0] != want[0])
+		}
+		var b Blocks
+		if err := Unpack(MXFP4, block, 32, &b); exponent < 104 || exponent > 143 {
+			require.ErrorContains(t, err, "2^-24 to 2^15")
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, want[16], weightAt(MXFP4.Layout(), &b, 16))
+		}
+		block[1] = 0x80 // zeros only
+		if err := Unpack(MXFP4, block, 32, &b); exponent == 255 {
+			require.Error(t, err)
+		} else {
+			require.NoError(t, err)
+			require.Zero(t, weightAt(MXFP4.Layout(), &b, 16))
+		}
+	}
+}
+
 func TestSizesAreChecked(t *testing.T) {
 	require.Error(t, Dequantize(Q4_K, make([]byte, 143), make([]float32, 256)))
 	require.Error(t, Dequantize(Q4_K, make([]byte, 144), make([]float32, 255)))
-	require.ErrorContains(t, Dequantize(16, nil, nil), "IQ2_XXS is not supported")
+	require.ErrorContains(t, Dequantize(34, nil, nil), "TQ1_0 is not supported")
 	require.Error(t, Unpack(F16, make([]byte, 2), 1, &Blocks{}))
 	require.Error(t, Unpack(Q8_0, make([]byte, 33), 32, &Blocks{}))
 	require.Error(t, Unpack(Q8_0, nil, -32, &Blocks{}))
@@ -138,14 +168,16 @@ func TestSizesAreChecked(t *testing.T) {
 
 func TestFloatToBF16(t *testing.T) {
 	for bits, want := range map[uint32]uint16{
-		0x3f800000: 0x3f80, 0x3f808000: 0x3f80, 0x3f818000: 0x3f82, 0x3f808001: 0x3f81, 0x7f7fffff: 0x7f80, 0x7f800001: 0x7fc0, 0x80000001: 0x8000,
+		0x3f800000: 0x3f80, 0x3f808000: 0x3f80, 0x3f818000: 0x3f82, 0x3f808001: 0x3f81, 0x7f7fffff: 0x7f80, 0x7f800001: 0x7fc0,
+		0x80000001: 0x8000,
 	} {
 		require.Equal(t, want, FloatToBF16(math.Float32frombits(bits)), "%08x", bits)
 	}
 }
 
 func BenchmarkDequantize(b *testing.B) {
-	for _, kind := range []Type{F16, BF16, Q4_0, Q4_1, Q5_0, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS} {
+	for _, kind := range []Type{F16, BF16, Q4_0, Q4_1, Q5_0, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS, IQ1_S, IQ1_M, IQ2_XXS,
+		IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, MXFP4} {
 		b.Run(kind.String(), func(b *testing.B) {
 			tr := allTraits[kind]
 			const n = 1 << 16

@@ -97,8 +97,9 @@ func unpackQ3K(src []byte, codes, sub, _ []uint8) (d, dmin uint16) {
 	return u16(src[108:]), 0
 }
 
-// scalesK4 unpacks the eight 6-bit scales and minima of Q4_K and Q5_K from 12 bytes: scale i and minimum i (i < 4) are the low bits of bytes
-// i and 4+i; for i ≥ 4 the nibbles of byte 4+i are their low bits, and their 2 high bits are the top of bytes i−4 and i.
+// scalesK4 unpacks the eight 6-bit scales and minima of Q4_K and Q5_K from 12 bytes: scale i and minimum i (i < 4) are the low
+// bits of bytes i and 4+i; for i ≥ 4 the nibbles of byte 4+i are their low bits, and their 2 high bits are the top of bytes i−4
+// and i.
 func scalesK4(sc, sub, submin []uint8) {
 	for i := range 4 {
 		a, b, c := sc[i], sc[4+i], sc[8+i]
@@ -145,7 +146,8 @@ func unpackQ6K(src []byte, codes, sub, _ []uint8) (d, dmin uint16) {
 	return u16(src[208:]), 0
 }
 
-// unpackIQ4XS reads d, u16 scales_h, scales_l[4], qs[128]: scale i has its 4 low bits in a nibble of scales_l, 2 high bits at bit 2i of scales_h.
+// unpackIQ4XS reads d, u16 scales_h, scales_l[4], qs[128]: scale i has its 4 low bits in a nibble of scales_l, 2 high bits at bit
+// 2i of scales_h.
 func unpackIQ4XS(src []byte, codes, sub, _ []uint8) (d, dmin uint16) {
 	high := u16(src[2:])
 	for i := range 8 {

@@ -278,6 +278,103 @@ func asInt(v any) (int, bool) {
 		return int(v), v <= math.MaxInt
 	case int64:
 		return int(v), int64(int(v)) == v
+	case float32:
+		return int(v), float32(int(v)) == v && math.Abs(float64(v)) < 1<<24
+	case float64:
+		return int(v), float64(int(v)) == v && math.Abs(v) < 1<<53
 	}
-	return 0, false
+	return sameOfAll(v, asInt)
+}
+
+// sameOfAll returns the value of an array whose entries are all equal: what some writers store for each layer.
+func sameOfAll[T comparable](v any, convert func(any) (T, bool)) (out T, ok bool) {
+	list, ok := items(v)
+	for i, x := range list {
+		y, good := convert(x)
+		if !good || i > 0 && y != out {
+			return out, false
+		}
+		out = y
+	}
+	return out, ok && len(list) > 0
+}
+
+// asFloat accepts numbers of any type.
+func asFloat(v any) (float64, bool) {
+	switch v := v.(type) {
+	case float32:
+		return float64(v), true
+	case float64:
+		return v, true
+	case bool, string:
+		return 0, false
+	}
+	if _, array := items(v); array {
+		return sameOfAll(v, asFloat)
+	}
+	n, ok := asInt(v)
+	return float64(n), ok
+}
+
+// asBool accepts booleans and the numbers 0 and 1.
+func asBool(v any) (bool, bool) {
+	if b, ok := v.(bool); ok {
+		return b, true
+	}
+	n, ok := asInt(v)
+	return n == 1, ok && (n == 0 || n == 1)
+}
+
+// items returns the elements of an array of numbers.
+func items(v any) ([]any, bool) {
+	switch v := v.(type) {
+	case []uint8:
+		return boxed(v), true
+	case []int8:
+		return boxed(v), true
+	case []uint16:
+		return boxed(v), true
+	case []int16:
+		return boxed(v), true
+	case []uint32:
+		return boxed(v), true
+	case []int32:
+		return boxed(v), true
+	case []uint64:
+		return boxed(v), true
+	case []int64:
+		return boxed(v), true
+	case []float32:
+		return boxed(v), true
+	case []float64:
+		return boxed(v), true
+	}
+	return nil, false
+}
+
+func boxed[T any](v []T) []any {
+	out := make([]any, len(v))
+	for i, x := range v {
+		out[i] = x
+	}
+	return out
+}
+
+// each converts all elements of an array of numbers.
+func each[T, U any](v any, convert func(any) (U, bool), to func(U) (T, bool)) ([]T, bool) {
+	list, ok := items(v)
+	if !ok {
+		return nil, false
+	}
+	out := make([]T, len(list))
+	for i, x := range list {
+		y, good := convert(x)
+		if !good {
+			return nil, false
+		}
+		if out[i], good = to(y); !good {
+			return nil, false
+		}
+	}
+	return out, true
 }

@@ -3,18 +3,17 @@ package gguf
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/outfile"
 )
 
 // Writer writes a GGUF version 3 file: the header on creation, then the tensors' data in order. The file appears under its
 // name only when Close succeeds. Not safe for concurrent use.
 type Writer struct {
 	path    string
-	f       *os.File
+	f       *outfile.File
 	w       *bufio.Writer
 	tensors []Tensor
 	current int   // index of the tensor being written
@@ -25,24 +24,26 @@ type Writer struct {
 // Create starts a file at path with these pairs and tensors; of the tensors Name, Dims and Type count. The pair
 // general.alignment is written as the 32 bytes that are used. Call Abort, which does nothing after Close, in a defer.
 func Create(path string, m *Metadata, tensors []Tensor) (*Writer, error) {
+	return CreateOn(outfile.OS{}, path, m, tensors)
+}
+
+// CreateOn is Create for another disk.
+func CreateOn(disk outfile.Disk, path string, m *Metadata, tensors []Tensor) (*Writer, error) {
 	head, sized, err := encodeHeader(m, tensors)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".part*")
+	f, err := outfile.Create(disk, path)
 	if err != nil {
 		return nil, err
 	}
 	w := &Writer{path: path, f: f, w: bufio.NewWriterSize(f, 1<<20), tensors: sized, current: -1}
-	if err = f.Chmod(0o644); err == nil {
-		_, err = w.w.Write(head)
-	}
-	if err == nil {
+	if _, err = w.w.Write(head); err == nil {
 		err = w.next()
 	}
 	if err != nil {
 		w.Abort()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	return w, nil
 }
@@ -65,7 +66,8 @@ func encodeHeader(m *Metadata, tensors []Tensor) (head []byte, sized []Tensor, e
 	seen, offset := map[string]bool{}, int64(0)
 	for _, t := range tensors {
 		if t.Name == "" || len(t.Name) > maxName || seen[t.Name] || len(t.Dims) < 1 || len(t.Dims) > maxDims {
-			return nil, nil, fmt.Errorf("tensor %.80q with dimensions %v: name empty, too long or repeated, or not 1 … %d dimensions", t.Name, t.Dims, maxDims)
+			return nil, nil, fmt.Errorf("tensor %.80q with dimensions %v: name empty, too long or repeated, or not 1 … %d dimensions",
+				t.Name, t.Dims, maxDims)
 		}
 		seen[t.Name] = true
 		if t.Size, err = tensorSize(t.Type, t.Dims); err != nil {
@@ -146,33 +148,14 @@ func (w *Writer) WriteFloats(x []float32) error {
 // Close checks that every tensor is complete, and gives the file its name.
 func (w *Writer) Close() error {
 	defer w.Abort()
-	if w.f == nil {
-		return os.ErrClosed
-	}
 	if w.current < len(w.tensors) {
 		return fmt.Errorf("%s: tensor %q lacks %d bytes", w.path, w.tensors[w.current].Name, w.left)
 	}
-	if err := errors.Join(w.w.Flush(), w.f.Sync()); err != nil {
+	if err := w.w.Flush(); err != nil {
 		return err
 	}
-	err := w.f.Close()
-	part := w.f.Name()
-	w.f = nil
-	if err == nil {
-		err = os.Rename(part, w.path)
-	}
-	if err != nil {
-		os.Remove(part)
-	}
-	return err
+	return w.f.Commit()
 }
 
 // Abort removes the unfinished file.
-func (w *Writer) Abort() {
-	if w.f == nil {
-		return
-	}
-	w.f.Close()
-	os.Remove(w.f.Name())
-	w.f = nil
-}
+func (w *Writer) Abort() { w.f.Abort() }

@@ -7,8 +7,8 @@ import (
 )
 
 // Build returns the table that codes the given histogram of pairs (levels² counts, symbol = a0*levels + a1) in the fewest bits
-// with no code longer than maxLen, by package-merge (Larmore and Hirschberg, 1990). Equal counts are ordered by symbol, so the result is
-// deterministic. A histogram with fewer than two symbols is completed with the lowest unused ones.
+// with no code longer than maxLen, by package-merge (Larmore and Hirschberg, 1990). Equal counts are ordered by symbol, so the
+// result is deterministic. A histogram with fewer than two symbols is completed with the lowest unused ones.
 func Build(hist []uint64, levels, maxLen int) (*Table, error) {
 	if levels < MinLevels || levels > MaxLevels {
 		return nil, fmt.Errorf("huffman: %d levels, expected %d to %d", levels, MinLevels, MaxLevels)
@@ -50,8 +50,9 @@ func Build(hist []uint64, levels, maxLen int) (*Table, error) {
 	return t, nil
 }
 
-// packageMerge returns optimal code lengths ≤ maxLen for ascending weights. Row d of the coin collector's problem holds the leaves merged
-// with pairs of row d−1; only whether an item is a leaf needs to be remembered, because a row's chosen items are its first ones.
+// packageMerge returns optimal code lengths ≤ maxLen for ascending weights. Row d of the coin collector's problem holds the
+// leaves merged with pairs of row d−1; only whether an item is a leaf needs to be remembered, because a row's chosen items are
+// its first ones.
 func packageMerge(weights []uint64, maxLen int) []uint8 {
 	n := len(weights)
 	rows := make([][]bool, maxLen) // row → item is a leaf
@@ -92,7 +93,8 @@ func packageMerge(weights []uint64, maxLen int) []uint8 {
 // Validate checks that t is a complete code within the format's limits.
 func (t *Table) Validate() error {
 	if t.Levels < MinLevels || t.Levels > MaxLevels || t.MaxLen < 1 || t.MaxLen > MaxCodeLen {
-		return fmt.Errorf("table of %d levels and codes up to %d bits, expected %d to %d and 1 to %d", t.Levels, t.MaxLen, MinLevels, MaxLevels, MaxCodeLen)
+		return fmt.Errorf("table of %d levels and codes up to %d bits, expected %d to %d and 1 to %d", t.Levels, t.MaxLen,
+			MinLevels, MaxLevels, MaxCodeLen)
 	}
 	if len(t.Lens) != t.Levels*t.Levels {
 		return fmt.Errorf("table of %d code lengths, expected %d", len(t.Lens), t.Levels*t.Levels)
@@ -112,17 +114,22 @@ func (t *Table) Validate() error {
 	return nil
 }
 
-// canonical calls f with every symbol that has a code and its canonical code, most significant bit first.
+// canonical calls f with every symbol that has a code and its canonical code, most significant bit first. t must be valid.
 func (t *Table) canonical(f func(symbol int, code uint32, length int)) {
-	code := uint32(0)
-	for n := 1; n <= t.MaxLen; n++ {
-		for s, l := range t.Lens {
-			if int(l) == n {
-				f(s, code, n)
-				code++
-			}
+	var next [MaxCodeLen + 2]uint32 // the next code of a length; at first how many codes are one bit shorter
+	for _, l := range t.Lens {
+		if l > 0 {
+			next[l+1]++
 		}
-		code <<= 1
+	}
+	for n := 2; n <= MaxCodeLen; n++ {
+		next[n] = (next[n] + next[n-1]) << 1
+	}
+	for s, l := range t.Lens {
+		if l > 0 {
+			f(s, next[l], int(l))
+			next[l]++
+		}
 	}
 }
 

@@ -11,12 +11,13 @@ var ErrNoCode = errors.New("huffman: symbol without a code")
 // ErrCorrupt is returned when a lane's bit string ends before its symbols do.
 var ErrCorrupt = errors.New("huffman: corrupt stream")
 
-// maxTail is the most words a lane may have behind the interleaved part (its count is stored in a byte).
+// maxTail is the most words a lane may have after the interleaved part (its count is stored in a byte).
 const maxTail = 255
 
 // EncodeChunk appends one chunk to dst. levels holds rows × stride bytes, of which the first steps·64 of each row are coded.
 // It returns the extended stream, the number of interleaved words per lane, and each lane's words after those.
-func (t *Table) EncodeChunk(dst []uint32, levels []uint8, stride, steps, rows int) (words []uint32, mainWords int, tail [Lanes]uint8, err error) {
+func (t *Table) EncodeChunk(dst []uint32, levels []uint8, stride, steps, rows int) (words []uint32, mainWords int,
+	tail [Lanes]uint8, err error) {
 	codes := t.Codes()
 	var lanes [Lanes][]uint32
 	shortest, longest := -1, 0
@@ -76,12 +77,14 @@ func (t *Table) encodeLane(codes []uint16, levels []uint8, stride, steps, rows i
 	return out, nil
 }
 
-// DecodeChunk is the reference decoder. lookup and maxLen come from a valid Table, words starts at the chunk, tail holds 32 counts.
-// Row r of the chunk is written to dst[r*stride : r*stride + steps*64].
-func DecodeChunk(lookup []uint32, maxLen int, words []uint32, mainWords int, tail []uint8, steps, rows int, dst []uint8, stride int) error {
+// DecodeChunk is the reference decoder. lookup and maxLen come from a valid Table, words starts at the chunk, tail holds 32
+// counts. Row r of the chunk is written to dst[r*stride : r*stride + steps*64].
+func DecodeChunk(lookup []uint32, maxLen int, words []uint32, mainWords int, tail []uint8, steps, rows int, dst []uint8,
+	stride int) error {
 	tailStart := Lanes * mainWords
 	for lane := range Lanes {
-		if err := decodeLane(lookup, maxLen, words, lane, mainWords, tailStart, int(tail[lane]), steps, rows, dst[2*lane:], stride); err != nil {
+		if err := decodeLane(lookup, maxLen, words, lane, mainWords, tailStart, int(tail[lane]), steps, rows, dst[2*lane:],
+			stride); err != nil {
 			return err
 		}
 		tailStart += int(tail[lane])
@@ -90,7 +93,8 @@ func DecodeChunk(lookup []uint32, maxLen int, words []uint32, mainWords int, tai
 }
 
 // decodeLane decodes one lane: its first mainWords words stand at words[32*w + lane], the others from words[tailStart] on.
-func decodeLane(lookup []uint32, maxLen int, words []uint32, lane, mainWords, tailStart, tailWords, steps, rows int, dst []uint8, stride int) error {
+func decodeLane(lookup []uint32, maxLen int, words []uint32, lane, mainWords, tailStart, tailWords, steps, rows int,
+	dst []uint8, stride int) error {
 	bitsLeft := 32 * (mainWords + tailWords)
 	acc, n, next := uint64(0), 0, 0 // n valid bits in acc
 	for r := range rows {

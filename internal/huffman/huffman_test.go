@@ -153,7 +153,8 @@ func TestBuildRejects(t *testing.T) {
 	require.ErrorContains(t, tab.Validate(), "not complete")
 }
 
-// FuzzDecodeChunk feeds arbitrary words to the reference decoder: it may fail, it must not panic or write a level outside the alphabet.
+// FuzzDecodeChunk feeds arbitrary words to the reference decoder: it may fail, it must not panic or write a level outside the
+// alphabet.
 func FuzzDecodeChunk(f *testing.F) {
 	rng := rand.New(rand.NewPCG(9, 10))
 	_, hist := gaussianPairs(rng, 8, 64, 7, 1.5)

@@ -10,11 +10,12 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/ellm-gpu/ellm-gpu/internal/gguf"
+	"github.com/ellm-gpu/ellm-gpu/internal/infile"
+	"github.com/ellm-gpu/ellm-gpu/internal/outfile"
 )
 
 // Names inside GGUF files.
@@ -52,7 +53,7 @@ type File struct {
 
 // Read reads the file at path.
 func Read(path string) (*File, error) {
-	f, err := os.Open(path)
+	f, err := infile.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +98,8 @@ func readGGUF(path string) (*File, error) {
 		if !ok {
 			continue
 		}
-		m, err := pair(g, &g.Tensors[i], counts[name])
+		var m *Matrix
+		err := g.Guard(func() (err error) { m, err = pair(g, &g.Tensors[i], counts[name]); return err })
 		if err != nil {
 			return nil, fmt.Errorf("tensor %s: %w", g.Tensors[i].Name, err)
 		}
@@ -172,7 +174,8 @@ func newMatrix(sums []float32, count float64) (*Matrix, error) {
 	for i, x := range sums {
 		v := float64(x) / count
 		if !(v >= 0 && v <= math.MaxFloat32) {
-			return nil, fmt.Errorf("column %d has a sum of squares of %g, expected a number from 0 (damaged file, or made with a damaged model)", i, x)
+			return nil, fmt.Errorf("column %d has a sum of squares of %g, expected a number from 0 (damaged file, or made with a "+
+				"damaged model)", i, x)
 		}
 		sums[i] = float32(v)
 	}
@@ -180,7 +183,8 @@ func newMatrix(sums []float32, count float64) (*Matrix, error) {
 }
 
 // legacy walks through a file of the binary form: i32 number of entries; for each i32 length of the name, the name, i32 chunks,
-// i32 columns, columns × f32 mean squares times chunks; then, in newer files, i32 chunks, i32 length of a file name, the file name.
+// i32 columns, columns × f32 mean squares times chunks; then, in newer files, i32 chunks, i32 length of a file name, the file
+// name.
 type legacy struct {
 	b   []byte
 	pos int
@@ -188,7 +192,8 @@ type legacy struct {
 
 func (l *legacy) take(n int, what string) ([]byte, error) {
 	if n < 0 || n > len(l.b)-l.pos {
-		return nil, fmt.Errorf("at byte %d: %s takes %d bytes, %d are left (not an importance matrix, or cut short)", l.pos, what, n, len(l.b)-l.pos)
+		return nil, fmt.Errorf("at byte %d: %s takes %d bytes, %d are left (not an importance matrix, or cut short)", l.pos, what,
+			n, len(l.b)-l.pos)
 	}
 	l.pos += n
 	return l.b[l.pos-n : l.pos], nil
@@ -281,7 +286,10 @@ func (l *legacy) entry() (string, *Matrix, error) {
 }
 
 // Write stores f at path as GGUF. The file appears only when it is complete.
-func Write(path string, f *File) error {
+func Write(path string, f *File) error { return WriteOn(outfile.OS{}, path, f) }
+
+// WriteOn is Write for another disk.
+func WriteOn(disk outfile.Disk, path string, f *File) error {
 	names := make([]string, 0, len(f.Matrices))
 	for n := range f.Matrices {
 		names = append(names, n)
@@ -300,7 +308,7 @@ func Write(path string, f *File) error {
 			gguf.Tensor{Name: n + sumSuffix, Dims: []uint64{uint64(len(f.Matrices[n].MeanSq)), 1}, Type: gguf.F32},
 			gguf.Tensor{Name: n + countSuffix, Dims: []uint64{1, 1}, Type: gguf.F32})
 	}
-	w, err := gguf.Create(path, &meta, tensors)
+	w, err := gguf.CreateOn(disk, path, &meta, tensors)
 	if err != nil {
 		return err
 	}

@@ -165,3 +165,34 @@ func FuzzLegacy(f *testing.F) {
 		}
 	})
 }
+
+// FuzzFiles reads files of both forms; what is accepted is written and read again.
+func FuzzFiles(f *testing.F) {
+	dir, err := os.MkdirTemp("/dev/shm", "ellm-fuzz-") // in memory, where the system has such a place
+	if err != nil {
+		dir = f.TempDir()
+	}
+	f.Cleanup(func() { os.RemoveAll(dir) })
+	in, out := filepath.Join(dir, "in"), filepath.Join(dir, "out")
+	one, err := parseLegacy(legacyFile(true))
+	require.NoError(f, err)
+	require.NoError(f, Write(in, one))
+	b, err := os.ReadFile(in)
+	require.NoError(f, err)
+	f.Add(b)
+	f.Add(legacyFile(false))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		require.NoError(t, os.WriteFile(in, b, 0o600))
+		file, err := Read(in)
+		if err != nil {
+			return
+		}
+		require.NoError(t, Write(out, file))
+		again, err := Read(out)
+		require.NoError(t, err)
+		require.Len(t, again.Matrices, len(file.Matrices))
+		for name, m := range file.Matrices {
+			require.Len(t, again.Matrices[name].MeanSq, len(m.MeanSq))
+		}
+	})
+}

@@ -3,6 +3,8 @@ package linalg
 import (
 	"errors"
 	"math"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/parallel"
 )
 
 // ErrNotPositive is returned for a matrix that is not positive definite within float32's precision.
@@ -11,9 +13,9 @@ var ErrNotPositive = errors.New("matrix is not positive definite")
 // block is the number of columns that Cholesky factors at a time.
 const block = 128
 
-// Cholesky replaces the lower triangle of the symmetric n × n matrix s (row-major) by its factor L with S = L·Lᵀ. The upper triangle is neither
-// read nor defined afterwards. It uses all cores.
-func (i ISA) Cholesky(s []float32, n int) error {
+// Cholesky replaces the lower triangle of the symmetric n × n matrix s (row-major) by its factor L with S = L·Lᵀ. The upper
+// triangle is neither read nor defined afterwards. It uses all cores.
+func (i Kernels) Cholesky(s []float32, n int) error {
 	m := RowMajor(s, n)
 	panel := make([]float32, block*n) // −L21ᵀ
 	scratch := NewScratch()
@@ -30,7 +32,7 @@ func (i ISA) Cholesky(s []float32, n int) error {
 		inv := invert(diag, nb) // L11⁻ᵀ: L21 = A21·L11⁻ᵀ
 		below := m.From(j0+nb, j0)
 		p := RowMajor(panel, rest)
-		Parallel(scratch, (rest+block-1)/block, func(k int, s *Scratch) {
+		parallel.With(scratch, (rest+block-1)/block, func(k int, s *Scratch) {
 			r0 := k * block
 			rows := min(block, rest-r0)
 			out := make([]float32, rows*nb)
@@ -44,7 +46,7 @@ func (i ISA) Cholesky(s []float32, n int) error {
 		})
 		// The last strips are the longest: they come first, so that no core waits for them.
 		strips := (rest + block - 1) / block
-		Parallel(scratch, strips, func(k int, s *Scratch) {
+		parallel.With(scratch, strips, func(k int, s *Scratch) {
 			r0 := (strips - 1 - k) * block
 			rows := min(block, rest-r0)
 			i.MulAdd(m.From(j0+nb+r0, j0+nb), below.From(r0, 0), p, rows, r0+rows, nb, s)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
 // gram returns XᵀX for a random X of t × n, with a little added to the diagonal.
@@ -25,11 +27,11 @@ func gram(r *rand.Rand, n, t int) []float32 {
 
 func TestCholesky(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	for _, isa := range available() {
+	for _, kernels := range Available() {
 		for _, n := range []int{1, 5, 64, 65, 200, 389} {
 			s := gram(r, n, 2*n)
 			l := append([]float32{}, s...)
-			require.NoError(t, isa.Cholesky(l, n))
+			require.NoError(t, kernels.Cholesky(l, n))
 			worst := 0.0
 			for i := range n {
 				for j := range i + 1 {
@@ -40,16 +42,16 @@ func TestCholesky(t *testing.T) {
 					worst = max(worst, math.Abs(x-float64(s[i*n+j]))/math.Sqrt(float64(s[i*n+i])*float64(s[j*n+j])))
 				}
 			}
-			require.Less(t, worst, 1e-5, "%s n = %d", isa, n)
+			require.Less(t, worst, 1e-5, "%s n = %d", kernels, n)
 		}
 	}
 }
 
 func TestCholeskyNotPositive(t *testing.T) {
 	s := []float32{1, 0, 2, 1}
-	require.ErrorIs(t, Generic.Cholesky(s, 2), ErrNotPositive)
+	require.ErrorIs(t, With(isa.Generic).Cholesky(s, 2), ErrNotPositive)
 	nan := []float32{float32(math.NaN())}
-	require.ErrorIs(t, Generic.Cholesky(nan, 1), ErrNotPositive)
+	require.ErrorIs(t, With(isa.Generic).Cholesky(nan, 1), ErrNotPositive)
 }
 
 func BenchmarkCholesky(b *testing.B) {

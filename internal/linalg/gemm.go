@@ -1,26 +1,24 @@
-// Package linalg has the little dense linear algebra that calibration needs, in float32: products of matrices at the processor's speed, and the
-// Cholesky factorization. Sums are formed in an order that depends on the shapes alone, so that results do not change with the number of threads.
+// Package linalg has the little dense linear algebra that calibration needs, in float32: products of matrices at the processor's
+// speed, and the Cholesky factorization. Sums are formed in an order that depends on the shapes alone, so that results do not
+// change with the number of threads.
 package linalg
 
-import "unsafe"
+import (
+	"runtime"
+	"unsafe"
 
-// ISA is an instruction set with a kernel for products.
-type ISA int
-
-// The instruction sets.
-const (
-	Generic ISA = iota
-	AVX2
-	AVX512
-	NEON
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
-// String returns the name.
-func (i ISA) String() string { return [...]string{"generic", "AVX2", "AVX-512", "NEON"}[i] }
+// Kernels are this package's functions in one instruction set: AVX2 needs FMA too, AVX-512 needs F and VL.
+type Kernels struct{ isa.ISA }
 
-// Best returns the fastest instruction set of this processor.
-func Best() ISA {
-	all := available()
+// With returns the functions in instruction set i, which must be one of Available.
+func With(i isa.ISA) Kernels { return Kernels{i} }
+
+// Best returns the fastest functions of this processor.
+func Best() Kernels {
+	all := Available()
 	return all[len(all)-1]
 }
 
@@ -36,7 +34,7 @@ type tileArgs struct {
 }
 
 // args checks a tile's slices and points to them.
-func (i ISA) args(c, a, b Matrix, k int) tileArgs {
+func (i Kernels) args(c, a, b Matrix, k int) tileArgs {
 	rows, cols := i.tile()
 	return tileArgs{
 		c: unsafe.Pointer(&c.Data[:(rows-1)*c.Row+cols][0]), cRow: 4 * c.Row,
@@ -60,11 +58,15 @@ func (m Matrix) T() Matrix { return Matrix{m.Data, m.Col, m.Row} }
 // From returns the part of m that begins at (i, j).
 func (m Matrix) From(i, j int) Matrix { return Matrix{m.Data[i*m.Row+j*m.Col:], m.Row, m.Col} }
 
-// depth is how many products are summed in registers before the sum is added to C: a panel of B of that depth fits the first-level cache.
+// depth is how many products are summed in registers before the sum is added to C: a panel of B of that depth fits the
+// first-level cache.
 const depth = 256
 
 // Scratch is memory that products use; one per goroutine.
 type Scratch struct{ panel, edge []float32 }
+
+// NewScratch returns scratch for a goroutine on every core.
+func NewScratch() []Scratch { return make([]Scratch, runtime.GOMAXPROCS(0)) }
 
 func (s *Scratch) grow() {
 	if s.panel == nil {
@@ -74,15 +76,15 @@ func (s *Scratch) grow() {
 }
 
 // tile returns the rows and columns of C that a kernel computes at once.
-func (i ISA) tile() (rows, cols int) {
-	if i == AVX512 {
+func (i Kernels) tile() (rows, cols int) {
+	if i.ISA == isa.AVX512 {
 		return 8, 32
 	}
 	return 4, 16
 }
 
 // MulAdd adds A·B to C: C is m × n with Col = 1, A is m × k, B is k × n. C must not overlap the others.
-func (i ISA) MulAdd(c, a, b Matrix, m, n, k int, s *Scratch) {
+func (i Kernels) MulAdd(c, a, b Matrix, m, n, k int, s *Scratch) {
 	s.grow()
 	tm, tn := i.tile()
 	for k0 := 0; k0 < k; k0 += depth {
@@ -124,7 +126,7 @@ func pack(dst []float32, b Matrix, k, n, tn int) Matrix {
 }
 
 // edge is kernel for a tile that is not whole.
-func (i ISA) edge(c, a, b Matrix, m, n, k int, s *Scratch) {
+func (i Kernels) edge(c, a, b Matrix, m, n, k int, s *Scratch) {
 	tm, tn := i.tile()
 	ct, at := RowMajor(s.edge[:tm*tn], tn), RowMajor(s.edge[8*32:], k)
 	for r := range tm {

@@ -2,6 +2,20 @@
 
 package linalg
 
+import "unsafe"
+
+// The assembly reads arguments at these offsets: a constant below is negative, which does not compile, where a field lies elsewhere.
+const (
+	_ = -uint(unsafe.Offsetof(tileArgs{}.c) - 0)
+	_ = -uint(unsafe.Offsetof(tileArgs{}.cRow) - 8)
+	_ = -uint(unsafe.Offsetof(tileArgs{}.a) - 16)
+	_ = -uint(unsafe.Offsetof(tileArgs{}.aRow) - 24)
+	_ = -uint(unsafe.Offsetof(tileArgs{}.aK) - 32)
+	_ = -uint(unsafe.Offsetof(tileArgs{}.b) - 40)
+	_ = -uint(unsafe.Offsetof(tileArgs{}.bK) - 48)
+	_ = -uint(unsafe.Offsetof(tileArgs{}.k) - 56)
+)
+
 // gemmNEON adds the product of A, 4 × k, and B, k × 16, to a tile of C.
 //
 //go:noescape

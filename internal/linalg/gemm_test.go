@@ -29,7 +29,7 @@ func naive(c, a, b Matrix, m, n, k int) {
 
 func TestMulAdd(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, isa := range available() {
+	for _, kernels := range Available() {
 		for _, dim := range [][3]int{{8, 32, 1}, {8, 32, 300}, {1, 1, 1}, {13, 45, 260}, {64, 64, 64}, {9, 96, 513}, {40, 7, 5}} {
 			m, n, k := dim[0], dim[1], dim[2]
 			for form := range 4 {
@@ -44,8 +44,8 @@ func TestMulAdd(t *testing.T) {
 				want := RowMajor(integers(r, m*cs), cs)
 				got := RowMajor(append([]float32{}, want.Data...), cs)
 				naive(want, a, b, m, n, k)
-				isa.MulAdd(got, a, b, m, n, k, &Scratch{})
-				require.Equal(t, want.Data, got.Data, "%s %v form %d", isa, dim, form)
+				kernels.MulAdd(got, a, b, m, n, k, &Scratch{})
+				require.Equal(t, want.Data, got.Data, "%s %v form %d", kernels, dim, form)
 			}
 		}
 	}
@@ -53,18 +53,18 @@ func TestMulAdd(t *testing.T) {
 
 func BenchmarkMulAdd(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, isa := range available() {
+	for _, kernels := range Available() {
 		const m, n, k = 1536, 512, 1536
 		x, y, z := RowMajor(integers(r, m*k), k), RowMajor(integers(r, k*n), n), RowMajor(make([]float32, m*n), n)
 		for _, form := range []string{"normal", "transposed"} {
-			b.Run(fmt.Sprint(isa, " ", form), func(b *testing.B) {
+			b.Run(fmt.Sprint(kernels, " ", form), func(b *testing.B) {
 				a := x
 				if form == "transposed" {
 					a = RowMajor(x.Data, m).T()
 				}
 				var s Scratch
 				for b.Loop() {
-					isa.MulAdd(z, a, y, m, n, k, &s)
+					kernels.MulAdd(z, a, y, m, n, k, &s)
 				}
 				b.ReportMetric(m*n*k*float64(b.N)/b.Elapsed().Seconds()/1e9, "GMAC/s")
 			})

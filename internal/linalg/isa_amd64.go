@@ -4,29 +4,31 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/cpu"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 )
 
-// available returns the instruction sets of this processor, the fastest last.
-func available() []ISA {
+// Available returns the functions that this processor can run, the fastest last.
+func Available() []Kernels {
 	x := &cpu.X86
-	all := []ISA{Generic}
+	all := []Kernels{{isa.Generic}}
 	if x.HasAVX2 && x.HasFMA {
-		all = append(all, AVX2)
+		all = append(all, Kernels{isa.AVX2})
 	}
 	if x.HasAVX512F && x.HasAVX512VL {
-		all = append(all, AVX512)
+		all = append(all, Kernels{isa.AVX512})
 	}
 	return all
 }
 
 // kernel adds the product of A, rows × k, and B, k × columns, to a tile of C; C and B have Col = 1, k > 0.
-func (i ISA) kernel(c, a, b Matrix, k int) {
-	if i == Generic {
+func (i Kernels) kernel(c, a, b Matrix, k int) {
+	if i.ISA == isa.Generic {
 		kernelGeneric(c, a, b, k)
 		return
 	}
 	args := i.args(c, a, b, k)
-	if i == AVX512 {
+	if i.ISA == isa.AVX512 {
 		gemm512((*byte)(unsafe.Pointer(&args)))
 	} else {
 		gemm256((*byte)(unsafe.Pointer(&args)))

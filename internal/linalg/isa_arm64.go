@@ -1,12 +1,16 @@
 package linalg
 
-import "unsafe"
+import (
+	"unsafe"
 
-// available returns the instruction sets of this processor, the fastest last.
-func available() []ISA { return []ISA{Generic, NEON} }
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
+)
 
-func (i ISA) kernel(c, a, b Matrix, k int) {
-	if i == Generic {
+// Available returns the functions that this processor can run, the fastest last.
+func Available() []Kernels { return []Kernels{{isa.Generic}, {isa.NEON}} }
+
+func (i Kernels) kernel(c, a, b Matrix, k int) {
+	if i.ISA == isa.Generic {
 		kernelGeneric(c, a, b, k)
 		return
 	}

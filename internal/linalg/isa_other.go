@@ -2,7 +2,9 @@
 
 package linalg
 
-// available returns the instruction sets of this processor, the fastest last.
-func available() []ISA { return []ISA{Generic} }
+import "github.com/ellm-gpu/ellm-gpu/internal/isa"
 
-func (i ISA) kernel(c, a, b Matrix, k int) { kernelGeneric(c, a, b, k) }
+// Available returns the functions that this processor can run, the fastest last.
+func Available() []Kernels { return []Kernels{{isa.Generic}} }
+
+func (i Kernels) kernel(c, a, b Matrix, k int) { kernelGeneric(c, a, b, k) }

@@ -3,159 +3,162 @@ package model
 import (
 	"errors"
 	"fmt"
-	"math"
-	"sort"
+	"slices"
 	"strings"
 )
 
 // ErrUnsupported is wrapped by Build's error for an architecture this program cannot run.
 var ErrUnsupported = errors.New("unsupported architecture")
 
-// Bounds of what Build accepts. Everything that a backend allocates is a product of these.
-const (
-	maxVocab  = 1 << 20
-	maxEmbd   = 1 << 16
-	maxLayers = 1 << 10
-	maxHeads  = 1 << 10
-	maxDim    = 1 << 10 // of one head
-	maxFF     = 1 << 17
-	maxCtx    = 1 << 24
-)
+// Arch is an architecture: what model files call it and its tensors, and how it becomes a Program.
+type Arch struct {
+	Name    string   // GGUF's general.architecture
+	HFTypes []string // model_type in Hugging Face's config.json
+	// hf are Hugging Face's names of tensors of layers that differ from hfNames'.
+	hf map[string]string
+	// adjacentPairs: GGUF's rows of queries and keys have neighbours as rotated pairs, Hugging Face's are half a head apart.
+	adjacentPairs bool
+	// normOffset is what Hugging Face's weights of norms lack.
+	normOffset float32
+	// gelu: the feed-forward network's activation is GELU, not SiLU.
+	gelu bool
+	// fused: model files join queries, keys and values to one tensor, and gate and up.
+	fused bool
+	// recurrent is the kind of layers that it may have beside those with attention; 0: none.
+	recurrent byte
+	// outputNorm is GGUF's name of the norm before the output matrix; empty: OutputNorm.
+	outputNorm string
+	// defaults sets hyperparameters that model files leave out; nil if there are none.
+	defaults func(c *Config)
+	// build appends the forward pass. has reports which optional tensors exist.
+	build func(p *Program, has func(tensor string) bool)
+}
 
-// Names of tensors outside the layers, as in GGUF.
-const (
-	tokenEmbd  = "token_embd.weight"
-	outputNorm = "output_norm.weight"
-	output     = "output.weight"
-	ropeFreqs  = "rope_freqs.weight"
-)
+// archs returns all architectures.
+func archs() []*Arch {
+	return []*Arch{llama(), qwen2(), qwen3(), gemma2(), gemma3(), phi3(), smollm3(), granite(), olmo2(), exaone4(), mistral3(),
+		lfm2(), qwen35()}
+}
 
-// arch writes an architecture's forward pass into p. has reports which optional tensors exist.
-type arch func(p *Program, has func(tensor string) bool)
-
-// archOf returns the architecture with GGUF's name.
-func archOf(name string) (arch, error) {
-	archs := map[string]arch{"llama": llama, "qwen2": qwen2}
-	if a, ok := archs[name]; ok {
-		return a, nil
+// HFAct returns the activation that Hugging Face's configurations must name.
+func (a *Arch) HFAct() string {
+	if a.gelu {
+		return "gelu_pytorch_tanh"
 	}
-	known := make([]string, 0, len(archs))
-	for n := range archs {
-		known = append(known, n)
+	return "silu"
+}
+
+// Fused reports whether the architecture's files join queries, keys and values to one tensor, and gate and up.
+func (a *Arch) Fused() bool { return a.fused }
+
+// outputNorm returns the name of the norm before the output matrix.
+func (p *Program) outputNorm() string {
+	if p.arch != nil && p.arch.outputNorm != "" {
+		return p.arch.outputNorm
 	}
-	sort.Strings(known)
-	return nil, fmt.Errorf("%w %q (known: %s)", ErrUnsupported, name, strings.Join(known, ", "))
+	return OutputNorm
+}
+
+// SetDefaults completes hyperparameters that were read from a model file.
+func (a *Arch) SetDefaults(c *Config) {
+	if a.defaults != nil {
+		a.defaults(c)
+	}
+}
+
+// ArchByName returns the architecture with GGUF's name.
+func ArchByName(name string) (*Arch, error) {
+	return find(fmt.Sprintf("architecture %q", name), func(a *Arch) bool { return a.Name == name })
+}
+
+// ArchByHFType returns the architecture with a model_type of Hugging Face.
+func ArchByHFType(modelType string) (*Arch, error) {
+	return find(fmt.Sprintf("model_type %q", modelType), func(a *Arch) bool { return slices.Contains(a.HFTypes, modelType) })
+}
+
+func find(what string, match func(*Arch) bool) (*Arch, error) {
+	var known []string
+	for _, a := range archs() {
+		if match(a) {
+			return a, nil
+		}
+		known = append(known, a.Name)
+	}
+	return nil, fmt.Errorf("%s: %w%s (known: %s)", what, ErrUnsupported, missing(what), strings.Join(known, ", "))
+}
+
+// missing says what an architecture has that no program does.
+func missing(what string) string {
+	for _, m := range []struct {
+		has   string
+		names []string
+	}{
+		{"mixtures of experts", []string{"moe", "mixtral", "gpt-oss", "gpt_oss"}},
+		{"Gated DeltaNet layers", []string{"qwen3next", "qwen3_next", "kimi"}},
+		{"Mamba layers", []string{"mamba", "granitehybrid", "nemotron_h", "falcon-h1", "falcon_h1", "jamba", "plamo2"}},
+		{"per-layer embeddings", []string{"gemma4", "gemma3n"}},
+	} {
+		for _, name := range m.names {
+			if strings.Contains(what, name) {
+				return ": " + m.has + " are not supported"
+			}
+		}
+	}
+	return ""
 }
 
 // Build returns the forward pass of the model that cfg describes. has reports whether the model has a tensor of the given name;
-// it is asked for optional tensors and, so that a missing one is named here and not in the middle of loading, for all required ones.
+// it is asked for optional tensors and, so that a missing one is named here and not in the middle of loading, for all required
+// ones.
 func Build(cfg *Config, has func(tensor string) bool) (*Program, error) {
-	a, err := archOf(cfg.Architecture)
+	p, err := build(cfg, has)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range p.Tensors() {
+		if !has(t.Name) {
+			return nil, fmt.Errorf("architecture %s needs tensor %s, which the model lacks", cfg.Architecture, t.Name)
+		}
+	}
+	return p, nil
+}
+
+// Tensors returns the tensors of the model that cfg describes, whether or not it has them: what Build's Program would use. has
+// is asked for optional tensors.
+func Tensors(cfg *Config, has func(tensor string) bool) ([]TensorSpec, error) {
+	p, err := build(cfg, has)
+	if err != nil {
+		return nil, err
+	}
+	return p.Tensors(), nil
+}
+
+func build(cfg *Config, has func(tensor string) bool) (*Program, error) {
+	a, err := ArchByName(cfg.Architecture)
 	if err != nil {
 		return nil, err
 	}
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("model configuration: %w", err)
 	}
-	p := &Program{Config: *cfg}
-	a(p, has)
-	for _, n := range p.Nodes {
-		for _, name := range []string{n.Weight, n.Bias} {
-			if name != "" && !has(name) {
-				return nil, fmt.Errorf("architecture %s needs tensor %s, which the model lacks", cfg.Architecture, name)
-			}
-		}
+	if err := a.checkLayers(cfg); err != nil {
+		return nil, fmt.Errorf("model configuration: %w", err)
 	}
+	p := &Program{Config: *cfg, arch: a}
+	a.build(p, has)
 	return p, nil
 }
 
-// Validate checks that every hyperparameter is set and within bounds.
-func (c *Config) Validate() error {
-	for _, f := range []struct {
-		name     string
-		n, limit int
-	}{
-		{"n_vocab", c.NVocab, maxVocab}, {"n_embd", c.NEmbd, maxEmbd}, {"n_layers", c.NLayers, maxLayers},
-		{"n_heads", c.NHeads, maxHeads}, {"n_kv_heads", c.NKVHeads, maxHeads}, {"head_dim", c.HeadDim, maxDim},
-		{"n_ff", c.NFF, maxFF}, {"n_ctx", c.NCtx, maxCtx}, {"rope_dim", c.RopeDim, maxDim},
-	} {
-		if f.n < 1 || f.n > f.limit {
-			return fmt.Errorf("%s is %d, expected 1 to %d", f.name, f.n, f.limit)
+// checkLayers refuses kinds of layers, and hyperparameters of such, that the architecture does not have.
+func (a *Arch) checkLayers(c *Config) error {
+	for l := range len(c.Layers) {
+		if k := c.Layers[l]; k != LayerAttention && k != a.recurrent {
+			return fmt.Errorf("layers: layer %d is of kind %q, which %s does not have", l, k, a.Name)
 		}
 	}
-	switch {
-	case c.NHeads%c.NKVHeads != 0:
-		return fmt.Errorf("n_heads is %d, expected a multiple of n_kv_heads (%d)", c.NHeads, c.NKVHeads)
-	case c.NHeads*c.HeadDim > maxEmbd:
-		return fmt.Errorf("%d heads of %d dimensions, expected at most %d together", c.NHeads, c.HeadDim, maxEmbd)
-	case c.RopeDim > c.HeadDim || c.RopeDim%2 != 0:
-		return fmt.Errorf("rope_dim is %d, expected an even number up to head_dim (%d)", c.RopeDim, c.HeadDim)
-	case !(c.NormEps >= 0 && c.NormEps < 1):
-		return fmt.Errorf("norm_eps is %g, expected 0 to 1", c.NormEps)
-	case !(c.RopeBase >= 1 && c.RopeBase <= math.MaxFloat32):
-		return fmt.Errorf("rope_base is %g, expected at least 1", c.RopeBase)
-	case !(c.RopeScale >= 0 && c.RopeScale <= maxCtx):
-		return fmt.Errorf("rope_scale is %g, expected 0 (none) or more", c.RopeScale)
+	if delta := a.recurrent == LayerDelta; delta != (c.DeltaValueHeads > 0) || a.recurrent == 0 && c.ConvKernel > 0 {
+		return fmt.Errorf("delta_value_heads is %d and conv_kernel is %d, which does not fit %s", c.DeltaValueHeads, c.ConvKernel,
+			a.Name)
 	}
 	return nil
 }
-
-// decoder appends the pre-norm decoder that both Llama and Qwen2 are: RMSNorm, grouped-query attention with rotary positions,
-// and a gated feed-forward network (SwiGLU) per layer. qkvBias adds biases to queries, keys and values.
-func (p *Program) decoder(qkvBias bool, has func(tensor string) bool) {
-	p.add(Node{Op: OpEmbed, Layer: -1, Dst: BufX, Weight: tokenEmbd})
-	for l := range p.Config.NLayers {
-		p.attention(l, qkvBias)
-		p.feedForward(l)
-	}
-	head := output
-	if !has(output) {
-		head = tokenEmbd
-	}
-	p.add(
-		Node{Op: OpRMSNorm, Layer: -1, Dst: BufNorm, A: BufX, Weight: outputNorm, Last: true},
-		Node{Op: OpMatMul, Layer: -1, Dst: BufLogits, A: BufNorm, Weight: head, Last: true},
-	)
-}
-
-func (p *Program) attention(l int, qkvBias bool) {
-	last := l == p.Config.NLayers-1 // behind the last cache only the tokens with logits matter
-	qkv := func(dst Buffer, name string, last bool) Node {
-		n := Node{Op: OpMatMul, Layer: l, Dst: dst, A: BufNorm, Weight: tensor(l, name+".weight"), Last: last}
-		if qkvBias {
-			n.Bias = tensor(l, name+".bias")
-		}
-		return n
-	}
-	p.add(
-		Node{Op: OpRMSNorm, Layer: l, Dst: BufNorm, A: BufX, Weight: tensor(l, "attn_norm.weight")},
-		qkv(BufQ, "attn_q", last),
-		qkv(BufK, "attn_k", false),
-		qkv(BufV, "attn_v", false),
-		Node{Op: OpRoPE, Layer: l, Dst: BufQ, Last: last},
-		Node{Op: OpRoPE, Layer: l, Dst: BufK},
-		Node{Op: OpAttention, Layer: l, Dst: BufAttn, A: BufQ, B: BufK, C: BufV, Last: last},
-		Node{Op: OpMatMul, Layer: l, Dst: BufProj, A: BufAttn, Weight: tensor(l, "attn_output.weight"), Last: last},
-		Node{Op: OpAdd, Layer: l, Dst: BufX, A: BufProj, Last: last},
-	)
-}
-
-func (p *Program) feedForward(l int) {
-	last := l == p.Config.NLayers-1
-	matmul := func(dst, a Buffer, name string) Node {
-		return Node{Op: OpMatMul, Layer: l, Dst: dst, A: a, Weight: tensor(l, name+".weight"), Last: last}
-	}
-	p.add(
-		Node{Op: OpRMSNorm, Layer: l, Dst: BufNorm, A: BufX, Weight: tensor(l, "ffn_norm.weight"), Last: last},
-		matmul(BufGate, BufNorm, "ffn_gate"),
-		matmul(BufUp, BufNorm, "ffn_up"),
-		Node{Op: OpSwiGLU, Layer: l, Dst: BufGate, A: BufGate, B: BufUp, Last: last},
-		matmul(BufProj, BufGate, "ffn_down"),
-		Node{Op: OpAdd, Layer: l, Dst: BufX, A: BufProj, Last: last},
-	)
-}
-
-func (p *Program) add(nodes ...Node) { p.Nodes = append(p.Nodes, nodes...) }
-
-// tensor returns the GGUF name of a tensor of layer l.
-func tensor(l int, name string) string { return fmt.Sprintf("blk.%d.%s", l, name) }

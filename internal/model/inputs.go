@@ -1,15 +1,16 @@
 package model
 
-// Input is a vector of activations that one or more matrices multiply, and where its elements could be rescaled: the matrices' columns
-// divided by factors, and what produces the vector multiplied by them, leave the model's function unchanged.
+// Input is a vector of activations that one or more matrices multiply, and where its elements could be rescaled: the matrices'
+// columns divided by factors, and what produces the vector multiplied by them, leave the model's function unchanged.
 type Input struct {
 	Weights []string // the matrices, in order of execution
 	Width   int      // elements of the vector = columns of the matrices
-	// Scaled are the tensors whose rows (of vectors: elements) carry the factors: a norm's weight, or a matrix and its bias. Empty if
-	// there is nothing that would.
+	// Scaled are the tensors whose rows (of vectors: elements) carry the factors: a norm's weight, or a matrix and its bias. Empty
+	// if no tensor can absorb them.
 	Scaled []string
-	// Ordered are tensors whose rows (of vectors: elements) could be put in another order, and the matrices' columns likewise, without a change of
-	// the model's function: the two matrices, and their biases, whose products a SwiGLU joins. Empty if there are none.
+	// Ordered are tensors whose rows (of vectors: elements) could be put in another order, and the matrices' columns likewise,
+	// without a change of the model's function: the two matrices, and their biases, whose products a gated linear unit joins. Empty
+	// if there are none.
 	Ordered []string
 	// Period and Repeat say which row element i belongs to (see Row). Heads that share their values give Repeat > 1.
 	Period, Repeat int
@@ -60,7 +61,7 @@ func (p *Program) flow() *flow {
 	for i := range p.Nodes {
 		n := &p.Nodes[i]
 		f.from[i] = writers
-		for _, b := range n.reads() {
+		for _, b := range n.Reads() {
 			if w := writers[b]; w >= 0 {
 				f.readers[w] = append(f.readers[w], i)
 			}
@@ -69,23 +70,6 @@ func (p *Program) flow() *flow {
 		writers[n.Dst] = i
 	}
 	return f
-}
-
-// reads returns the buffers whose content n uses.
-func (n *Node) reads() []Buffer {
-	switch n.Op {
-	case OpRMSNorm, OpMatMul:
-		return []Buffer{n.A}
-	case OpRoPE:
-		return []Buffer{n.Dst}
-	case OpAttention:
-		return []Buffer{n.A, n.B, n.C}
-	case OpSwiGLU:
-		return []Buffer{n.A, n.B}
-	case OpAdd:
-		return []Buffer{n.A, n.Dst}
-	}
-	return nil
 }
 
 // input describes the vector of the given width that node w writes.
@@ -103,7 +87,7 @@ func (f *flow) input(w, width int) Input {
 	source := w
 	switch n.Op {
 	case OpRMSNorm:
-	case OpSwiGLU: // silu(A)·B is linear in B
+	case OpGLU: // act(A)·B is linear in B
 		source = f.from[w][n.B]
 	case OpAttention: // a mean of values
 		source = f.from[w][n.C]
@@ -111,7 +95,7 @@ func (f *flow) input(w, width int) Input {
 	default:
 		return in
 	}
-	if n.Op == OpSwiGLU {
+	if n.Op == OpGLU {
 		in.Ordered = f.ordered(w)
 	}
 	if source < 0 {
@@ -128,7 +112,7 @@ func (f *flow) input(w, width int) Input {
 	return in
 }
 
-// ordered returns Input.Ordered of the vector that the SwiGLU at node w writes.
+// ordered returns Input.Ordered of the vector that the gated linear unit at node w writes.
 func (f *flow) ordered(w int) (tensors []string) {
 	for _, buffer := range []Buffer{f.p.Nodes[w].A, f.p.Nodes[w].B} {
 		source := f.from[w][buffer]

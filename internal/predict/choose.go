@@ -8,8 +8,8 @@ type Choice struct {
 	Saved float64 // seconds per token that decoding it once saves; negative where the coded product is faster
 }
 
-// ChooseDecoded tells which matrices to decode with `spare` bytes beyond what all of them take coded: each byte where it saves most
-// time. What costs time stays coded. spare is at most half of the largest int64.
+// ChooseDecoded tells which matrices to decode with `spare` bytes beyond what all of them take coded: each byte where it saves
+// most time. What costs time stays coded. spare is at most half of the largest int64.
 func ChooseDecoded(choices []Choice, spare int64) []bool {
 	decoded := make([]bool, len(choices))
 	var order []int

@@ -4,10 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"math"
 	"sort"
 	"strings"
 
-	"github.com/ellm-gpu/ellm-gpu/bench/devices"
+	"github.com/ellm-gpu/ellm-gpu/internal/predict/devices"
 )
 
 // Device describes a GPU. Rates are lanes per clock and multiprocessor.
@@ -82,8 +83,8 @@ func Find(name string) (*Device, error) {
 	return nil, fmt.Errorf("there is no description of a device %q; there are %s", name, strings.Join(names, ", "))
 }
 
-// Nearest returns a description for a device that is there: the one that matches its name (exact), or else one of the nearest compute
-// capability with this device's multiprocessors and clock. sms and clockMHz may be 0 (unknown).
+// Nearest returns a description for a device that is there: the one that matches its name (exact), or else one of the nearest
+// compute capability with this device's multiprocessors and clock. sms and clockMHz may be 0 (unknown).
 func Nearest(name string, major, minor, sms, clockMHz int) (d *Device, exact bool, err error) {
 	all, err := Devices()
 	if err != nil {
@@ -91,8 +92,13 @@ func Nearest(name string, major, minor, sms, clockMHz int) (d *Device, exact boo
 	}
 	best := -1
 	for i, c := range all {
-		if strings.Contains(name, c.Match) {
-			return c, true, nil
+		if strings.Contains(name, c.Match) && (sms == 0 || sms == c.SMs) { // an "RTX 4060 Ti" is no "RTX 4060"
+			near := *c
+			slow := clockMHz > 0 && math.Abs(float64(clockMHz)-c.ClockMHz) > sameClock*c.ClockMHz
+			if slow { // another power mode
+				near.ClockMHz = float64(clockMHz)
+			}
+			return &near, !slow, nil
 		}
 		if best < 0 || distance(c, major, minor) < distance(all[best], major, minor) {
 			best = i
@@ -109,6 +115,9 @@ func Nearest(name string, major, minor, sms, clockMHz int) (d *Device, exact boo
 	}
 	return &near, false, nil
 }
+
+// sameClock is the share by which a device's highest clock rate may differ from the described one.
+const sameClock = 0.1
 
 func distance(d *Device, major, minor int) int {
 	n := 10*(d.CCMajor-major) + d.CCMinor - minor

@@ -3,8 +3,9 @@
 //
 // A kernel takes as long as the slowest of: reading its bytes, issuing its instructions, and each class of instructions on its
 // units, shared-memory reads of code tables counted with their bank conflicts. Instruction limits are reached to a share given in
-// the device's description. A kernel's instructions are those of its main loop, those that lead from one run of that loop to the next (a row's end
-// and beginning), and some that callers count. Where little is to be done, loads that depend on each other take the time. Not modelled: caches, power limits.
+// the device's description. A kernel's instructions are those of its main loop, those that lead from one run of that loop to the
+// next (a row's end and beginning), and some that callers count. Where little is to be done, loads that depend on each other take
+// the time. Not modelled: caches, power limits.
 package predict
 
 import (
@@ -12,7 +13,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"strings"
 )
 
 // kernelCounts is written by bench/sass -json.
@@ -21,8 +21,12 @@ import (
 var kernelCounts []byte
 
 const (
-	// warpsToFill is how many warps a multiprocessor needs to reach its instruction rate.
+	// warpsToFill is how many warps a multiprocessor needs to reach its instruction rate: four for each of its schedulers, so that
+	// one has an instruction whose operands are there. Assumed.
 	warpsToFill = 16
+	// tensorWarpsToFill is likewise for kernels on tensor cores, whose warps have 16 products or more under way that do not depend
+	// on each other: while one warp of a scheduler multiplies, another loads and converts. Assumed.
+	tensorWarpsToFill = 8
 	// unknownCost is the instructions per product assumed of kernels that were not counted.
 	unknownCost = 4
 	// wideRounds is the rounds of a shared-memory access of 64 or 128 bits, of which part is broadcast.
@@ -35,25 +39,26 @@ type Work struct {
 	Blocks  int
 	Threads int // per block
 	Shared  int // dynamic shared memory per block, bytes
-	Tasks   []Task
-	Rounds  float64 // loads that a block makes one after the other, besides its tasks
+	Items   []WorkItem
+	Rounds  float64 // loads that a block makes one after the other, besides those of its items
 	Tail    float64 // likewise, of the last block after all others
 }
 
-// Task is a launch's work with one matrix, or all of it.
-type Task struct {
+// WorkItem is a launch's work with one matrix, or all of it.
+type WorkItem struct {
 	Tensor   string  // "" = none
 	Kernel   string  // that does the same alone, where a launch serves several kinds of matrices; "" = the launch's
 	Products float64 // weights × tokens
 	Bytes    float64 // read and written in device memory
 	Runs     float64 // of the main loop, counted by lane
+	Tables   bool    // codes are looked up in tables, at random addresses of shared memory
 	Other    float64 // instructions beyond the main loop and the way back to it, counted by lane
 }
 
-// Products returns weights × tokens of all tasks.
+// Products returns weights × tokens of all items.
 func (w *Work) Products() float64 {
 	n := 0.0
-	for _, t := range w.Tasks {
+	for _, t := range w.Items {
 		n += t.Products
 	}
 	return n
@@ -108,8 +113,8 @@ func NewModel(d *Device) (*Model, error) {
 func (m *Model) Time(w Work) Cost {
 	d := m.dev
 	c, longest := Cost{Bound: "launch"}, 0.0
-	for _, t := range w.Tasks {
-		part := m.Task(w, t)
+	for _, t := range w.Items {
+		part := m.ItemTime(w, t)
 		c.Seconds += part.Seconds
 		if part.Seconds > longest {
 			longest, c.Bound = part.Seconds, part.Bound
@@ -140,8 +145,8 @@ func (m *Model) TailSeconds(w Work) float64 { return w.Tail * m.roundSeconds() }
 // roundSeconds is how long a load takes on which the next depends.
 func (m *Model) roundSeconds() float64 { return m.dev.LatencyClk / (m.dev.ClockMHz * 1e6) }
 
-// Task predicts a task of w, the launch itself left out.
-func (m *Model) Task(w Work, t Task) Cost {
+// ItemTime predicts an item of w, the launch itself left out.
+func (m *Model) ItemTime(w Work, t WorkItem) Cost {
 	d := m.dev
 	share, fill := m.occupancy(w)
 	c := Cost{Bound: "memory", Seconds: t.Bytes / (d.ReadGBps * 1e9 * d.MemoryEfficiency * share)}
@@ -157,7 +162,7 @@ func (m *Model) Task(w Work, t Task) Cost {
 // IssueSeconds is how long the device takes at least to start the instructions of a launch, all schedulers always busy.
 func (m *Model) IssueSeconds(w Work) float64 {
 	clocks := 0.0
-	for _, t := range w.Tasks {
+	for _, t := range w.Items {
 		clocks += m.clocks(w, t)["instructions"]
 	}
 	return clocks / (float64(m.dev.SMs) * m.dev.ClockMHz * 1e6)
@@ -182,11 +187,15 @@ func (m *Model) resident(w Work) (blocks int, warps float64) {
 // occupancy returns the share of multiprocessors that have work, and how well warps fill those.
 func (m *Model) occupancy(w Work) (share, fill float64) {
 	_, warps := m.resident(w)
-	return math.Min(1, float64(max(w.Blocks, 1))/float64(m.dev.SMs)), math.Min(1, warps/warpsToFill)
+	enough := float64(warpsToFill)
+	if m.kernels[w.Kernel].Counts["tensor"] > 0 {
+		enough = tensorWarpsToFill
+	}
+	return math.Min(1, float64(max(w.Blocks, 1))/float64(m.dev.SMs)), math.Min(1, warps/enough)
 }
 
-// clocks returns the clocks that one multiprocessor would need alone for a task, by unit.
-func (m *Model) clocks(w Work, t Task) map[string]float64 {
+// clocks returns the clocks that one multiprocessor would need alone for an item, by unit.
+func (m *Model) clocks(w Work, t WorkItem) map[string]float64 {
 	d := m.dev
 	name := t.Kernel
 	if name == "" {
@@ -195,7 +204,7 @@ func (m *Model) clocks(w Work, t Task) map[string]float64 {
 	k := m.kernels[name]
 	units := map[string]float64{"instructions": t.Other}
 	if k.Weights > 0 {
-		m.addClocks(units, k.Counts, t.Products/k.Weights, decodes(name))
+		m.addClocks(units, k.Counts, t.Products/k.Weights, t.Tables)
 		m.addClocks(units, k.Around, t.Runs, false)
 	} else {
 		units["instructions"] += t.Products * unknownCost
@@ -204,7 +213,8 @@ func (m *Model) clocks(w Work, t Task) map[string]float64 {
 	return units
 }
 
-// addClocks adds those of `times` passes through some instructions; "instructions" get their number. random: shared memory is read at random.
+// addClocks adds those of `times` passes through some instructions; "instructions" get their number. random: shared memory is
+// read at random.
 func (m *Model) addClocks(units, counts map[string]float64, times float64, random bool) {
 	d := m.dev
 	for class, n := range counts {
@@ -226,9 +236,4 @@ func (m *Model) addClocks(units, counts map[string]float64, times float64, rando
 			}
 		}
 	}
-}
-
-// decodes tells whether a kernel looks codes up in a table, at random addresses of shared memory.
-func decodes(kernel string) bool {
-	return strings.HasPrefix(kernel, "gemv_fused_") || strings.HasPrefix(kernel, "decode_chunks_")
 }

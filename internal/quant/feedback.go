@@ -6,14 +6,14 @@ import (
 	"github.com/ellm-gpu/ellm-gpu/internal/linalg"
 )
 
-// Feedback is error feedback for rows that are multiplied with inputs of known second moments S = L·Lᵀ: columns are quantized from the last to the
-// first, and what a column's rounding does to the output is compensated by the columns still to come. The output error of row w is ‖(w−ŵ)·L‖², so
-// column j rounds w_j + Σ_{i>j} (w_i−ŵ_i)·L_ij/L_jj. (Successive interference cancellation as in WaterSIC, arXiv 2603.04956; the same
-// as GPTQ's, arXiv 2210.17323, in reversed order.)
+// Feedback is error feedback for rows that are multiplied with inputs of known second moments S = L·Lᵀ: columns are quantized
+// from the last to the first, and what a column's rounding does to the output is compensated by the columns still to come. The
+// output error of row w is ‖(w−ŵ)·L‖², so column j rounds w_j + Σ_{i>j} (w_i−ŵ_i)·L_ij/L_jj. (Successive interference
+// cancellation as in WaterSIC, arXiv 2603.04956; the same as GPTQ's, arXiv 2210.17323, in reversed order.)
 type Feedback struct {
 	Cols int
-	// Factor holds L_ij/L_jj in panels of PanelCols columns, one after the other: a panel of columns j0 … has rows j0 … Cols−1, row-major, with a
-	// row length of PanelCols; elements with i ≤ j are not read.
+	// Factor holds L_ij/L_jj in panels of PanelCols columns, one after the other: a panel of columns j0 … has rows j0 … Cols−1,
+	// row-major, with a row length of PanelCols; elements with i ≤ j are not read.
 	Factor []float32
 }
 
@@ -42,8 +42,8 @@ func (f *Feedback) Panel(j0 int) []float32 {
 	return f.Factor[at : at+(f.Cols-j0)*PanelCols]
 }
 
-// SetFactor fills Factor from a Cholesky factor (row-major, Cols × Cols, lower triangle) of the moments of inputs that are multiplied by scale, column by column.
-// scale may be nil.
+// SetFactor fills Factor from a Cholesky factor (row-major, Cols × Cols, lower triangle) of the moments of inputs that are
+// multiplied by scale, column by column. scale may be nil.
 func (f *Feedback) SetFactor(l, scale []float32) {
 	n := f.Cols
 	f.Factor = make([]float32, FactorLen(n))
@@ -76,9 +76,9 @@ type FeedbackScratch struct {
 	linalg                linalg.Scratch
 }
 
-// Rows quantizes up to FeedbackRows rows, w, to codes dst of the same shape. Row r has cells of width step[r] and is reconstructed as scale[r]·code. A
-// step of 0 makes a row of zeros.
-func (f *Feedback) Rows(isa linalg.ISA, dst []int16, w, step, scale []float32, s *FeedbackScratch) {
+// Rows quantizes up to FeedbackRows rows, w, to codes dst of the same shape. Row r has cells of width step[r] and is
+// reconstructed as scale[r]·code. A step of 0 makes a row of zeros.
+func (f *Feedback) Rows(isa linalg.Kernels, dst []int16, w, step, scale []float32, s *FeedbackScratch) {
 	const lanes = FeedbackRows
 	n, rows := f.Cols, len(step)
 	if len(s.weights) < n*lanes {

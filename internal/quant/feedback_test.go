@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/ellm-gpu/ellm-gpu/internal/isa"
 	"github.com/ellm-gpu/ellm-gpu/internal/linalg"
 )
 
@@ -133,7 +134,7 @@ func TestFeedbackExtremes(t *testing.T) {
 		w[n+i] = 1e30
 	}
 	got := make([]int16, 2*n)
-	f.Rows(linalg.Generic, got, w, []float32{0, 1e-30}, []float32{0, 1e-30}, &FeedbackScratch{})
+	f.Rows(linalg.With(isa.Generic), got, w, []float32{0, 1e-30}, []float32{0, 1e-30}, &FeedbackScratch{})
 	for i, q := range got {
 		if i < n {
 			require.Zero(t, q)

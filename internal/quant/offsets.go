@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// Offsets are the bits per weight that matrices get above the average (a negative number: below), by what their error does to the model's predictions: the
-// step is κ·2^(−offset)·rms. Keys are types of matrices as in GGUF names, and First and Last, which are added for the first and the last layer.
+// Offsets are the bits per weight that matrices get above the average (a negative number: below), by what their error does to the
+// model's predictions: the step is κ·2^(−offset)·rms. Keys are types of matrices as in GGUF names, and First and Last, which are
+// added for the first and the last layer.
 type Offsets map[string]float64
 
 // Keys of Offsets beside types of matrices.
@@ -25,8 +26,9 @@ type Context struct {
 	Layers int
 }
 
-// DefaultOffsets returns what compress uses. gqa: several query heads share a key and value head. The last layer's and a tied embedding's come from
-// derivatives (package calibrate) of Qwen2.5-Coder-1.5B and SmolLM2-135M, the others from published measurements.
+// DefaultOffsets returns what compress uses. gqa: several query heads share a key and value head. The last layer's and a tied
+// embedding's come from derivatives (package calibrate) of Qwen2.5-Coder-1.5B and SmolLM2-135M, the others from published
+// measurements.
 func DefaultOffsets(gqa bool) Offsets {
 	o := Offsets{
 		"token_embd": -1, Tied: 1.1, "output": 1,

@@ -45,29 +45,40 @@ func Measure(row []float32) (s RowStats, ok bool) {
 }
 
 // Uniform is the entropy-constrained quantizer of one matrix: an unclipped uniform grid, q = round(w/Δ_r), whose step
-// in row r is Δ_r = Step · (m_r/m)^Exponent, m being the mean magnitude of the matrix and m_r of the row. Exponent 0, an equal step for all
-// weights, is reverse water-filling (Cover and Thomas, Elements of Information Theory, 10.3.3); 1 is an equal number of bits for every row.
+// in row r is Δ_r = Step · (m_r/m)^Exponent, m being the mean magnitude of the matrix and m_r of the row. Exponent 0, an equal
+// step for all weights, is reverse water-filling (Cover and Thomas, Elements of Information Theory, 10.3.3); 1 is an equal number
+// of bits for every row.
 type Uniform struct {
 	Step     float32 // Δ of a row of mean magnitude MeanAbs
 	MeanAbs  float64 // of the whole matrix
 	Exponent float64
 }
 
-// MaxCode bounds |q|: rows whose largest weight would exceed it get a wider step. Devices keep decoded codes in 16 bits, and know no more than
-// the outliers and the alphabet of a matrix, which may add some hundred to its largest code.
+// MaxCode bounds |q|: rows whose largest weight would exceed it get a wider step. Devices hold q-values in 16
+// bits; outliers and the alphabet of a matrix may exceed the largest by some hundred, hence the margin below 32767.
 const MaxCode = 30000
 
-// RowStep returns the step for a row of n weights, factor times the rule's, or 0 if the row is all zero.
+// minStep is the least step whose reciprocal is a float32. Weights so small are as good as zero.
+const minStep = 0x1p-126
+
+// MaxWeight bounds the magnitude of weights that are quantized: sums of products of larger ones leave float32.
+const MaxWeight = 1e30
+
+// RowStep returns the step for a row of n weights, factor times the rule's, or 0 if the row is all zero or as good as that.
 func (u *Uniform) RowStep(s *RowStats, n int, factor float32) float32 {
 	if s.SumAbs == 0 || u.MeanAbs == 0 {
 		return 0
 	}
 	step := float64(u.Step) * float64(factor) * math.Pow(s.SumAbs/float64(n)/u.MeanAbs, u.Exponent)
-	return float32(max(step, float64(max(s.Max, -s.Min))/MaxCode))
+	if step = max(step, float64(max(s.Max, -s.Min))/MaxCode); step < minStep {
+		return 0
+	}
+	return float32(step)
 }
 
-// Row quantizes one row with the given step (see RowStep). The row is to be reconstructed as scale·q, where scale is the step or, with centroid,
-// the factor ⟨w,q⟩/⟨q,q⟩ that makes the error smallest, as the cells' centroids would. noise is the squared error then.
+// Row quantizes one row with the given step (see RowStep). The row is to be reconstructed as scale·q, where scale is the step or,
+// with centroid, the factor ⟨w,q⟩/⟨q,q⟩ that makes the error smallest, as the cells' centroids would. noise is the squared error
+// then.
 func Row(dst []int32, row []float32, step float32, centroid bool) (scale float32, noise float64) {
 	if step == 0 {
 		clear(dst)
@@ -103,7 +114,8 @@ func Row(dst []int32, row []float32, step float32, centroid bool) (scale float32
 
 // Round writes round(w·inv) to dst. |w·inv| must stay below 2^22.
 func Round(dst []int32, row []float32, inv float32) {
-	// Adding 1.5·2^23 leaves the rounded integer in the low mantissa bits. The conversion forbids a fused multiply-add, so that all machines agree.
+	// Adding 1.5·2^23 leaves the rounded integer in the low mantissa bits. The conversion forbids a fused multiply-add, so that all
+	// machines agree.
 	const magic, bits = float32(3 << 22), 0x4b400000
 	dst = dst[:len(row)]
 	for i, w := range row {
@@ -152,7 +164,8 @@ func (m *MinMax) Row(dst []int32, row []float32) (noise float64) {
 	return noise
 }
 
-// Sample returns up to n rows of a matrix of `rows`, spread over it without a period that the heads of an attention matrix could share.
+// Sample returns up to n rows of a matrix of `rows`, spread over it without a period that the heads of an attention matrix could
+// share.
 func Sample(rows, n int) []int {
 	if n >= rows {
 		n = rows
@@ -168,6 +181,12 @@ func Sample(rows, n int) []int {
 		}
 	}
 	return out
+}
+
+// RangeError says that a weight is too large to be quantized.
+func RangeError(row int, w float32) error {
+	return fmt.Errorf("row %d has a weight of %g, expected at most %g in magnitude (--lossless keeps it)", row, w,
+		float64(MaxWeight))
 }
 
 // FiniteError says where a weight is not a number.

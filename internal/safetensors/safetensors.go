@@ -1,7 +1,8 @@
 // Package safetensors reads weights in the safetensors format: one file, or several with an index.
 //
-// A file is a u64 header length, a JSON header {"name": {"dtype", "shape", "data_offsets"}}, and the tensors' bytes, little endian and
-// row-major, without gaps. Files are read with positioned reads, not mapped: a file that shrinks meanwhile is an error, not a fault.
+// A file is a u64 header length, a JSON header {"name": {"dtype", "shape", "data_offsets"}}, and the tensors' bytes, little
+// endian and row-major, without gaps. Files are read with positioned reads, not mapped: a file that shrinks meanwhile is an
+// error, not a fault.
 package safetensors
 
 import (
@@ -15,6 +16,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/infile"
 )
 
 const (
@@ -77,13 +80,17 @@ func Open(path string) (*Model, error) {
 	return m, nil
 }
 
-// OpenDir opens the files of a model directory: those that model.safetensors.index.json lists, else model.safetensors.
+// OpenDir opens the files of a model directory: model.safetensors, or without it those that model.safetensors.index.json lists.
+// (Directories that were stored again as one file often keep the index of the files before.)
 func OpenDir(dir string) (*Model, error) {
-	index := filepath.Join(dir, indexName)
-	f, err := os.Open(index)
-	if errors.Is(err, os.ErrNotExist) {
-		return Open(filepath.Join(dir, singleName))
+	single, index := filepath.Join(dir, singleName), filepath.Join(dir, indexName)
+	if _, err := os.Stat(single); err == nil {
+		return Open(single)
 	}
+	if _, err := os.Stat(index); errors.Is(err, os.ErrNotExist) {
+		return Open(single)
+	}
+	f, err := infile.Open(index)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +115,7 @@ func (m *Model) addIndexed(dir string, b []byte) error {
 	var index struct {
 		WeightMap map[string]string `json:"weight_map"`
 	}
-	if err := json.Unmarshal(b, &index); err != nil {
+	if err := infile.DecodeJSON(b, &index); err != nil {
 		return err
 	}
 	var names []string
@@ -151,7 +158,7 @@ func (m *Model) Close() error {
 
 // add opens one file and appends its tensors.
 func (m *Model) add(path string) error {
-	f, err := os.Open(path)
+	f, err := infile.Open(path)
 	if err != nil {
 		return err
 	}
@@ -181,6 +188,9 @@ func parse(r io.ReaderAt, size int64) ([]Tensor, error) {
 		return nil, fmt.Errorf("a file of %d bytes is not a safetensors file (truncated?)", size)
 	}
 	n := binary.LittleEndian.Uint64(head[:])
+	if string(head[:]) == "version " {
+		return nil, errors.New("is a Git LFS pointer: the file itself was not downloaded (git lfs pull)")
+	}
 	if n > maxHeader || n > uint64(size-8) {
 		return nil, fmt.Errorf("header of %d bytes in a file of %d: not a safetensors file, or truncated", n, size)
 	}
@@ -189,7 +199,7 @@ func parse(r io.ReaderAt, size int64) ([]Tensor, error) {
 		return nil, fmt.Errorf("header: %w", err)
 	}
 	var records map[string]json.RawMessage
-	if err := json.Unmarshal(b, &records); err != nil {
+	if err := infile.DecodeJSON(b, &records); err != nil {
 		return nil, fmt.Errorf("header: %w", err)
 	}
 	delete(records, "__metadata__")
@@ -241,7 +251,8 @@ func parseTensor(name string, record []byte) (Tensor, error) {
 		t.Shape = append(t.Shape, int(d))
 	}
 	if want != uint64(t.Size) {
-		return Tensor{}, fmt.Errorf("shape %v of %s takes %d bytes, but data_offsets %v hold %d", rec.Shape, rec.DType, want, rec.Offsets, t.Size)
+		return Tensor{}, fmt.Errorf("shape %v of %s takes %d bytes, but data_offsets %v hold %d", rec.Shape, rec.DType, want,
+			rec.Offsets, t.Size)
 	}
 	return t, nil
 }
@@ -252,7 +263,8 @@ func checkPlaces(tensors []Tensor, base, size int64) error {
 	for i := range tensors {
 		t := &tensors[i]
 		if t.Size > size-base || t.start > size-base-t.Size {
-			return fmt.Errorf("tensor %.80q (%d bytes at data offset %d) exceeds the file of %d bytes (truncated? obtain it again)", t.Name, t.Size, t.start, size)
+			return fmt.Errorf("tensor %.80q (%d bytes at data offset %d) exceeds the file of %d bytes (truncated? obtain it again)",
+				t.Name, t.Size, t.start, size)
 		}
 		if t.start += base; t.start != at {
 			return fmt.Errorf("tensor %.80q begins at offset %d, expected %d: tensors overlap or leave a gap", t.Name, t.start, at)

@@ -72,7 +72,8 @@ func TestHostileFiles(t *testing.T) {
 		{"overflows", file(`{"a":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,0]}}`, 0)},
 		{"exceeds the file", file(`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}`, 7)},
 		{"exceeds the file", file(`{"a":{"dtype":"U8","shape":[1],"data_offsets":[4611686018427387903,4611686018427387904]}}`, 0)},
-		{"overlap or leave a gap", file(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}`, 6)},
+		{"overlap or leave a gap", file(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},`+
+			`"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}`, 6)},
 		{"overlap or leave a gap", file(`{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}`, 2)},
 		{"the tensors end at", file(`{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}`, 2)},
 	} {
@@ -98,6 +99,14 @@ func TestShards(t *testing.T) {
 	require.Len(t, m.Tensors, 1)
 	require.NoError(t, m.Close())
 
+	// An index beside it may be of files that are gone: the one file is complete.
+	write(t, filepath.Join(dir, indexName), []byte(`{"weight_map":{"a":"model-00001-of-00002.safetensors"}}`))
+	m, err = OpenDir(dir)
+	require.NoError(t, err)
+	require.Len(t, m.Tensors, 1)
+	require.NoError(t, m.Close())
+
+	require.NoError(t, os.Rename(filepath.Join(dir, singleName), filepath.Join(dir, "9.safetensors")))
 	write(t, filepath.Join(dir, "1.safetensors"), file(shardA, 1))
 	write(t, filepath.Join(dir, "2.safetensors"), file(shardB, 1))
 	index := filepath.Join(dir, indexName)
@@ -112,7 +121,7 @@ func TestShards(t *testing.T) {
 		"without a directory":       `{"weight_map":{"a":"../1.safetensors"}}`,
 		"no such file":              `{"weight_map":{"a":"3.safetensors"}}`,
 		"unexpected end":            `{"weight_map":`,
-		"both in 1.safetensors and": `{"weight_map":{"a":"1.safetensors","x":"model.safetensors"}}`,
+		"both in 1.safetensors and": `{"weight_map":{"a":"1.safetensors","x":"9.safetensors"}}`,
 	} {
 		write(t, index, []byte(text))
 		_, err := OpenDir(dir)
@@ -123,7 +132,8 @@ func TestShards(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(file(shardA, 1))
-	f.Add(file(`{"__metadata__":{},"a":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]},"b":{"dtype":"F16","shape":[0],"data_offsets":[4,4]}}`, 4))
+	f.Add(file(`{"__metadata__":{},"a":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]},`+
+		`"b":{"dtype":"F16","shape":[0],"data_offsets":[4,4]}}`, 4))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tensors, err := parse(bytes.NewReader(b), int64(len(b)))
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/ellm-gpu/ellm-gpu/internal/race"
 	"github.com/stretchr/testify/require"
 )
 
@@ -68,7 +69,8 @@ func TestCandidatesMatchDefinition(t *testing.T) {
 				logits[i] = float32(math.Round(float64(logits[i]))) // many ties
 			}
 		}
-		for _, o := range []Options{{}, {TopK: 1}, {TopK: 40}, {TopK: n}, {TopP: 0.9}, {TopP: 0.9999}, {TopP: 1e-6}, {MinP: 0.05}, {MinP: 1},
+		for _, o := range []Options{{}, {TopK: 1}, {TopK: 40}, {TopK: n}, {TopP: 0.9}, {TopP: 0.9999}, {TopP: 1e-6}, {MinP: 0.05},
+			{MinP: 1},
 			{TopK: 40, TopP: 0.95, MinP: 0.05}, {TopK: 2 * n, TopP: 0.5, MinP: 0.3}, {TopK: 300, TopP: 0.99}} {
 			s := New(o)
 			s.candidates(logits, slices.Max(logits))
@@ -175,8 +177,12 @@ func TestBadLogits(t *testing.T) {
 }
 
 func TestNextDoesNotAllocate(t *testing.T) {
+	if race.Enabled {
+		t.Skip("SKIPPED: the race detector allocates")
+	}
 	logits := randomLogits(5000, 3)
-	for _, o := range []Options{{}, {Temperature: 1, TopK: 40, TopP: 0.95, MinP: 0.05, RepeatPenalty: 1.1, PenaltyWindow: 64}, {Temperature: 1}, {Temperature: 1, TopP: 0.9}} {
+	for _, o := range []Options{{}, {Temperature: 1, TopK: 40, TopP: 0.95, MinP: 0.05, RepeatPenalty: 1.1, PenaltyWindow: 64},
+		{Temperature: 1}, {Temperature: 1, TopP: 0.9}} {
 		s := New(o)
 		step := func() {
 			id, err := s.Next(logits)
@@ -197,7 +203,8 @@ func BenchmarkNext150k(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		o    Options
-	}{{"greedy", Options{}}, {"default", DefaultOptions()}, {"top-p", Options{Temperature: 1, TopP: 0.95}}, {"temperature", Options{Temperature: 1}}} {
+	}{{"greedy", Options{}}, {"default", DefaultOptions()}, {"top-p", Options{Temperature: 1, TopP: 0.95}},
+		{"temperature", Options{Temperature: 1}}} {
 		b.Run(c.name, func(b *testing.B) {
 			s := New(c.o)
 			for b.Loop() {

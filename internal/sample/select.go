@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// candidates fills s.kept with the tokens that top-k, top-p and min-p keep. best is the largest logit.
+// candidates fills s.kept with the tokens that top-k, typical, top-p and min-p keep. best is the largest logit.
 func (s *Sampler) candidates(logits []float32, best float32) {
 	k := s.opt.TopK
 	all := k <= 0 || k >= len(logits)
@@ -16,6 +16,16 @@ func (s *Sampler) candidates(logits []float32, best float32) {
 		floor = best + float32(math.Log(float64(min(p, 1))))
 	}
 	switch {
+	case s.opt.Typical > 0 && s.opt.Typical < 1:
+		if all {
+			k = len(logits)
+		}
+		s.top(logits, k)
+		s.typical()
+		if topP {
+			s.nucleus(s.mass(best), best)
+		}
+		floor += s.kept[0].logit - best
 	case !all:
 		s.top(logits, k)
 		if topP {
@@ -90,13 +100,64 @@ func (s *Sampler) top(logits []float32, k int) {
 			worst = h[0].logit
 		}
 	}
-	slices.SortFunc(h, func(a, b candidate) int {
-		if a.logit != b.logit {
-			return cmp.Compare(b.logit, a.logit)
-		}
-		return cmp.Compare(a.id, b.id)
-	})
+	slices.SortFunc(h, byLogit)
 	s.kept = h
+}
+
+// typical keeps those of s.kept whose surprise −log p is nearest to its mean, the entropy, and that together have the probability
+// Typical (Meister et al., 2023, "Locally Typical Sampling", arXiv 2202.00666). s.kept is sorted by logit, and stays so.
+func (s *Sampler) typical() {
+	best, sum := s.kept[0].logit, 0.0
+	for _, c := range s.kept {
+		sum += math.Exp(float64(c.logit - best))
+	}
+	entropy := 0.0
+	for i := range s.kept {
+		c := &s.kept[i]
+		c.p = math.Exp(float64(c.logit-best)) / sum
+		if c.p > 0 {
+			entropy -= c.p * math.Log(c.p)
+		}
+	}
+	distance := func(c candidate) float64 {
+		if c.p == 0 {
+			return math.Inf(1)
+		}
+		return math.Abs(-math.Log(c.p) - entropy)
+	}
+	slices.SortStableFunc(s.kept, func(a, b candidate) int { return cmp.Compare(distance(a), distance(b)) })
+	mass := 0.0
+	for i, c := range s.kept {
+		if mass += c.p; mass >= float64(s.opt.Typical) {
+			s.kept = s.kept[:i+1]
+			break
+		}
+	}
+	slices.SortFunc(s.kept, byLogit)
+}
+
+// excludeTop leaves out of s.kept the tokens at least as probable as XTCThreshold but for the least probable of them, if u, drawn
+// from [0, 1), is below XTCProbability (p-e-w, 2024, "XTC", text-generation-webui pull request 6335).
+func (s *Sampler) excludeTop(u float64) {
+	if u >= float64(s.opt.XTCProbability) || s.opt.XTCThreshold > 0.5 {
+		return
+	}
+	slices.SortFunc(s.kept, byLogit)
+	best, above := s.kept[0].logit, 0
+	least := float64(s.opt.XTCThreshold) * s.mass(best)
+	for above < len(s.kept) && math.Exp(float64(s.kept[above].logit-best)) >= least {
+		above++
+	}
+	if above > 1 {
+		s.kept = slices.Delete(s.kept, 0, above-1)
+	}
+}
+
+func byLogit(a, b candidate) int {
+	if a.logit != b.logit {
+		return cmp.Compare(b.logit, a.logit)
+	}
+	return cmp.Compare(a.id, b.id)
 }
 
 func worse(a, b candidate) bool {

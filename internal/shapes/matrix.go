@@ -12,13 +12,16 @@ import (
 // sampleRows is how many rows of a matrix are made and coded; they are repeated as often as it takes.
 const sampleRows = 128
 
-// spread returns the standard deviation of codes, in steps, whose entropy is about `bits`, from that of a continuous normal distribution.
+// spread returns the standard deviation of codes, in steps, whose entropy is about `bits`, from that of a continuous normal
+// distribution.
 func spread(bits float64) float64 { return math.Exp2(bits) / math.Sqrt(2*math.Pi*math.E) }
 
-// matrix returns the codes of a matrix of normal weights with a scale per row, and their tables, the first of which has the index firstTable in the file.
+// matrix returns the codes of a matrix of normal weights with a scale per row, and their tables, the first of which has the index
+// firstTable in the file.
 func matrix(rows, cols int, sigma float64, firstTable int) (*format.Coded, []*huffman.Table, error) {
 	rng := rand.New(rand.NewPCG(uint64(rows), uint64(cols)))
-	m := codec.Matrix{Rows: sampleRows, Cols: cols, Codes: make([]int32, sampleRows*cols), Scale: format.Scale{Kind: format.ScaleRow, Scale: 1}}
+	m := codec.Matrix{Rows: sampleRows, Cols: cols, Codes: make([]int32, sampleRows*cols),
+		Scale: format.Scale{Kind: format.ScaleRow, Scale: 1}}
 	for i := range m.Codes {
 		m.Codes[i] = int32(math.Round(sigma * rng.NormFloat64()))
 	}
@@ -36,7 +39,8 @@ func matrix(rows, cols int, sigma float64, firstTable int) (*format.Coded, []*hu
 
 // repeat returns a matrix of any number of rows whose groups are those of c in turn. The streams are zeros of the right lengths.
 func repeat(c *format.Coded, rows, firstTable int) *format.Coded {
-	out := &format.Coded{Rows: rows, Cols: c.Cols, Coding: c.Coding, Scale: c.Scale, RowScale: make([]uint16, rows), ChunkOffset: []uint32{0}}
+	out := &format.Coded{Rows: rows, Cols: c.Cols, Coding: c.Coding, Scale: c.Scale, RowScale: make([]uint16, rows),
+		ChunkOffset: []uint32{0}}
 	if len(c.Outliers) > 0 {
 		out.OutlierStart = []uint32{0}
 	}

@@ -47,7 +47,8 @@ func TestRepeat(t *testing.T) {
 	whole := sampleRows / sample.Coding.RowsPerGroup
 	for g := range rows / c.Coding.RowsPerGroup {
 		from := g % whole * c.Tiles()
-		assert.Equal(t, sample.ChunkOffset[from+c.Tiles()]-sample.ChunkOffset[from], c.ChunkOffset[(g+1)*c.Tiles()]-c.ChunkOffset[g*c.Tiles()])
+		assert.Equal(t, sample.ChunkOffset[from+c.Tiles()]-sample.ChunkOffset[from],
+			c.ChunkOffset[(g+1)*c.Tiles()]-c.ChunkOffset[g*c.Tiles()])
 		assert.Less(t, int(slices.Max(c.ChunkTable[g*c.Tiles():(g+1)*c.Tiles()])), 3+len(tables))
 	}
 	perRow := float64(sample.ChunkOffset[whole*sample.Tiles()]) / float64(whole*sample.Coding.RowsPerGroup)

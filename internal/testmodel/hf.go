@@ -121,8 +121,9 @@ func (w *weights) writeTokenizer(dir string) error {
 	definition := map[string]any{
 		"version": "1.0", "truncation": nil, "padding": nil, "added_tokens": added,
 		"normalizer": nil, "pre_tokenizer": byteLevel, "post_processor": nil, "decoder": byteLevel,
-		"model": map[string]any{"type": "BPE", "dropout": nil, "unk_token": nil, "continuing_subword_prefix": nil, "end_of_word_suffix": nil,
-			"fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges},
+		"model": map[string]any{"type": "BPE", "dropout": nil, "unk_token": nil, "continuing_subword_prefix": nil,
+			"end_of_word_suffix": nil,
+			"fuse_unk":           false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges},
 	}
 	if err := writeJSON(definition, dir, "tokenizer.json"); err != nil {
 		return err
@@ -178,7 +179,8 @@ func (w *weights) writeShards(dir, typ string, n int) error {
 	if n == 1 {
 		return nil
 	}
-	return writeJSON(map[string]any{"metadata": map[string]any{"total_size": total}, "weight_map": index}, dir, "model.safetensors.index.json")
+	return writeJSON(map[string]any{"metadata": map[string]any{"total_size": total}, "weight_map": index}, dir,
+		"model.safetensors.index.json")
 }
 
 // writeSafetensors stores tensors as: header length (8 bytes), JSON header padded with spaces to 8 bytes, data.

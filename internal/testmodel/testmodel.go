@@ -91,7 +91,8 @@ type Logits struct {
 	Argmax   int32     `json:"argmax"`
 }
 
-// Perplexity is that of the held-out text by llama.cpp's definition: Chunks disjoint windows of NCtx tokens, of each the second half counts.
+// Perplexity is that of the held-out text by llama.cpp's definition: Chunks disjoint windows of NCtx tokens, of each the second
+// half counts.
 type Perplexity struct {
 	NCtx   int     `json:"n_ctx"`
 	Chunks int     `json:"chunks"`

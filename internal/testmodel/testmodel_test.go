@@ -135,7 +135,8 @@ func TestUnknownVariantsAreErrors(t *testing.T) {
 func TestShardsHaveAnIndex(t *testing.T) {
 	dir, err := WriteHF(t.TempDir(), Variant{Shards: 3})
 	require.NoError(t, err)
-	for _, name := range []string{"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json", "model-00003-of-00003.safetensors"} {
+	for _, name := range []string{"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json",
+		"model-00003-of-00003.safetensors"} {
 		_, err := os.Stat(dir + "/" + name)
 		assert.NoError(t, err)
 	}

@@ -145,7 +145,8 @@ func WriteGGUF(dir string, v Variant) (path string, err error) {
 	if v.Type == "" {
 		v.Type = gguf.F16.String()
 	}
-	typ, ok := map[string]gguf.Type{"F16": gguf.F16, "BF16": gguf.BF16, "F32": gguf.F32, "Q8_0": gguf.Q8_0, "Q4_1": gguf.Q4_1}[v.Type]
+	typ, ok := map[string]gguf.Type{"F16": gguf.F16, "BF16": gguf.BF16, "F32": gguf.F32, "Q8_0": gguf.Q8_0,
+		"Q4_1": gguf.Q4_1}[v.Type]
 	if !ok {
 		return "", fmt.Errorf("testmodel: no GGUF variant of type %q", v.Type)
 	}

@@ -11,36 +11,39 @@ import (
 // ErrCorrupt is wrapped by all errors of Unmarshal about the bytes themselves.
 var ErrCorrupt = errors.New("corrupt tokenizer section")
 
-const binaryVersion = 1
+const binaryVersion = 2
 
 const (
-	optNFC = 1 << iota
-	optIgnoreMerges
+	optIgnoreMerges = 1 << iota
 	optFuseUnknown
 	optAddBOS
 	optAddEOS
 	optScores
+	optWeights
 	numOpts = iota
 )
 
 // Marshal returns the TOKN section of a container (docs/format.md, section 3). Integers of fixed size are
 // little endian; uvarint and varint are those of encoding/binary (LEB128, the signed ones zigzag).
 //
-//	u16      version, 1
-//	u8       model: 0 byte-level BPE, 1 SentencePiece BPE
+//	u16      version, 2
+//	u8       model: 0 byte-level BPE, 1 SentencePiece BPE, 2 Unigram
 //	u8       space before the text: 0 never, 1 at every fragment, 2 at every fragment that does not begin
 //	         with one, 3 at the beginning of the text unless it begins with one
-//	u32      options: bit 0 normal form C, 1 a word that is a token is not split, 2 neighbouring unknown
-//	         characters are fused, 3 add BOS, 4 add EOS, 5 scores are present; others zero
+//	u32      options: bit 0 a word that is a token is not split, 1 neighbouring unknown characters are fused,
+//	         2 add BOS, 3 add EOS, 4 scores are present, 5 weights are present; others zero
 //	5 × i32  ids of BOS, EOS, UNK, PAD, EOT; −1: none
 //	string   GGUF's name of the pre-tokenizer (a string is: uvarint length, bytes)
 //	uvarint  number of splitting rules, then that many strings (the names in split.go)
+//	uvarint  number of entries of the normalizer, then that many strings (the steps in normalize.go)
+//	string   character map of the normalizer, may be empty
 //	uvarint  number of tokens N
 //	N × u8   bits 0–2 type as in GGUF (1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte);
 //	         3 strips white space to the left, 4 to the right, 5 single word
 //	N ×      uvarint length of the token's text
 //	bytes    the texts, one after the other
 //	N × f32  scores, if present
+//	N × f64  weights of Unigram, if present
 //	uvarint  number of merges M
 //	M ×      uvarint left, uvarint right, varint result − (result of the merge before + 1); ids, in
 //	         order of application (with scores: merges whose results score the same are one rank)
@@ -49,7 +52,7 @@ const (
 func Marshal(t *Tokenizer) ([]byte, error) {
 	s := &t.spec
 	var options uint32
-	for i, on := range [numOpts]bool{s.nfc, s.ignoreMerges, s.fuseUnknown, s.addBOS, s.addEOS, s.scores != nil} {
+	for i, on := range [numOpts]bool{s.ignoreMerges, s.fuseUnknown, s.addBOS, s.addEOS, s.scores != nil, s.weights != nil} {
 		if on {
 			options |= 1 << i
 		}
@@ -66,6 +69,11 @@ func Marshal(t *Tokenizer) ([]byte, error) {
 	for _, r := range s.rules {
 		b = appendString(b, r)
 	}
+	b = binary.AppendUvarint(b, uint64(len(s.steps)))
+	for _, step := range s.steps {
+		b = appendString(b, step)
+	}
+	b = appendString(b, string(s.charsMap))
 	b = binary.AppendUvarint(b, uint64(len(s.tokens)))
 	b = append(b, s.attrs...)
 	for _, text := range s.tokens {
@@ -76,6 +84,9 @@ func Marshal(t *Tokenizer) ([]byte, error) {
 	}
 	for _, score := range s.scores {
 		b = le.AppendUint32(b, math.Float32bits(score))
+	}
+	for _, weight := range s.weights {
+		b = le.AppendUint64(b, math.Float64bits(weight))
 	}
 	b = binary.AppendUvarint(b, uint64(len(s.merges)))
 	previous := int32(-1)
@@ -97,33 +108,35 @@ func Unmarshal(data []byte) (*Tokenizer, error) {
 	r := &binaryReader{data: data}
 	var s spec
 	if v := r.uint16(); r.err == nil && v != binaryVersion {
-		return nil, fmt.Errorf("tokenizer: section has version %d, this program reads version %d: update it, or make the file again", v, binaryVersion)
+		return nil, fmt.Errorf("tokenizer: section has version %d, this program reads version %d: update it, or make the file again",
+			v, binaryVersion)
 	}
 	s.kind, s.prefix = modelKind(r.byte()), prefixMode(r.byte())
-	if s.kind > sentencePiece || s.prefix >= numPrefixModes {
+	if s.kind >= numModelKinds || s.prefix >= numPrefixModes {
 		r.fail("model %d with space prefix %d", s.kind, s.prefix)
 	}
 	options := r.uint32()
 	if options >= 1<<numOpts {
 		r.fail("options %#x", options)
 	}
-	for i, on := range []*bool{&s.nfc, &s.ignoreMerges, &s.fuseUnknown, &s.addBOS, &s.addEOS} {
+	for i, on := range []*bool{&s.ignoreMerges, &s.fuseUnknown, &s.addBOS, &s.addEOS} {
 		*on = options>>i&1 != 0
 	}
 	for _, id := range []*int32{&s.bos, &s.eos, &s.unk, &s.pad, &s.eot} {
 		*id = int32(r.uint32())
 	}
 	s.pre = r.string()
-	for n := r.count(1); n > 0 && r.err == nil; n-- {
-		if len(s.rules) == 16 {
-			r.fail("more than 16 splitting rules")
-			break
-		}
-		s.rules = append(s.rules, r.string())
+	s.rules = r.strings(16, "splitting rules")
+	s.steps = r.strings(maxSteps, "entries of the normalizer")
+	if chars := r.string(); chars != "" {
+		s.charsMap = []byte(chars)
 	}
 	r.tokens(&s)
 	if options&optScores != 0 {
 		r.scores(&s)
+	}
+	if options&optWeights != 0 {
+		r.weights(&s)
 	}
 	r.merges(&s)
 	if r.err == nil && r.pos != len(data) {
@@ -213,8 +226,24 @@ func (r *binaryReader) string() string {
 	return string(r.take(r.uvarint()))
 }
 
+// strings reads a list of at most most strings; nil if it is empty.
+func (r *binaryReader) strings(most int, what string) (list []string) {
+	for n := r.count(1); n > 0 && r.err == nil; n-- {
+		if len(list) == most {
+			r.fail("more than %d %s", most, what)
+			break
+		}
+		list = append(list, r.string())
+	}
+	return list
+}
+
 func (r *binaryReader) tokens(s *spec) {
 	n := r.count(2)
+	if n > maxTokens {
+		r.fail("%d tokens, at most %d are supported", n, maxTokens)
+		return
+	}
 	s.attrs = append([]uint8(nil), r.take(uint64(n))...)
 	if r.err != nil {
 		return
@@ -254,8 +283,23 @@ func (r *binaryReader) scores(s *spec) {
 	}
 }
 
+func (r *binaryReader) weights(s *spec) {
+	b := r.take(8 * uint64(len(s.tokens)))
+	if r.err != nil {
+		return
+	}
+	s.weights = make([]float64, len(s.tokens))
+	for i := range s.weights {
+		s.weights[i] = math.Float64frombits(binary.LittleEndian.Uint64(b[8*i:]))
+	}
+}
+
 func (r *binaryReader) merges(s *spec) {
-	s.merges = make([]merge, r.count(3))
+	count := r.count(3)
+	if count == 0 {
+		return
+	}
+	s.merges = make([]merge, count)
 	previous := int64(-1)
 	n := uint64(len(s.tokens))
 	for i := range s.merges {

@@ -36,19 +36,19 @@ func TestUnmarshalErrors(t *testing.T) {
 	require.ErrorIs(t, err, ErrCorrupt)
 
 	future := append([]byte(nil), b...)
-	future[0] = 2
+	future[0] = 3
 	_, err = Unmarshal(future)
-	require.ErrorContains(t, err, "version 2")
+	require.ErrorContains(t, err, "version 3")
 
 	// A count of 2⁶⁰ tokens must not be believed.
 	head := append([]byte(nil), b[:28]...)
-	huge := binary.AppendUvarint(append(head, 0, 0), 1<<60)
+	huge := binary.AppendUvarint(append(head, 0, 0, 0, 0), 1<<60)
 	_, err = Unmarshal(huge)
 	require.ErrorContains(t, err, "items of 2 bytes")
 }
 
 func FuzzUnmarshal(f *testing.F) {
-	for _, name := range []string{"bytelevel", "spm"} {
+	for _, name := range []string{"bytelevel", "spm", "unigram", "unigram.model"} {
 		b, err := Marshal(load(f, name, nil))
 		require.NoError(f, err)
 		f.Add(b)

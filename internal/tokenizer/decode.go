@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -48,7 +49,7 @@ func piecesOf(s *spec) []string {
 			}
 		case typ != typeNormal && typ != typeUnused:
 			all.WriteString(text)
-		case s.kind == sentencePiece:
+		case s.kind != byteLevel:
 			writeReplaced(&all, text)
 		default:
 			writeBytes(&all, text, &toByte)
@@ -126,20 +127,42 @@ func (t *Tokenizer) visible(id int32) string {
 type Stream struct {
 	t       *Tokenizer
 	pending []byte // an incomplete character
+	shown   map[int32]string
 }
 
-// NewStream returns a Stream for one generation.
-func (t *Tokenizer) NewStream() *Stream {
-	return &Stream{t: t}
+// NewStream returns a Stream for one generation. shown are names of control tokens that are text here; names that are not
+// in the vocabulary do not matter.
+func (t *Tokenizer) NewStream(shown ...string) *Stream {
+	s := &Stream{t: t}
+	for _, name := range shown {
+		if id, ok := t.Special(name); ok {
+			if s.shown == nil {
+				s.shown = map[int32]string{}
+			}
+			s.shown[id] = name
+		}
+	}
+	return s
 }
 
 // Push returns the text that id completes, possibly none. Bytes that cannot become a character are replaced by U+FFFD.
-func (s *Stream) Push(id int32) string {
-	s.pending = append(s.pending, s.t.visible(id)...)
+func (s *Stream) Push(id int32) string { return string(s.Append(nil, id)) }
+
+// Append is Push that appends the text to dst.
+func (s *Stream) Append(dst []byte, id int32) []byte {
+	text, ok := s.shown[id]
+	if !ok {
+		text = s.t.visible(id)
+	}
+	s.pending = append(s.pending, text...)
 	end := completeUTF8(s.pending)
-	text := strings.ToValidUTF8(string(s.pending[:end]), "\uFFFD")
+	if text := s.pending[:end]; utf8.Valid(text) {
+		dst = append(dst, text...)
+	} else {
+		dst = append(dst, bytes.ToValidUTF8(text, []byte("\uFFFD"))...)
+	}
 	s.pending = append(s.pending[:0], s.pending[end:]...)
-	return text
+	return dst
 }
 
 // Flush returns what is pending at the end of a generation.

@@ -9,12 +9,12 @@ import (
 
 // GGUFVocab holds the tokenizer.ggml.* keys of a GGUF file.
 type GGUFVocab struct {
-	Model  string    // tokenizer.ggml.model: "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE)
+	Model  string    // tokenizer.ggml.model: "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "gemma4" (the same with merges)
 	Pre    string    // tokenizer.ggml.pre: names the pre-tokenizer of "gpt2" vocabularies
 	Tokens []string  // piece of every id
 	Scores []float32 // per id; required for "llama", otherwise may be empty
 	Types  []int32   // per id: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; may be empty (all normal)
-	Merges []string  // "left right", by rank; only "gpt2"
+	Merges []string  // "left right", by rank; only "gpt2" and "gemma4"
 
 	BOS, EOS, UNK, PAD, EOT        int32 // −1: absent
 	AddBOS, AddEOS, AddSpacePrefix bool  // where the file has no such key: see GGUFDefaults. AddSpacePrefix means "llama" only
@@ -22,8 +22,11 @@ type GGUFVocab struct {
 
 // GGUFDefaults returns the values of AddBOS, AddEOS and AddSpacePrefix that a GGUF file without these keys means.
 func GGUFDefaults(model, pre string) (addBOS, addEOS, addSpacePrefix bool) {
-	if model == "llama" {
+	switch model {
+	case "llama":
 		return true, false, true
+	case "gemma4":
+		return true, false, false
 	}
 	return preTokenizer(pre).addBOS, false, false
 }
@@ -70,8 +73,12 @@ func FromGGUF(v GGUFVocab) (*Tokenizer, error) {
 		bos: v.BOS, eos: v.EOS, unk: v.UNK, pad: v.PAD, eot: v.EOT,
 		tokens: v.Tokens,
 	}
+	if err := checkVocabularySize(v.Tokens); err != nil {
+		return nil, err
+	}
 	if len(v.Types) != 0 && len(v.Types) != len(v.Tokens) {
-		return nil, fmt.Errorf("tokenizer: tokenizer.ggml.token_type has %d entries, expected one for each of %d tokens", len(v.Types), len(v.Tokens))
+		return nil, fmt.Errorf("tokenizer: tokenizer.ggml.token_type has %d entries, expected one for each of %d tokens",
+			len(v.Types), len(v.Tokens))
 	}
 	s.attrs = make([]uint8, len(v.Tokens))
 	for i := range s.attrs {
@@ -92,24 +99,63 @@ func FromGGUF(v GGUFVocab) (*Tokenizer, error) {
 			return nil, fmt.Errorf("tokenizer: tokenizer.ggml.pre is %q, which is not supported", v.Pre)
 		}
 		s.rules, s.ignoreMerges = p.rules, p.ignoreMerges
-		s.merges, err = parseMerges(v.Tokens, func(i int) (string, string, error) { return splitMerge(v.Merges[i]) }, len(v.Merges))
+		err = s.readMerges(v.Merges)
+	case "gemma4":
+		s.kind, s.rules, s.ignoreMerges = sentencePiece, []string{ruleLines}, true
+		if v.AddSpacePrefix {
+			s.prefix = prefixFragment
+		}
+		err = s.readMerges(v.Merges)
 	case "llama":
 		s.kind = sentencePiece
 		if len(v.Scores) != len(v.Tokens) {
-			return nil, fmt.Errorf("tokenizer: tokenizer.ggml.scores has %d entries, expected one for each of %d tokens", len(v.Scores), len(v.Tokens))
+			return nil, fmt.Errorf("tokenizer: tokenizer.ggml.scores has %d entries, expected one for each of %d tokens",
+				len(v.Scores), len(v.Tokens))
 		}
 		s.scores = v.Scores
 		if v.AddSpacePrefix {
 			s.prefix = prefixFragment
 		}
-		s.merges = scoredMerges(&s)
+		s.merges, err = scoredMerges(&s)
 	default:
-		err = fmt.Errorf("tokenizer: tokenizer.ggml.model is %q; supported are gpt2 and llama", v.Model)
+		err = fmt.Errorf("tokenizer: tokenizer.ggml.model is %q; supported are gpt2, llama and gemma4", v.Model)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return build(s)
+}
+
+// readMerges reads tokenizer.ggml.merges. Without merges only a vocabulary of single bytes or characters makes sense.
+func (s *spec) readMerges(merges []string) (err error) {
+	if len(merges) == 0 {
+		for id, text := range s.tokens {
+			if s.attrs[id]&typeMask == typeNormal && utf8.RuneCountInString(text) > 1 {
+				return fmt.Errorf("tokenizer: tokenizer.ggml.merges is missing or empty, and token %d (%.20q) can only be made by merges; "+
+					"convert the model again with a converter that writes them", id, text)
+			}
+		}
+	}
+	s.merges, err = parseMerges(s.tokens, func(i int) (string, string, error) { return splitMerge(merges[i]) }, len(merges))
+	return err
+}
+
+// Limits of vocabularies. The largest in use have 262,144 tokens, of up to some hundred bytes.
+const (
+	maxTokens     = 1 << 19
+	maxTokenBytes = 1 << 14
+)
+
+func checkVocabularySize(tokens []string) error {
+	if len(tokens) > maxTokens {
+		return fmt.Errorf("tokenizer: %d tokens, at most %d are supported", len(tokens), maxTokens)
+	}
+	for id, text := range tokens {
+		if len(text) > maxTokenBytes {
+			return fmt.Errorf("tokenizer: token %d is %d bytes long, at most %d are supported", id, len(text), maxTokenBytes)
+		}
+	}
+	return nil
 }
 
 // splitMerge splits "left right". A token of several characters may begin with a space only as one character.
@@ -123,6 +169,9 @@ func splitMerge(m string) (left, right string, err error) {
 
 // parseMerges turns n merges of token texts into ids.
 func parseMerges(tokens []string, at func(i int) (left, right string, err error), n int) ([]merge, error) {
+	if n == 0 {
+		return nil, nil
+	}
 	ids := make(map[string]int32, len(tokens))
 	for id, t := range tokens {
 		if _, dup := ids[t]; !dup {
@@ -148,17 +197,27 @@ func parseMerges(tokens []string, at func(i int) (left, right string, err error)
 
 // scoredMerges lists all ways to join two normal tokens into a third, best score of the result first: what
 // SentencePiece's BPE does with neighbours on the fly.
-func scoredMerges(s *spec) []merge {
+func scoredMerges(s *spec) ([]merge, error) {
 	ids := make(map[string]int32, len(s.tokens))
 	for id, t := range s.tokens {
-		if _, dup := ids[t]; !dup && s.attrs[id]&typeMask == typeNormal {
+		if s.attrs[id]&typeMask != typeNormal {
+			continue
+		}
+		if len(t) > maxPieceBytes { // every way to split it is looked at
+			return nil, fmt.Errorf("tokenizer: token %d is %d bytes long, at most %d are supported in a vocabulary with scores",
+				id, len(t), maxPieceBytes)
+		}
+		if _, dup := ids[t]; !dup {
 			ids[t] = int32(id)
 		}
 	}
 	var merges []merge
 	for text, id := range ids {
+		if !utf8.ValidString(text) {
+			continue
+		}
 		for i := range text {
-			if i == 0 || !utf8.ValidString(text) {
+			if i == 0 {
 				continue
 			}
 			left, okL := ids[text[:i]]
@@ -178,7 +237,7 @@ func scoredMerges(s *spec) []merge {
 		}
 		return a.left < b.left
 	})
-	return merges
+	return merges, nil
 }
 
 // GGUFVocab returns the vocabulary in GGUF's terms, for export. A tokenizer from tokenizer.json that GGUF
@@ -193,8 +252,15 @@ func (t *Tokenizer) GGUFVocab() (GGUFVocab, error) {
 	for i, a := range t.attrs {
 		v.Types[i] = int32(a & typeMask)
 	}
+	if t.kind == unigram {
+		return v, fmt.Errorf("tokenizer: a Unigram vocabulary cannot be exported to GGUF")
+	}
 	if t.kind == sentencePiece {
 		v.Model = "llama"
+		if sameRules(t.rules, []string{ruleLines}) {
+			v.Model, v.Merges = "gemma4", t.mergeTexts()
+			return v, nil
+		}
 		if len(t.rules) > 0 {
 			return v, fmt.Errorf("tokenizer: splitting %v of a SentencePiece vocabulary has no name in GGUF", t.rules)
 		}
@@ -210,11 +276,16 @@ func (t *Tokenizer) GGUFVocab() (GGUFVocab, error) {
 	if preTokenizer(t.pre).rules == nil || t.pre == "" && !sameRules(t.rules, preTokenizer("").rules) {
 		return v, fmt.Errorf("tokenizer: splitting %v has no name in GGUF", t.rules)
 	}
-	v.Merges = make([]string, len(t.merges))
-	for i, m := range t.merges {
-		v.Merges[i] = t.tokens[m.left] + " " + t.tokens[m.right]
-	}
+	v.Merges = t.mergeTexts()
 	return v, nil
+}
+
+func (t *Tokenizer) mergeTexts() []string {
+	merges := make([]string, len(t.merges))
+	for i, m := range t.merges {
+		merges[i] = t.tokens[m.left] + " " + t.tokens[m.right]
+	}
+	return merges
 }
 
 // scoreByID gives tokens descending scores in order of id, which stand for the merges if these are in the
@@ -222,7 +293,8 @@ func (t *Tokenizer) GGUFVocab() (GGUFVocab, error) {
 func (t *Tokenizer) scoreByID(v *GGUFVocab) error {
 	for i := 1; i < len(t.merges); i++ {
 		if t.merges[i].result < t.merges[i-1].result {
-			return fmt.Errorf("tokenizer: merge %d makes token %d after token %d; GGUF needs them in order", i, t.merges[i].result, t.merges[i-1].result)
+			return fmt.Errorf("tokenizer: merge %d makes token %d after token %d; GGUF needs them in order",
+				i, t.merges[i].result, t.merges[i-1].result)
 		}
 	}
 	v.Scores = make([]float32, len(t.tokens))

@@ -103,7 +103,8 @@ func TestScoredMerges(t *testing.T) {
 
 func TestGGUFErrors(t *testing.T) {
 	good := func() GGUFVocab {
-		return GGUFVocab{Model: "gpt2", Pre: "gpt-2", Tokens: []string{"a", "b", "ab"}, Merges: []string{"a b"}, BOS: -1, EOS: -1, UNK: -1, PAD: -1, EOT: -1}
+		return GGUFVocab{Model: "gpt2", Pre: "gpt-2", Tokens: []string{"a", "b", "ab"}, Merges: []string{"a b"}, BOS: -1, EOS: -1,
+			UNK: -1, PAD: -1, EOT: -1}
 	}
 	_, err := FromGGUF(good())
 	require.NoError(t, err)
@@ -153,25 +154,31 @@ func TestDefaultPreTokenizer(t *testing.T) {
 
 func TestHFErrors(t *testing.T) {
 	for want, patch := range map[string]string{
-		`model type is "Unigram"`:                       `{"model":{"type":"Unigram"}}`,
-		`end_of_word_suffix "</w>"`:                     `{"model":{"end_of_word_suffix":"</w>"}}`,
-		`unknown pattern "\\w+"`:                        `{"pre_tokenizer":{"type":"Split","pattern":{"Regex":"\\w+"},"behavior":"Isolated"}}`,
+		`model type is "WordPiece", supported are BPE`: `{"model":{"type":"WordPiece"}}`,
+		`of Unigram is not a list of pairs`:            `{"model":{"type":"Unigram"}}`,
+		`of BPE is not an object`:                      `{"model":{"vocab":[["a",0]]}}`,
+		`end_of_word_suffix "</w>"`:                    `{"model":{"end_of_word_suffix":"</w>"}}`,
+		`unknown pattern "\\w+"`: `{"pre_tokenizer":{"type":"Split","pattern":{"Regex":"\\w+"},` +
+			`"behavior":"Isolated"}}`,
 		`node type "BertPreTokenizer" is not supported`: `{"pre_tokenizer":{"type":"BertPreTokenizer"}}`,
-		`behavior "Removed"`:                            `{"pre_tokenizer":{"type":"Split","pattern":{"Regex":"\\p{N}"},"behavior":"Removed"}}`,
-		`node type "Lowercase"`:                         `{"normalizer":{"type":"Lowercase"}}`,
+		`behavior "Removed"`: `{"pre_tokenizer":{"type":"Split","pattern":{"Regex":"\\p{N}"},` +
+			`"behavior":"Removed"}}`,
+		`node type "BertNormalizer"`:                    `{"normalizer":{"type":"BertNormalizer"}}`,
 		`neither byte-level`:                            `{"pre_tokenizer":{"type":"Digits","individual_digits":true}}`,
 		`decoder: WordPiece`:                            `{"decoder":{"type":"WordPiece"}}`,
 		`post_processor: node type "RobertaProcessing"`: `{"post_processor":{"type":"RobertaProcessing"}}`,
-		`at most one token each`:                        `{"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"X"}},{"Sequence":{"id":"A"}}],"special_tokens":{"X":{"tokens":["a","b"]}}}}`,
-		`adds "nowhere"`:                                `{"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"X"}}],"special_tokens":{"X":{"tokens":["nowhere"]}}}}`,
-		`is not of the form`:                            `{"model":{"merges":["ab"]}}`,
-		`has 3 parts`:                                   `{"model":{"merges":[["a","b","c"]]}}`,
-		`must be tokens`:                                `{"model":{"merges":[["a","nowhere"]]}}`,
-		`token id 100000000`:                            `{"model":{"vocab":{"a":100000000}}}`,
-		`is negative or used twice`:                     `{"model":{"vocab":{"a":0,"b":0}}}`,
-		`used by another token`:                         `{"added_tokens":[{"id":5,"content":"other"}]}`,
-		`unk_token "nowhere" is not in the vocabulary`:  `{"model":{"unk_token":"nowhere"}}`,
-		`json: cannot unmarshal`:                        `{"added_tokens":7}`,
+		`at most one token each`: `{"post_processor":{"type":"TemplateProcessing",` +
+			`"single":[{"SpecialToken":{"id":"X"}},{"Sequence":{"id":"A"}}],"special_tokens":{"X":{"tokens":["a","b"]}}}}`,
+		`adds "nowhere"`: `{"post_processor":{"type":"TemplateProcessing",` +
+			`"single":[{"SpecialToken":{"id":"X"}}],"special_tokens":{"X":{"tokens":["nowhere"]}}}}`,
+		`is not of the form`:                           `{"model":{"merges":["ab"]}}`,
+		`has 3 parts`:                                  `{"model":{"merges":[["a","b","c"]]}}`,
+		`must be tokens`:                               `{"model":{"merges":[["a","nowhere"]]}}`,
+		`token id 100000000`:                           `{"model":{"vocab":{"a":100000000}}}`,
+		`is negative or used twice`:                    `{"model":{"vocab":{"a":0,"b":0}}}`,
+		`used by another token`:                        `{"added_tokens":[{"id":5,"content":"other"}]}`,
+		`unk_token "nowhere" is not in the vocabulary`: `{"model":{"unk_token":"nowhere"}}`,
+		`json: cannot unmarshal`:                       `{"added_tokens":7}`,
 	} {
 		_, err := FromHF(tokenizerJSON(t, "bytelevel", parsePatch(t, patch)), nil)
 		require.ErrorContains(t, err, want)

@@ -1,6 +1,9 @@
 package tokenizer
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // hfNode is a normalizer, pre-tokenizer, post-processor or decoder of tokenizer.json, with the fields of all kinds.
 type hfNode struct {
@@ -12,7 +15,11 @@ type hfNode struct {
 
 	Prepend string `json:"prepend"`
 	Content string `json:"content"`
-	Pattern struct {
+
+	CharsMap   []byte `json:"precompiled_charsmap"`
+	StripLeft  bool   `json:"strip_left"`
+	StripRight bool   `json:"strip_right"`
+	Pattern    struct {
 		String *string `json:"String"`
 		Regex  *string `json:"Regex"`
 	} `json:"pattern"`
@@ -66,66 +73,129 @@ func (h *hfTokenizer) readNodes(s *spec) error {
 		return err
 	}
 	for i, n := range h.PreTokenizer.flatten() {
-		switch n.Type {
-		case "ByteLevel":
-			s.kind = byteLevel
-			if isTrue(n.AddPrefixSpace, true) {
-				if i > 0 {
-					return fmt.Errorf("pre_tokenizer: ByteLevel with add_prefix_space after another node is not supported")
-				}
-				s.prefix = prefixUnlessSpace
-			}
-			if isTrue(n.UseRegex, true) {
-				s.rules = append(s.rules, ruleGPT2)
-			}
-		case "Digits":
-			if n.IndividualDigits {
-				s.rules = append(s.rules, ruleDigit)
-			} else {
-				s.rules = append(s.rules, ruleDigits)
-			}
-		case "Metaspace":
-			replaced = true
-			if err := n.metaspace(s); err != nil {
-				return err
-			}
-		case "Split":
-			if replaced && n.Pattern.String != nil && *n.Pattern.String == " " {
-				continue // there are no spaces left
-			}
-			rule, err := n.splitRule()
-			if err != nil {
-				return err
-			}
-			s.rules = append(s.rules, rule)
-		default:
+		if n.Type == "Split" && replaced && n.Pattern.String != nil && *n.Pattern.String == " " {
+			continue // there are no spaces left
+		}
+		read := preTokenizers[n.Type]
+		if read == nil {
 			return fmt.Errorf("pre_tokenizer: node type %q is not supported", n.Type)
 		}
+		if err := read(n, s, i == 0); err != nil {
+			return err
+		}
+		replaced = replaced || n.Type == "Metaspace"
 	}
-	if s.kind == byteLevel && replaced || s.kind == sentencePiece && !replaced {
+	if s.kind == byteLevel && replaced || s.kind != byteLevel && !replaced {
 		return fmt.Errorf("neither byte-level (pre_tokenizer ByteLevel) nor SentencePiece-like (spaces replaced by %s)", spaceMark)
 	}
 	return h.checkDecoder(s)
 }
 
+// preTokenizers take over a node of the pre-tokenizer, by its type; first tells that no node comes before it.
+var preTokenizers = map[string]func(n *hfNode, s *spec, first bool) error{
+	"ByteLevel":       (*hfNode).byteLevel,
+	"Digits":          (*hfNode).digits,
+	"Metaspace":       (*hfNode).metaspace,
+	"Split":           (*hfNode).split,
+	"WhitespaceSplit": (*hfNode).words,
+}
+
+func (n *hfNode) byteLevel(s *spec, first bool) error {
+	if s.kind == unigram {
+		return fmt.Errorf("pre_tokenizer: ByteLevel with a model of type Unigram is not supported")
+	}
+	s.kind = byteLevel
+	if isTrue(n.AddPrefixSpace, true) {
+		if !first {
+			return fmt.Errorf("pre_tokenizer: ByteLevel with add_prefix_space after another node is not supported")
+		}
+		s.prefix = prefixUnlessSpace
+	}
+	if isTrue(n.UseRegex, true) {
+		s.rules = append(s.rules, ruleGPT2)
+	}
+	return nil
+}
+
+func (n *hfNode) digits(s *spec, _ bool) error {
+	if n.IndividualDigits {
+		s.rules = append(s.rules, ruleDigit)
+	} else {
+		s.rules = append(s.rules, ruleDigits)
+	}
+	return nil
+}
+
+func (n *hfNode) words(s *spec, first bool) error {
+	if s.kind != unigram || !first {
+		return fmt.Errorf("pre_tokenizer: WhitespaceSplit is supported first and with Unigram only")
+	}
+	s.steps = append(s.steps, stepWords)
+	return nil
+}
+
+func (n *hfNode) split(s *spec, _ bool) error {
+	rule, err := n.splitRule()
+	if err != nil {
+		return err
+	}
+	s.rules = append(s.rules, rule)
+	return nil
+}
+
 // readNormalizer reports whether spaces become ▁.
 func readNormalizer(root *hfNode, s *spec) (replaced bool, err error) {
 	for _, n := range root.flatten() {
-		switch {
-		case n.Type == "NFC" && !replaced && s.prefix == prefixNone:
-			s.nfc = true
-		case n.Type == "Prepend" && (n.Prepend == spaceMark || n.Prepend == " " && !replaced):
-			s.prefix = prefixFragment
-		case n.replaces(" ", spaceMark):
+		if n.replaces(" ", spaceMark) {
 			replaced = true
-		default:
+			continue
+		}
+		if n.Type == "Prepend" && (n.Prepend == spaceMark || n.Prepend == " " && !replaced) {
+			s.prefix = prefixFragment
+			continue
+		}
+		// What changes text comes before spaces are marked.
+		if replaced || s.prefix != prefixNone || !n.step(s) {
 			return false, fmt.Errorf("normalizer: node type %q (pattern, content or place) is not supported", n.Type)
 		}
 	}
 	return replaced, nil
 }
 
-func (n *hfNode) metaspace(s *spec) error {
+// unicodeSteps are the steps of the normalizer's nodes without parameters.
+var unicodeSteps = map[string]string{"NFC": stepNFC, "NFD": stepNFD, "NFKC": stepNFKC, "NFKD": stepNFKD, "Lowercase": stepLower}
+
+// step takes over a node of the normalizer that changes text, if it is supported.
+func (n *hfNode) step(s *spec) bool {
+	switch {
+	case unicodeSteps[n.Type] != "":
+		s.steps = append(s.steps, unicodeSteps[n.Type])
+	case n.Type == "Precompiled" && s.charsMap == nil:
+		s.steps, s.charsMap = append(s.steps, stepGraphemes), n.CharsMap
+	case n.Type == "Strip":
+		if n.StripLeft {
+			s.steps = append(s.steps, stepStripL)
+		}
+		if n.StripRight {
+			s.steps = append(s.steps, stepStripR)
+		}
+	case n.collapses():
+		s.steps = append(s.steps, stepCollapse)
+	case n.Type == "Replace" && n.Pattern.String != nil:
+		s.steps = append(s.steps, stepReplace, *n.Pattern.String, n.Content)
+	default:
+		return false
+	}
+	return true
+}
+
+// collapses reports whether n makes one space of several.
+func (n *hfNode) collapses() bool {
+	spaces := n.Type == "Replace" && n.Pattern.Regex != nil && *n.Pattern.Regex == " {2,}"
+	return spaces && (n.Content == " " || n.Content == spaceMark)
+}
+
+func (n *hfNode) metaspace(s *spec, _ bool) error {
 	if n.Replacement != spaceMark {
 		return fmt.Errorf("pre_tokenizer: Metaspace with replacement %q, expected %q", n.Replacement, spaceMark)
 	}
@@ -199,10 +269,11 @@ func (n *hfNode) template() (before, after []string, found bool, err error) {
 // checkDecoder accepts the decoders that Decode implements.
 func (h *hfTokenizer) checkDecoder(s *spec) error {
 	nodes := h.Decoder.flatten()
+	joins := []string{"ByteFallback", "Fuse", "Strip", "Metaspace"}
 	for _, n := range nodes {
 		switch {
 		case s.kind == byteLevel && n.Type == "ByteLevel":
-		case s.kind == sentencePiece && (n.replaces(spaceMark, " ") || n.Type == "ByteFallback" || n.Type == "Fuse" || n.Type == "Strip" || n.Type == "Metaspace"):
+		case s.kind != byteLevel && (n.replaces(spaceMark, " ") || slices.Contains(joins, n.Type)):
 		default:
 			return fmt.Errorf("decoder: %s is not supported (node %q)", joinTypes(nodes), n.Type)
 		}

@@ -32,7 +32,8 @@ func newPairTable(s *spec) (pairTable, error) {
 	rank := uint32(0)
 	for i, m := range s.merges {
 		if uint32(m.left) >= uint32(n) || uint32(m.right) >= uint32(n) || uint32(m.result) >= uint32(n) {
-			return p, fmt.Errorf("tokenizer: merge %d has ids %d, %d, %d outside the vocabulary of %d tokens", i, m.left, m.right, m.result, n)
+			return p, fmt.Errorf("tokenizer: merge %d has ids %d, %d, %d outside the vocabulary of %d tokens",
+				i, m.left, m.right, m.result, n)
 		}
 		l, r, both := s.tokens[m.left], s.tokens[m.right], s.tokens[m.result]
 		if l == "" || r == "" || len(both) != len(l)+len(r) || both[:len(l)] != l || both[len(l):] != r {
@@ -57,13 +58,11 @@ func newPairTable(s *spec) (pairTable, error) {
 	return p, nil
 }
 
-func (p *pairTable) slot(key uint64) uint64 {
-	return key * 0x9E3779B97F4A7C15 >> p.shift // Fibonacci hashing (Knuth, TAOCP 6.4)
-}
+const hashFactor = 0x9E3779B97F4A7C15 // Fibonacci hashing (Knuth, TAOCP 6.4)
 
 func (p *pairTable) insert(e pairEntry) bool {
 	mask := uint64(len(p.entries) - 1)
-	i := p.slot(e.key)
+	i := e.key * hashFactor >> p.shift
 	for p.entries[i].key != 0 {
 		if p.entries[i].key == e.key {
 			return false
@@ -74,27 +73,141 @@ func (p *pairTable) insert(e pairEntry) bool {
 	return true
 }
 
-func (p *pairTable) find(left, right int32) (rank uint32, result int32) {
-	key := pairKey(left, right)
+// find returns the entry of a pair with that hash; one of rank noRank if the pair does not merge.
+func (p *pairTable) find(key, hash uint64) pairEntry {
 	mask := uint64(len(p.entries) - 1)
-	for i := p.slot(key); ; i = (i + 1) & mask {
+	for i := hash >> p.shift; ; i = (i + 1) & mask {
 		switch e := &p.entries[i]; e.key {
 		case key:
-			return e.rank, e.result
+			return *e
 		case 0:
-			return noRank, -1
+			return pairEntry{key, noRank, -1}
 		}
 	}
 }
 
-// merger applies merges to the tokens of one word, lowest rank first, leftmost first among equals
-// (Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016). The tokens
-// form a linked list; a heap of rank<<32 | position holds the candidates, stale ones among them.
+// A long word is merged in blocks: of fewSymbols while its tokens are short, of up to manySymbols where they are long.
+const (
+	fewSymbols  = 24
+	manySymbols = 512
+)
+
+// merger applies merges to the symbols of one word, lowest rank first, leftmost first among equals
+// (Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016).
+//
+// A long word is merged in blocks of symbols, with the same result, in memory that does not grow with the word.
+// The next block begins with the last tokens found, taken apart again. Let the last tokens be … p, c₁, …, cₖ and the
+// block's result r₁, r₂, …. If r₁ = c₁, the tokens … p, r₁, r₂, … are those of the whole word: no merge crosses a
+// boundary of two neighbours t, u of the whole exactly if none crosses it when t and u are merged alone, since up to
+// the first merge that crosses a boundary both sides merge as they do alone; and p, c₁ were neighbours in one result,
+// r₁, r₂, … in another. Otherwise the block begins with more of the last tokens.
 type merger struct {
-	nodes []mergeNode
-	heap  []uint64
+	symbols []int32 // of the word, not merged yet
+	size    int     // symbols of a block
+	start   int     // where the word's tokens begin in the output
+	block   []int32 // symbols of the last tokens and of the block; then its tokens
+
+	pairs  []mergePair // of a short block
+	nodes  []mergeNode // of a long one
+	heap   []uint64
+	recent []pairEntry // looked up lately, by hash, a power of two: the whole table is in no near cache
 }
 
+// mergePair is the merge of a token with the one after it.
+type mergePair struct {
+	rank   uint32 // noRank: none
+	result int32
+}
+
+func newMerger(length int) merger {
+	return merger{recent: make([]pairEntry, 1<<max(4, min(12, bits.Len(uint(length/4)))))}
+}
+
+// begin starts a word whose tokens go to the end of out.
+func (m *merger) begin(out []int32) {
+	m.symbols = m.symbols[:0]
+	m.size = fewSymbols
+	m.start = len(out)
+}
+
+// add adds a symbol to the word. The output may grow by tokens of the word that later symbols can change.
+func (m *merger) add(t *Tokenizer, id int32, out []int32) []int32 {
+	m.symbols = append(m.symbols, id)
+	if len(m.symbols) >= m.size {
+		out = m.flush(t, out)
+	}
+	return out
+}
+
+// flush merges the added symbols with the last tokens of the word.
+func (m *merger) flush(t *Tokenizer, out []int32) []int32 {
+	if len(m.symbols) == 0 {
+		return out
+	}
+	for carry := 2; ; carry *= 2 {
+		at := max(m.start, len(out)-carry)
+		m.block = m.block[:0]
+		for _, id := range out[at:] {
+			m.block = t.appendSymbols(m.block, id)
+		}
+		m.size = max(fewSymbols, min(4*len(m.block), manySymbols))
+		m.block = append(m.block, m.symbols...)
+		if len(m.block) <= 2*fewSymbols {
+			m.mergeFew(&t.pairs)
+		} else {
+			m.mergeMany(&t.pairs)
+		}
+		if at == m.start || m.block[0] == out[at] {
+			out = out[:at]
+			break
+		}
+	}
+	m.symbols = m.symbols[:0]
+	return append(out, m.block...)
+}
+
+// find looks up a pair of tokens.
+func (m *merger) find(p *pairTable, left, right int32) (rank uint32, result int32) {
+	key := pairKey(left, right)
+	hash := key * hashFactor
+	c := &m.recent[hash>>32&uint64(len(m.recent)-1)]
+	if c.key != key {
+		*c = p.find(key, hash)
+	}
+	return c.rank, c.result
+}
+
+// mergeFew merges the symbols of m.block in place: it looks for the lowest rank among all pairs, each time.
+func (m *merger) mergeFew(p *pairTable) {
+	b := m.block
+	m.pairs = m.pairs[:0]
+	for i := range b[1:] {
+		rank, result := m.find(p, b[i], b[i+1])
+		m.pairs = append(m.pairs, mergePair{rank, result})
+	}
+	for pairs := m.pairs; ; {
+		best := uint64(noRank) << 8
+		for i := range pairs {
+			best = min(best, uint64(pairs[i].rank)<<8|uint64(i))
+		}
+		if best >= uint64(noRank)<<8 {
+			break
+		}
+		at := int(best & 0xFF)
+		b[at] = pairs[at].result
+		b = append(b[:at+1], b[at+2:]...)
+		pairs = append(pairs[:at], pairs[at+1:]...)
+		if at < len(pairs) {
+			pairs[at].rank, pairs[at].result = m.find(p, b[at], b[at+1])
+		}
+		if at > 0 {
+			pairs[at-1].rank, pairs[at-1].result = m.find(p, b[at-1], b[at])
+		}
+	}
+	m.block = b
+}
+
+// mergeNode is a token in the linked list of mergeMany.
 type mergeNode struct {
 	id         int32
 	prev, next int32
@@ -102,19 +215,14 @@ type mergeNode struct {
 	result     int32  // of that pair
 }
 
-func (m *merger) reset() {
-	m.nodes = m.nodes[:0]
-}
-
-func (m *merger) add(id int32) {
-	n := int32(len(m.nodes))
-	m.nodes = append(m.nodes, mergeNode{id: id, prev: n - 1, next: n + 1})
-}
-
-// run merges the added tokens and appends what remains to out.
-func (m *merger) run(p *pairTable, out []int32) []int32 {
-	if len(m.nodes) == 0 {
-		return out
+// mergeMany merges the symbols of m.block. A heap of rank<<32 | position holds the candidates, stale ones among them.
+func (m *merger) mergeMany(p *pairTable) {
+	if cap(m.nodes) < len(m.block) {
+		m.nodes = make([]mergeNode, len(m.block)+manySymbols)
+	}
+	m.nodes = m.nodes[:len(m.block)]
+	for i, id := range m.block {
+		m.nodes[i] = mergeNode{id: id, prev: int32(i) - 1, next: int32(i) + 1}
 	}
 	m.nodes[len(m.nodes)-1].next = -1
 	m.heap = m.heap[:0]
@@ -139,10 +247,10 @@ func (m *merger) run(p *pairTable, out []int32) []int32 {
 			m.candidate(p, left.prev)
 		}
 	}
+	m.block = m.block[:0]
 	for i := int32(0); i >= 0; i = m.nodes[i].next {
-		out = append(out, m.nodes[i].id)
+		m.block = append(m.block, m.nodes[i].id)
 	}
-	return out
 }
 
 // candidate looks up the pair that begins at node i.
@@ -152,7 +260,7 @@ func (m *merger) candidate(p *pairTable, i int32) {
 	if n.next < 0 {
 		return
 	}
-	n.rank, n.result = p.find(n.id, m.nodes[n.next].id)
+	n.rank, n.result = m.find(p, n.id, m.nodes[n.next].id)
 	if n.rank != noRank {
 		m.push(uint64(n.rank)<<32 | uint64(uint32(i)))
 	}

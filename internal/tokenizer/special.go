@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"fmt"
 	"slices"
 	"sort"
 	"strings"
@@ -8,17 +9,27 @@ import (
 	"unicode/utf8"
 )
 
+// maxSpecialBytes bounds the length of a special token, so that looking for them takes a bounded time per byte.
+const maxSpecialBytes = 1 << 10
+
 // specialTokens finds control, unknown and user-defined tokens in a text, leftmost first, longest first.
 type specialTokens struct {
-	byFirst [256][]specialToken // by first byte, longest first
-	any     bool
+	all  specialSet // of a text whose control tokens count
+	user specialSet // of other texts: user-defined tokens only
+}
+
+// specialSet finds the longest of its names at a position.
+type specialSet struct {
+	tokens []specialToken  // by name
+	pairs  [1 << 10]uint64 // the first two bytes of names, a bit each
+	single [256]bool       // names of one byte
 }
 
 type specialToken struct {
 	name    string
 	id      int32
 	attr    uint8
-	control bool // recognized only when special tokens are to be parsed
+	shorter int32 // the longest token whose name this one begins with; −1: none
 }
 
 type specialMatch struct {
@@ -26,8 +37,8 @@ type specialMatch struct {
 	start, end int // of what it replaces, white space that it strips included
 }
 
-func newSpecialTokens(s *spec, eog map[int32]bool) specialTokens {
-	var st specialTokens
+func newSpecialTokens(s *spec, eog map[int32]bool) (*specialTokens, error) {
+	st := &specialTokens{}
 	for id, name := range s.tokens {
 		typ := s.attrs[id] & typeMask
 		// Ends of generation are control tokens even where a conversion forgot to say so.
@@ -35,50 +46,90 @@ func newSpecialTokens(s *spec, eog map[int32]bool) specialTokens {
 		if name == "" || !control && typ != typeUser {
 			continue
 		}
-		st.byFirst[name[0]] = append(st.byFirst[name[0]], specialToken{name, int32(id), s.attrs[id], control})
-		st.any = true
+		if len(name) > maxSpecialBytes {
+			return nil, fmt.Errorf("tokenizer: special token %d is %d bytes long, at most %d are supported",
+				id, len(name), maxSpecialBytes)
+		}
+		token := specialToken{name, int32(id), s.attrs[id], -1}
+		st.all.tokens = append(st.all.tokens, token)
+		if !control {
+			st.user.tokens = append(st.user.tokens, token)
+		}
 	}
-	for _, list := range st.byFirst {
-		sort.SliceStable(list, func(i, j int) bool { return len(list[i].name) > len(list[j].name) })
+	st.all.index()
+	st.user.index()
+	return st, nil
+}
+
+func (st *specialSet) index() {
+	sort.SliceStable(st.tokens, func(i, j int) bool { return st.tokens[i].name < st.tokens[j].name })
+	st.tokens = slices.CompactFunc(st.tokens, func(a, b specialToken) bool { return a.name == b.name })
+	var open []int32 // names that the present one may begin with, shortest first
+	for i := range st.tokens {
+		name := st.tokens[i].name
+		for len(open) > 0 && !strings.HasPrefix(name, st.tokens[open[len(open)-1]].name) {
+			open = open[:len(open)-1]
+		}
+		if len(open) > 0 {
+			st.tokens[i].shorter = open[len(open)-1]
+		}
+		open = append(open, int32(i))
+		if len(name) == 1 {
+			st.single[name[0]] = true
+		} else {
+			st.pairs[int(name[0])<<2|int(name[1])>>6] |= 1 << (name[1] & 63)
+		}
 	}
-	return st
 }
 
 func (st *specialTokens) exact(name string) (int32, bool) {
-	if name == "" {
-		return -1, false
-	}
-	for _, s := range st.byFirst[name[0]] {
-		if s.name == name {
-			return s.id, true
-		}
+	if i := st.all.longest(name); i >= 0 && st.all.tokens[i].name == name {
+		return st.all.tokens[i].id, true
 	}
 	return -1, false
 }
 
+// longest returns the index of the longest token whose name s begins with, −1 if there is none.
+func (st *specialSet) longest(s string) int32 {
+	i := int32(sort.Search(len(st.tokens), func(i int) bool { return st.tokens[i].name > s })) - 1
+	for i >= 0 && !strings.HasPrefix(s, st.tokens[i].name) {
+		i = st.tokens[i].shorter
+	}
+	return i
+}
+
 // find returns the first special token of text. Without one, start is len(text).
 func (st *specialTokens) find(text string, control bool) (specialMatch, bool) {
-	if !st.any {
+	set := &st.user
+	if control {
+		set = &st.all
+	}
+	if len(set.tokens) == 0 {
 		return specialMatch{start: len(text)}, false
 	}
 	for i := 0; i < len(text); i++ {
-		for _, s := range st.byFirst[text[i]] {
-			if s.control && !control || !strings.HasPrefix(text[i:], s.name) {
-				continue
-			}
-			end := i + len(s.name)
-			if s.attr&flagSingleWord != 0 && insideWord(text, i, end) {
-				break
-			}
-			m := specialMatch{s.id, i, end}
-			if s.attr&flagLStrip != 0 {
-				m.start = len(strings.TrimRightFunc(text[:i], unicode.IsSpace))
-			}
-			if s.attr&flagRStrip != 0 {
-				m.end = len(text) - len(strings.TrimLeftFunc(text[end:], unicode.IsSpace))
-			}
-			return m, true
+		pair := i+1 < len(text) && set.pairs[int(text[i])<<2|int(text[i+1])>>6]>>(text[i+1]&63)&1 != 0
+		if !pair && !set.single[text[i]] {
+			continue
 		}
+		at := set.longest(text[i:min(len(text), i+maxSpecialBytes)])
+		if at < 0 {
+			continue
+		}
+		s := &set.tokens[at]
+		end := i + len(s.name)
+		if s.attr&flagSingleWord != 0 && insideWord(text, i, end) {
+			i = end - 1 // the reference implementation looks on after it
+			continue
+		}
+		m := specialMatch{s.id, i, end}
+		if s.attr&flagLStrip != 0 {
+			m.start = len(strings.TrimRightFunc(text[:i], unicode.IsSpace))
+		}
+		if s.attr&flagRStrip != 0 {
+			m.end = len(text) - len(strings.TrimLeftFunc(text[end:], unicode.IsSpace))
+		}
+		return m, true
 	}
 	return specialMatch{start: len(text)}, false
 }

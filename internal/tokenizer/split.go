@@ -17,18 +17,26 @@ type splitter interface {
 // Rules a tokenizer's splitting consists of, applied one inside the other. The comments give the regular
 // expression each one stands for; text that no match covers forms words of its own.
 const (
-	ruleGPT2      = "gpt2"      // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-	ruleLlama3    = "llama3"    // (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
-	ruleQwen2     = "qwen2"     // llama3 with \p{N}
-	ruleQwen35    = "qwen35"    // qwen2 with [\p{L}\p{M}]+ for \p{L}+ and [^\s\p{L}\p{M}\p{N}] for [^\s\p{L}\p{N}]
-	ruleO200k     = "o200k"     // words cut where lower case turns to upper case, contractions at their end, \p{N}{1,3}, [\r\n/]* after punctuation
-	ruleTekken    = "tekken"    // o200k without contractions, with \p{N}
+	// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+	ruleGPT2 = "gpt2"
+	// (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+	ruleLlama3 = "llama3"
+	// llama3 with \p{N}
+	ruleQwen2 = "qwen2"
+	// qwen2 with [\p{L}\p{M}]+ for \p{L}+ and [^\s\p{L}\p{M}\p{N}] for [^\s\p{L}\p{N}]
+	ruleQwen35 = "qwen35"
+	// words cut where lower case turns to upper case, contractions at their end, \p{N}{1,3}, [\r\n/]* after punctuation
+	ruleO200k = "o200k"
+	// o200k without contractions, with \p{N}
+	ruleTekken = "tekken"
+
 	ruleDigit     = "digit"     // \p{N}
 	ruleDigits    = "digits"    // \p{N}+
 	ruleDigits3   = "digits3"   // \p{N}{1,3}
 	ruleASCII3    = "ascii3"    // [0-9][0-9][0-9]
 	rulePunct     = "punct"     // [\p{P}\$\+<=>\^~\|]+
 	ruleMetaspace = "metaspace" // ▁[^▁]*|[^▁]+
+	ruleLines     = "lines"     // [^\n]+|\n+
 )
 
 func newSplitter(rule string) (splitter, error) {
@@ -57,6 +65,8 @@ func newSplitter(rule string) (splitter, error) {
 		return &runRule{class: func(r rune) bool { return unicode.IsPunct(r) || strings.ContainsRune("$+<=>^~|", r) }, min: 1}, nil
 	case ruleMetaspace:
 		return metaspaceRule{}, nil
+	case ruleLines:
+		return &runRule{class: func(r rune) bool { return r == '\n' }, min: 1}, nil
 	}
 	return nil, fmt.Errorf("tokenizer: unknown splitting rule %q", rule)
 }
@@ -67,7 +77,8 @@ func ruleOfPattern(pattern string) (string, bool) {
 	const upper, lower = `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`, `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`
 	const lead, space = `[^\r\n\p{L}\p{N}]?`, `|\s*[\r\n]+|\s+(?!\S)|\s+`
 	// Possessive quantifiers match the same text here: what follows them is disjoint from what they repeat.
-	p := strings.NewReplacer(`(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])`, contraction, `?+`, `?`, `++`, `+`).Replace(pattern)
+	const spelled = `(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])`
+	p := strings.NewReplacer(spelled, contraction, `?+`, `?`, `++`, `+`).Replace(pattern)
 	switch p {
 	case `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`,
 		`'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`:
@@ -78,7 +89,8 @@ func ruleOfPattern(pattern string) (string, bool) {
 		return ruleQwen2, true
 	case contraction + `|` + lead + `[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*` + space:
 		return ruleQwen35, true
-	case lead + upper + `*` + lower + `+` + contraction + `?|` + lead + upper + `+` + lower + `*` + contraction + `?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*` + space:
+	case lead + upper + `*` + lower + `+` + contraction + `?|` + lead + upper + `+` + lower + `*` + contraction + `?` +
+		`|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*` + space:
 		return ruleO200k, true
 	case lead + upper + `*` + lower + `+|` + lead + upper + `+` + lower + `*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*` + space:
 		return ruleTekken, true
@@ -148,19 +160,14 @@ func contraction(s string, anyCase bool) int {
 	if len(s) < 2 || s[0] != '\'' {
 		return 0
 	}
-	lower := func(i int) byte {
-		if i >= len(s) {
-			return 0
-		}
-		if c := s[i]; anyCase && 'A' <= c && c <= 'Z' {
-			return c + 'a' - 'A'
-		}
-		return s[i]
+	next := s[1:min(3, len(s))]
+	if anyCase {
+		next = strings.ToLower(next)
 	}
-	switch a, b := lower(1), lower(2); {
-	case a == 's' || a == 't' || a == 'm' || a == 'd':
+	switch {
+	case strings.IndexByte("stmd", next[0]) >= 0:
 		return 2
-	case a == 'r' && b == 'e', a == 'v' && b == 'e', a == 'l' && b == 'l':
+	case next == "re" || next == "ve" || next == "ll":
 		return 3
 	case anyCase && strings.HasPrefix(s[1:], "ſ"):
 		return 1 + len("ſ")
@@ -212,14 +219,23 @@ func (w *wordRule) casedWord(s string, n int, leads bool) int {
 
 // Letters without case and marks count as both upper and lower.
 func isCaseless(r rune) bool {
+	if r < utf8.RuneSelf || r == utf8.RuneError { // frequent, and slow to find absent
+		return false
+	}
 	return unicode.IsMark(r) || unicode.In(r, unicode.Lm, unicode.Lo)
 }
 
 func isUpperLetter(r rune) bool {
+	if r < utf8.RuneSelf || r == utf8.RuneError {
+		return 'A' <= r && r <= 'Z'
+	}
 	return unicode.In(r, unicode.Lu, unicode.Lt) || isCaseless(r)
 }
 
 func isLowerLetter(r rune) bool {
+	if r < utf8.RuneSelf || r == utf8.RuneError {
+		return 'a' <= r && r <= 'z'
+	}
 	return unicode.Is(unicode.Ll, r) || isCaseless(r)
 }
 

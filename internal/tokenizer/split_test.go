@@ -15,11 +15,12 @@ func patternOf(rule string) string {
 	const contraction, space = `(?:'[sSſ]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])`, `|\s*[\r\n]+|\s+(?!\S)|\s+`
 	const upper, lower, lead = `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`, `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`, `[^\r\n\p{L}\p{N}]?`
 	return map[string]string{
-		ruleGPT2:      `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`,
-		ruleLlama3:    contraction + `|` + lead + `\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*` + space,
-		ruleQwen2:     contraction + `|` + lead + `\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*` + space,
-		ruleQwen35:    contraction + `|` + lead + `[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*` + space,
-		ruleO200k:     lead + upper + `*` + lower + `+` + contraction + `?|` + lead + upper + `+` + lower + `*` + contraction + `?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*` + space,
+		ruleGPT2:   `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`,
+		ruleLlama3: contraction + `|` + lead + `\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*` + space,
+		ruleQwen2:  contraction + `|` + lead + `\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*` + space,
+		ruleQwen35: contraction + `|` + lead + `[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*` + space,
+		ruleO200k: lead + upper + `*` + lower + `+` + contraction + `?|` + lead + upper + `+` + lower + `*` + contraction +
+			`?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*` + space,
 		ruleTekken:    lead + upper + `*` + lower + `+|` + lead + upper + `+` + lower + `*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*` + space,
 		ruleDigit:     `\p{N}`,
 		ruleDigits:    `\p{N}+`,
@@ -31,7 +32,8 @@ func patternOf(rule string) string {
 }
 
 func rules() []string {
-	return []string{ruleGPT2, ruleLlama3, ruleQwen2, ruleQwen35, ruleO200k, ruleTekken, ruleDigit, ruleDigits, ruleDigits3, ruleASCII3, rulePunct, ruleMetaspace}
+	return []string{ruleGPT2, ruleLlama3, ruleQwen2, ruleQwen35, ruleO200k, ruleTekken, ruleDigit, ruleDigits, ruleDigits3,
+		ruleASCII3, rulePunct, ruleMetaspace}
 }
 
 // regexWords cuts s at all matches; what lies between them are words, too.
@@ -96,7 +98,8 @@ func FuzzSplit(f *testing.F) {
 }
 
 func TestRuleOfPattern(t *testing.T) {
-	for _, rule := range []string{ruleGPT2, ruleLlama3, ruleQwen2, ruleQwen35, ruleO200k, ruleTekken, ruleDigit, ruleDigits, ruleDigits3} {
+	for _, rule := range []string{ruleGPT2, ruleLlama3, ruleQwen2, ruleQwen35, ruleO200k, ruleTekken, ruleDigit, ruleDigits,
+		ruleDigits3} {
 		got, ok := ruleOfPattern(strings.ReplaceAll(patternOf(rule), "[sSſ]", "[sS]"))
 		require.True(t, ok, rule)
 		require.Equal(t, rule, got)

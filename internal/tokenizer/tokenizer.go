@@ -1,13 +1,12 @@
-// Package tokenizer turns text into token ids and back: byte-level BPE (GPT-2 and successors) and
-// SentencePiece-like BPE with byte fallback, from tokenizer.json or from a GGUF vocabulary.
+// Package tokenizer turns text into token ids and back: byte-level BPE (GPT-2 and successors), SentencePiece-like BPE with
+// byte fallback, and Unigram, from tokenizer.json, tokenizer.model or a GGUF vocabulary.
 package tokenizer
 
 import (
 	"fmt"
-	"strings"
+	"math"
+	"slices"
 	"unicode/utf8"
-
-	"golang.org/x/text/unicode/norm"
 )
 
 // spaceMark stands for a space in SentencePiece vocabularies (U+2581).
@@ -18,6 +17,8 @@ type modelKind uint8
 const (
 	byteLevel     modelKind = iota // words are sequences of bytes, tokens are written in GPT-2's byte alphabet
 	sentencePiece                  // words are sequences of characters, spaces are ▁, unknown characters become byte tokens
+	unigram                        // spaces are ▁, words are split into the pieces whose scores have the largest sum
+	numModelKinds
 )
 
 // prefixMode says where a SentencePiece or ByteLevel tokenizer puts a space before the text.
@@ -56,7 +57,9 @@ type spec struct {
 	rules  []string // splitting rules, outermost first
 	prefix prefixMode
 
-	nfc          bool // normalize text to NFC
+	steps    []string // of the normalizer (normalize.go)
+	charsMap []byte   // SentencePiece's precompiled_charsmap; nil without a step that uses it
+
 	ignoreMerges bool // a word that is a token is not split
 	fuseUnknown  bool // neighbouring unknown characters become one UNK
 	addBOS       bool
@@ -64,10 +67,11 @@ type spec struct {
 
 	bos, eos, unk, pad, eot int32 // −1: none
 
-	tokens []string  // as in the source: byteLevel in the byte alphabet, sentencePiece with ▁
-	attrs  []uint8   // type and flags per token
-	scores []float32 // sentencePiece from GGUF: merges of equal score have equal rank; otherwise nil
-	merges []merge
+	tokens  []string  // as in the source: byteLevel in the byte alphabet, sentencePiece with ▁
+	attrs   []uint8   // type and flags per token
+	scores  []float32 // sentencePiece from GGUF: merges of equal score have equal rank; otherwise nil
+	weights []float64 // unigram: logarithms of probabilities; otherwise nil
+	merges  []merge
 }
 
 // Tokenizer is immutable and safe for concurrent use.
@@ -78,10 +82,17 @@ type Tokenizer struct {
 	bytes     [256]int32
 	runes     map[rune]int32   // sentencePiece: tokens of one character
 	whole     map[string]int32 // bytes → token, only with ignoreMerges
+	longest   int              // bytes of the longest key of whole
 	pairs     pairTable
-	special   specialTokens
+	special   *specialTokens
 	eog       map[int32]bool
 	turnEnd   int32
+
+	normal       *normalizer
+	trie         *pieceTrie // unigram
+	unknownScore float64    // unigram: of a character without piece
+
+	spacesLead bool // no merge gives a token with ▁ after another character, so words end before it
 }
 
 // NVocab returns the number of tokens, unused ones included.
@@ -101,6 +112,16 @@ func (t *Tokenizer) AddBOS() bool { return t.addBOS }
 
 // AddEOS says whether Encode with addSpecial ends with EOS.
 func (t *Tokenizer) AddEOS() bool { return t.addEOS }
+
+// AddEnds makes further tokens end a generation, those that only the model's configuration names. Ids outside the vocabulary are
+// ignored.
+func (t *Tokenizer) AddEnds(ids []int32) {
+	for _, id := range ids {
+		if id >= 0 && int(id) < len(t.tokens) {
+			t.eog[id] = true
+		}
+	}
+}
 
 // IsEOG says whether a model that produces id has finished: EOS, EOT and the tokens known to mean the same.
 func (t *Tokenizer) IsEOG(id int32) bool { return t.eog[id] }
@@ -128,7 +149,7 @@ func (t *Tokenizer) isControl(id int32) bool {
 // names of control tokens in text stand for these tokens; without it they are ordinary text. User-defined
 // tokens are always recognized. Bytes without a token in a byte-level vocabulary are dropped.
 func (t *Tokenizer) Encode(text string, addSpecial, parseSpecial bool) []int32 {
-	e := encoder{t: t, out: make([]int32, 0, len(text)/3+2)}
+	e := newEncoder(t, len(text))
 	if addSpecial && t.addBOS {
 		e.out = append(e.out, t.bos)
 	}
@@ -151,90 +172,6 @@ func (t *Tokenizer) Encode(text string, addSpecial, parseSpecial bool) []int32 {
 	return e.out
 }
 
-// encoder holds the buffers of one Encode.
-type encoder struct {
-	t   *Tokenizer
-	out []int32
-	m   merger
-}
-
-// fragment encodes text between special tokens.
-func (e *encoder) fragment(s string, first bool) {
-	t := e.t
-	if t.nfc {
-		s = norm.NFC.String(s)
-	}
-	space := " "
-	if t.kind == sentencePiece {
-		s = strings.ReplaceAll(s, " ", spaceMark)
-		space = spaceMark
-	}
-	switch {
-	case t.prefix == prefixFragment,
-		t.prefix == prefixUnlessSpace && !strings.HasPrefix(s, space),
-		t.prefix == prefixFirst && first && !strings.HasPrefix(s, space):
-		s = space + s
-	}
-	splitWords(s, t.splitters, e.word)
-}
-
-func (e *encoder) word(w string) {
-	t := e.t
-	if t.ignoreMerges {
-		if id, ok := t.whole[w]; ok {
-			e.out = append(e.out, id)
-			return
-		}
-	}
-	e.m.reset()
-	if t.kind == byteLevel {
-		for i := 0; i < len(w); i++ {
-			if id := t.bytes[w[i]]; id >= 0 {
-				e.m.add(id)
-			}
-		}
-		e.out = e.m.run(&t.pairs, e.out)
-		return
-	}
-	e.characters(w)
-}
-
-// characters merges a sentencePiece word; runs between unknown characters are merged on their own.
-func (e *encoder) characters(w string) {
-	t := e.t
-	unknown := false
-	for len(w) > 0 {
-		r, n := utf8.DecodeRuneInString(w)
-		if id, ok := t.runes[r]; ok && (r != utf8.RuneError || n > 1) {
-			e.m.add(id)
-			unknown = false
-		} else {
-			e.out = e.m.run(&t.pairs, e.out)
-			e.m.reset()
-			unknown = e.fallback(w[:n], unknown)
-		}
-		w = w[n:]
-	}
-	e.out = e.m.run(&t.pairs, e.out)
-}
-
-// fallback encodes a character without token: its bytes, or UNK, once for a run if the tokenizer fuses them.
-func (e *encoder) fallback(c string, afterUnknown bool) (unknown bool) {
-	t := e.t
-	for i := 0; i < len(c); i++ {
-		if t.bytes[c[i]] < 0 {
-			if !afterUnknown || !t.fuseUnknown {
-				e.out = append(e.out, t.unk)
-			}
-			return true
-		}
-	}
-	for i := 0; i < len(c); i++ {
-		e.out = append(e.out, t.bytes[c[i]])
-	}
-	return false
-}
-
 // build checks a spec and derives everything Encode and Decode need.
 func build(s spec) (*Tokenizer, error) {
 	t := &Tokenizer{spec: s}
@@ -248,7 +185,16 @@ func build(s spec) (*Tokenizer, error) {
 		}
 		t.splitters = append(t.splitters, sp)
 	}
+	var err error
+	if t.normal, err = newNormalizer(&t.spec); err != nil {
+		return nil, err
+	}
 	t.pieces = piecesOf(&t.spec)
+	if t.kind == unigram {
+		if err := t.indexPieces(); err != nil {
+			return nil, err
+		}
+	}
 	if err := t.indexCharacters(); err != nil {
 		return nil, err
 	}
@@ -257,19 +203,26 @@ func build(s spec) (*Tokenizer, error) {
 		for id, p := range t.pieces {
 			if _, dup := t.whole[p]; !dup && t.attrs[id]&typeMask == typeNormal {
 				t.whole[p] = int32(id)
+				t.longest = max(t.longest, len(p))
 			}
 		}
 	}
-	var err error
 	if t.pairs, err = newPairTable(&t.spec); err != nil {
 		return nil, err
 	}
+	t.spacesLead = t.kind == sentencePiece
+	for _, m := range t.merges {
+		t.spacesLead = t.spacesLead && spaceWord(t.tokens[m.result]) == len(t.tokens[m.result])
+	}
 	t.findEnds()
-	t.special = newSpecialTokens(&t.spec, t.eog)
-	return t, nil
+	t.special, err = newSpecialTokens(&t.spec, t.eog)
+	return t, err
 }
 
 func (t *Tokenizer) checkIDs() error {
+	if err := checkVocabularySize(t.tokens); err != nil {
+		return err
+	}
 	n := int32(len(t.tokens))
 	if n == 0 {
 		return fmt.Errorf("tokenizer: the vocabulary is empty")
@@ -299,22 +252,10 @@ func (t *Tokenizer) indexCharacters() error {
 		t.bytes[b] = -1
 	}
 	t.runes = map[rune]int32{}
-	for id, text := range t.tokens {
-		typ := t.attrs[id] & typeMask
-		switch p := t.pieces[id]; {
-		case t.kind == byteLevel && typ == typeNormal && len(p) == 1, t.kind == sentencePiece && typ == typeByte && len(p) == 1:
-			if t.bytes[p[0]] < 0 {
-				t.bytes[p[0]] = int32(id)
-			}
-		case t.kind == sentencePiece && (typ == typeNormal || typ == typeUser):
-			if r, n := utf8.DecodeRuneInString(text); n > 0 && n == len(text) && (r != utf8.RuneError || n > 1) {
-				if _, dup := t.runes[r]; !dup {
-					t.runes[r] = int32(id)
-				}
-			}
-		}
+	for id := range t.tokens {
+		t.indexToken(int32(id))
 	}
-	if t.kind == sentencePiece && t.unk < 0 {
+	if t.kind != byteLevel && t.unk < 0 {
 		for b, id := range t.bytes {
 			if id < 0 {
 				return fmt.Errorf("tokenizer: byte 0x%02X has no token and there is no token for unknown characters", b)
@@ -322,4 +263,42 @@ func (t *Tokenizer) indexCharacters() error {
 		}
 	}
 	return nil
+}
+
+// indexToken enters a token that is a byte or a character, if none of a lower number is the same.
+func (t *Tokenizer) indexToken(id int32) {
+	typ, byteType, p := t.attrs[id]&typeMask, uint8(typeByte), t.pieces[id]
+	if t.kind == byteLevel {
+		byteType = typeNormal
+	}
+	if typ == byteType && len(p) == 1 {
+		if t.bytes[p[0]] < 0 {
+			t.bytes[p[0]] = id
+		}
+		return
+	}
+	if t.kind != sentencePiece || typ != typeNormal && typ != typeUser {
+		return
+	}
+	text := t.tokens[id]
+	if r, n := utf8.DecodeRuneInString(text); n > 0 && n == len(text) && (r != utf8.RuneError || n > 1) {
+		if _, dup := t.runes[r]; !dup {
+			t.runes[r] = id
+		}
+	}
+}
+
+// indexPieces prepares the split of words into pieces.
+func (t *Tokenizer) indexPieces() (err error) {
+	if len(t.weights) != len(t.tokens) {
+		return fmt.Errorf("tokenizer: %d scores for %d tokens", len(t.weights), len(t.tokens))
+	}
+	for id, w := range t.weights {
+		if math.IsNaN(w) || math.IsInf(w, 0) {
+			return fmt.Errorf("tokenizer: the score of token %d is not a finite number", id)
+		}
+	}
+	t.unknownScore = slices.Min(t.weights) - unknownPenalty
+	t.trie, err = newPieceTrie(&t.spec)
+	return err
 }

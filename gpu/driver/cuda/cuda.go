@@ -4,18 +4,13 @@
 package cuda
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver/cuda/libcuda"
+	"github.com/ellm-gpu/ellm-gpu/internal/memory"
 	"gorgonia.org/cu"
 )
 
@@ -31,20 +26,24 @@ type Device struct {
 	ctx     cu.CUContext
 	info    driver.Info
 	unified bool // device memory is the machine's memory
-	module  cu.Module
-	staging [2]stage
+	modules *modules
+	staging [2]stagingBuffer
 	next    int // which staging buffer is used next
 	host    []hostBuffer
+	// Launches only compile their kernels: Capture runs what it captures once before.
+	rehearsing bool
+	// Whether graphs have been tried, and worked.
+	graphsTried, graphsFine bool
 }
 
-// stage is a staging buffer; done is recorded behind the copy that reads it.
-type stage struct {
+// stagingBuffer is page-locked memory; done is recorded after the copy that reads it.
+type stagingBuffer struct {
 	buf  hostBuffer
 	done cu.Event
 	used bool
 }
 
-// Count returns the number of devices. The error unwraps to driver.ErrNoDevice when there is no driver.
+// Count returns the number of devices. The error unwraps to driver.ErrNoDevice when there is no driver, or none.
 func Count() (int, error) {
 	if r, msg := libcuda.Open(); r != 0 {
 		return 0, &driver.Error{Op: "cuda: open the driver", Kind: driver.ErrNoDevice, Code: max(r, 0), Msg: explain(r, msg)}
@@ -52,6 +51,9 @@ func Count() (int, error) {
 	n, err := cu.NumDevices()
 	if err != nil {
 		return 0, wrap(err, "count devices", "")
+	}
+	if n == 0 {
+		return 0, &driver.Error{Op: "cuda: count devices", Kind: driver.ErrNoDevice, Msg: "the driver sees none"}
 	}
 	return n, nil
 }
@@ -73,39 +75,6 @@ func explain(r int, msg string) string {
 	return msg
 }
 
-// Open opens device `ordinal`, loads the embedded kernels and runs the probe kernel. ELLM_KERNELS names a folder, itself called
-// "kernels", whose images are loaded instead: kernels compiled on the machine that runs them.
-func Open(ordinal int) (driver.Device, error) {
-	dir := os.Getenv("ELLM_KERNELS")
-	if dir == "" {
-		return openWith(ordinal, images)
-	}
-	kernels, ok := os.DirFS(filepath.Dir(filepath.Clean(dir))).(fs.ReadDirFS)
-	if !ok || filepath.Base(dir) != "kernels" {
-		return nil, &driver.Error{Op: "cuda: open", Kind: driver.ErrKernelImage, Msg: "ELLM_KERNELS: expected a folder called kernels"}
-	}
-	return openWith(ordinal, kernels)
-}
-
-// openWith is Open with other kernels, for tests.
-func openWith(ordinal int, kernels fs.ReadDirFS) (driver.Device, error) {
-	n, err := Count()
-	if err != nil {
-		return nil, err
-	}
-	if ordinal < 0 || ordinal >= n {
-		return nil, &driver.Error{Op: "cuda: open", Detail: fmt.Sprintf("device %d", ordinal), Kind: driver.ErrNoDevice,
-			Msg: fmt.Sprintf("there are %d", n)}
-	}
-	d := &Device{work: make(chan func()), stopped: make(chan struct{})}
-	go d.thread()
-	if err := d.Do(func() error { return d.open(ordinal, kernels) }); err != nil {
-		d.Close()
-		return nil, err
-	}
-	return d, nil
-}
-
 func (d *Device) thread() {
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and the context's ties with it
 	defer close(d.stopped)
@@ -119,92 +88,6 @@ func (d *Device) Do(f func() error) error {
 	done := make(chan error, 1)
 	d.work <- func() { done <- f() }
 	return <-done
-}
-
-func (d *Device) open(ordinal int, kernels fs.ReadDirFS) error {
-	d.tid = syscall.Gettid()
-	dev, err := cu.GetDevice(ordinal)
-	if err != nil {
-		return wrap(err, "open", fmt.Sprintf("device %d", ordinal))
-	}
-	d.dev = dev
-	if err := d.readInfo(); err != nil {
-		return err
-	}
-	if d.ctx, err = dev.MakeContext(cu.SchedAuto); err != nil {
-		return wrap(err, "create context", d.info.Name)
-	}
-	for i := range d.staging {
-		s := &d.staging[i]
-		if s.buf, err = newHostBuffer(stagingBytes); err != nil {
-			return err
-		}
-		if s.done, err = cu.MakeEvent(cu.DefaultEvent); err != nil {
-			return wrap(err, "create event", "")
-		}
-	}
-	if d.module, err = loadKernels(kernels, d.info.CCMajor, d.info.CCMinor); err != nil {
-		return err
-	}
-	return d.probe()
-}
-
-func (d *Device) readInfo() error {
-	var err error
-	if d.info.Name, err = d.dev.Name(); err != nil {
-		return wrap(err, "device name", "")
-	}
-	if d.info.MemTotal, err = d.dev.TotalMem(); err != nil {
-		return wrap(err, "device memory", "")
-	}
-	d.info.Backend = "cuda"
-	var kHz, integrated int
-	for _, a := range []struct {
-		attr cu.DeviceAttribute
-		dst  *int
-	}{
-		{cu.ComputeCapabilityMajor, &d.info.CCMajor}, {cu.ComputeCapabilityMinor, &d.info.CCMinor},
-		{cu.MultiprocessorCount, &d.info.SMs}, {cu.ClockRate, &kHz}, {cu.Integrated, &integrated},
-		{cu.MaxSharedMemoryPerBlock, &d.info.SharedPerBlock},
-	} {
-		if *a.dst, err = d.dev.Attribute(a.attr); err != nil {
-			return wrap(err, "device attribute", fmt.Sprint(int(a.attr)))
-		}
-	}
-	d.info.ClockMHz, d.unified = kHz/1000, integrated != 0
-	return nil
-}
-
-// probe runs a trivial kernel, so that an image that loads but does not run is found here and not in the middle of a text.
-func (d *Device) probe() error {
-	k, err := d.Kernel("copy_words", 3)
-	if err != nil {
-		return err
-	}
-	const words = 64
-	p, err := d.Alloc(2 * 4 * words)
-	if err != nil {
-		return err
-	}
-	defer d.Free(p)
-	var want, got [4 * words]byte
-	for i := range want {
-		want[i] = byte(7*i + 1)
-	}
-	src, dst := p, p+4*words
-	if err := d.CopyHtoD(src, want[:]); err != nil {
-		return err
-	}
-	if err := d.Launch(k, driver.LaunchConfig{Grid: driver.D1(1), Block: driver.D1(256)}, uint64(dst), uint64(src), words); err != nil {
-		return err
-	}
-	if err := d.CopyDtoH(got[:], dst); err != nil {
-		return err
-	}
-	if got != want {
-		return &driver.Error{Op: "cuda: probe kernel", Kind: driver.ErrKernelImage, Msg: "it ran, but its result is wrong"}
-	}
-	return nil
 }
 
 // Info implements driver.Device.
@@ -222,24 +105,9 @@ func (d *Device) Info() (driver.Info, error) {
 		err = d.Do(read)
 	}
 	if d.unified { // the driver does not count the page cache as free, but the system gives it up
-		info.MemFree = max(info.MemFree, min(memAvailable(), info.MemTotal))
+		info.MemFree = max(info.MemFree, min(memory.Available().Bytes, info.MemTotal))
 	}
 	return info, err
-}
-
-// memAvailable returns what Linux would give to a new program without swapping, in bytes; 0 = unknown.
-func memAvailable() int64 {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	for _, line := range strings.Split(string(b), "\n") {
-		var kB int64
-		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kB); n == 1 {
-			return kB << 10
-		}
-	}
-	return 0
 }
 
 // Synchronize implements driver.Device.
@@ -257,28 +125,36 @@ func (d *Device) Close() error {
 	return err
 }
 
+// release gives back all that belongs to the context, and the context. After a kernel's fault every call fails: the first error
+// is kept.
 func (d *Device) release() error {
 	if d.ctx == (cu.CUContext{}) {
 		return nil
 	}
-	var errs []error
+	var first error
+	keep := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
 	for i := range d.staging {
 		s := &d.staging[i]
 		if s.done != (cu.Event{}) {
-			errs = append(errs, wrap(cu.DestroyEvent(&s.done), "destroy event", ""))
+			keep(wrap(cu.DestroyEvent(&s.done), "destroy event", ""))
 		}
 		if s.buf.p != nil {
-			errs = append(errs, s.buf.free())
+			keep(s.buf.free())
 		}
 	}
 	for _, b := range d.host {
-		errs = append(errs, b.free())
+		keep(b.free())
 	}
-	if d.module != (cu.Module{}) {
-		errs = append(errs, wrap(d.module.Unload(), "unload kernels", ""))
+	if d.modules != nil {
+		keep(d.modules.unload())
 	}
-	errs = append(errs, wrap(d.ctx.Destroy(), "destroy context", ""))
-	return errors.Join(errs...)
+	keep(wrap(d.ctx.Destroy(), "destroy context", ""))
+	d.staging, d.host, d.modules, d.ctx, d.next = [2]stagingBuffer{}, nil, nil, cu.CUContext{}, 0
+	return first
 }
 
 type stream struct{ s cu.Stream }

@@ -31,14 +31,14 @@ func TestOpen(t *testing.T) {
 	n, err := Count()
 	if err != nil {
 		assert.ErrorIs(t, err, driver.ErrNoDevice)
-		_, err = Open(0)
+		_, err = Open(0, Options{})
 		require.ErrorIs(t, err, driver.ErrNoDevice)
 		t.Logf("no device here: %v", err)
 		return
 	}
-	_, err = Open(n)
+	_, err = Open(n, Options{})
 	assert.ErrorIs(t, err, driver.ErrNoDevice)
-	d, err := Open(0)
+	d, err := Open(0, Options{})
 	require.NoError(t, err)
 	info, err := d.Info()
 	require.NoError(t, err)

@@ -2,6 +2,7 @@
 
 package cuda
 
+// #cgo CFLAGS: -I${SRCDIR}/libcuda/include
 // #include <stdlib.h>
 // #include "extra.h"
 import "C"

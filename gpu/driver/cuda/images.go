@@ -42,12 +42,23 @@ func listImages(files fs.ReadDirFS) ([]image, error) {
 	return all, nil
 }
 
-// candidates returns the images that a device may run, best first: cubins of the same major compute capability
-// (they run on the same or a higher minor one), then PTX of the same or a lower one, newest first.
+// onTegra tells whether a compute capability (× 10) is that of NVIDIA's systems on a chip: Jetson boards.
+func onTegra(cc int) bool {
+	switch cc {
+	case 53, 62, 72, 87, 101, 110:
+		return true
+	}
+	return false
+}
+
+// candidates returns the images that a device may run, best first: cubins of the same major and the same or a lower minor compute
+// capability, but none of a desktop GPU on a Jetson board or the reverse (CUDA Compiler Driver NVCC, "Binary Compatibility");
+// then PTX of the same or a lower one, newest first.
 func candidates(all []image, major, minor int) []image {
+	device := major*10 + minor
 	var c []image
 	for _, im := range all {
-		if im.cc <= major*10+minor && (im.ptx || im.cc/10 == major) {
+		if im.cc <= device && (im.ptx || im.cc/10 == major && onTegra(im.cc) == onTegra(device)) {
 			c = append(c, im)
 		}
 	}

@@ -10,7 +10,8 @@ import (
 
 func TestCandidates(t *testing.T) {
 	files := fstest.MapFS{}
-	for _, n := range []string{".keep", "sm_53.cubin", "sm_80.cubin", "sm_86.cubin", "sm_90.cubin", "compute_53.ptx", "compute_80.ptx"} {
+	for _, n := range []string{".keep", "sm_53.cubin", "sm_80.cubin", "sm_86.cubin", "sm_87.cubin", "sm_90.cubin",
+		"compute_53.ptx", "compute_80.ptx"} {
 		files["kernels/"+n] = &fstest.MapFile{}
 	}
 	all, err := listImages(files)
@@ -22,7 +23,10 @@ func TestCandidates(t *testing.T) {
 		return s
 	}
 	assert.Equal(t, []string{"sm_53.cubin", "compute_53.ptx"}, names(5, 3), "Jetson Nano")
-	assert.Equal(t, []string{"sm_86.cubin", "sm_80.cubin", "compute_80.ptx", "compute_53.ptx"}, names(8, 7), "a cubin runs on higher minor versions")
+	assert.Equal(t, []string{"sm_86.cubin", "sm_80.cubin", "compute_80.ptx", "compute_53.ptx"}, names(8, 9),
+		"a cubin runs on higher minor versions")
+	assert.Equal(t, []string{"sm_87.cubin", "compute_80.ptx", "compute_53.ptx"}, names(8, 7), "Orin takes no cubin of a desktop GPU")
+	assert.Equal(t, []string{"compute_53.ptx"}, names(5, 4), "nor a desktop GPU one of a Jetson board")
 	assert.Equal(t, []string{"compute_80.ptx", "compute_53.ptx"}, names(10, 0), "newer than every cubin")
 	assert.Empty(t, names(5, 0))
 }

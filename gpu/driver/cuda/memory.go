@@ -66,8 +66,8 @@ func (d *Device) CopyHtoDOn(stream driver.Stream, dst driver.DevicePtr, src []by
 	return nil
 }
 
-// HostFloats implements driver.Device. Where the GPU shares the machine's memory, page-locked memory is not faster to copy to, but slow to
-// read, because it is not cached.
+// HostFloats implements driver.Device. Where the GPU shares the machine's memory, page-locked memory is not faster to copy to,
+// but slow to read, because it is not cached.
 func (d *Device) HostFloats(n int) ([]float32, error) {
 	if d.unified || n <= 0 {
 		return make([]float32, max(n, 0)), nil

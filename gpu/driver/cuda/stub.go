@@ -9,8 +9,13 @@ func notBuilt() error {
 	return &driver.Error{Op: "cuda", Kind: driver.ErrNotBuilt, Msg: "this program was built without CUDA; run `make build-cuda`"}
 }
 
+// Options of Open.
+type Options struct {
+	Notice func(string) // unused here
+}
+
 // Count returns an error that unwraps to driver.ErrNotBuilt.
 func Count() (int, error) { return 0, notBuilt() }
 
 // Open returns an error that unwraps to driver.ErrNotBuilt.
-func Open(int) (driver.Device, error) { return nil, notBuilt() }
+func Open(int, Options) (driver.Device, error) { return nil, notBuilt() }

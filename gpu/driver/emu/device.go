@@ -76,7 +76,8 @@ func (d *Device) Free(p driver.DevicePtr) error {
 func (d *Device) view(op string, p driver.DevicePtr, n int64) ([]byte, error) {
 	off := int64(p) - base
 	if size := int64(len(d.mem.bytes)); off < 0 || n < 0 || off > size || n > size-off {
-		return nil, &driver.Error{Op: "emulator: " + op, Detail: fmt.Sprintf("%d bytes at %#x", n, uint64(p)), Msg: "outside of device memory"}
+		return nil, &driver.Error{Op: "emulator: " + op, Detail: fmt.Sprintf("%d bytes at %#x", n, uint64(p)),
+			Msg: "outside of device memory"}
 	}
 	return d.mem.bytes[off : off+n], nil
 }
@@ -164,7 +165,8 @@ func (d *Device) Kernel(name string, nargs int) (driver.Kernel, error) {
 func (d *Device) Launch(k driver.Kernel, c driver.LaunchConfig, args ...uint64) error {
 	kn, ok := k.(*kernel)
 	if !ok || kn.nargs != len(args) {
-		return &driver.Error{Op: "emulator: launch", Msg: fmt.Sprintf("%d arguments for a kernel of another device or signature", len(args))}
+		return &driver.Error{Op: "emulator: launch", Msg: fmt.Sprintf("%d arguments for a kernel of another device or signature",
+			len(args))}
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "launch %s %d %d %d %d %d %d %d %d", kn.name, c.Grid.X, c.Grid.Y, c.Grid.Z,

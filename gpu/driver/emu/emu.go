@@ -96,7 +96,8 @@ func Open(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{mem: mem, space: newSpace(int64(len(mem.bytes))), threads: o.Threads, poison: o.Poison, order: o.Order, errTail: &tail{},
+	d := &Device{mem: mem, space: newSpace(int64(len(mem.bytes))), threads: o.Threads, poison: o.Poison, order: o.Order,
+		errTail: &tail{},
 		allowed: map[driver.DevicePtr]bool{}}
 	if err := d.start(path); err != nil {
 		mem.close()

@@ -210,7 +210,8 @@ func TestEvents(t *testing.T) {
 	assert.GreaterOrEqual(t, dt.Nanoseconds(), int64(0))
 }
 
-// What one stream makes and another reads is right in every order if an event says who waits for whom, and wrong in one if none does.
+// What one stream makes and another reads is right in every order if an event says who waits for whom, and wrong in one if none
+// does.
 func TestStreamsRunInAnyOrder(t *testing.T) {
 	for _, synchronized := range []bool{true, false} {
 		wrong := 0
@@ -237,7 +238,8 @@ func TestStreamsRunInAnyOrder(t *testing.T) {
 			if synchronized {
 				require.NoError(t, streams[1].Wait(made))
 			}
-			require.NoError(t, d.Launch(k, driver.LaunchConfig{Grid: driver.D1(1), Block: driver.D1(256), Stream: streams[1]}, uint64(b), uint64(a), 1))
+			require.NoError(t, d.Launch(k, driver.LaunchConfig{Grid: driver.D1(1), Block: driver.D1(256), Stream: streams[1]},
+				uint64(b), uint64(a), 1))
 			got := make([]byte, 4)
 			require.NoError(t, d.CopyDtoH(got, b))
 			if string(got) != "\x02\x03\x04\x05" {

@@ -27,7 +27,8 @@ func newMemory(size int64) (*memory, error) {
 	}
 	size = (size + pageBytes - 1) &^ (pageBytes - 1)
 	fail := func(err error) error {
-		return &driver.Error{Op: "emulator: shared memory", Detail: fmt.Sprintf("%d bytes", size), Kind: driver.ErrOutOfMemory, Msg: err.Error()}
+		return &driver.Error{Op: "emulator: shared memory", Detail: fmt.Sprintf("%d bytes", size), Kind: driver.ErrOutOfMemory,
+			Msg: err.Error()}
 	}
 	fd, err := unix.MemfdCreate("ellm-emu", unix.MFD_CLOEXEC)
 	if err != nil {

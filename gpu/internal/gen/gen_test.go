@@ -11,9 +11,9 @@ import (
 func TestGeneratedFileIsCurrent(t *testing.T) {
 	want, err := generate("../../../cuda")
 	require.NoError(t, err)
-	have, err := os.ReadFile("../../kernels_gen.go")
+	have, err := os.ReadFile("../../kernels/kernels_gen.go")
 	require.NoError(t, err)
-	assert.Equal(t, string(want), string(have), "run `go generate ./gpu`")
+	assert.Equal(t, string(want), string(have), "run `go generate ./gpu/kernels`")
 }
 
 func TestParseKernels(t *testing.T) {
@@ -44,7 +44,8 @@ func TestParseHeader(t *testing.T) {
 struct pair { const void* data; int32_t rows, cols; float unit; };`)
 	require.NoError(t, err)
 	assert.Equal(t, []constant{{"A_B", 2}, {"C", 7}}, consts)
-	assert.Equal(t, []structDef{{"pair", "", []field{{"data", "driver.DevicePtr"}, {"rows", "int32"}, {"cols", "int32"}, {"unit", "float32"}}}}, structs)
+	assert.Equal(t, []structDef{{"pair", "", []field{{"data", "driver.DevicePtr"}, {"rows", "int32"}, {"cols", "int32"},
+		{"unit", "float32"}}}}, structs)
 
 	_, _, err = parseHeader(`struct pair { double x; };`)
 	assert.ErrorContains(t, err, "double")

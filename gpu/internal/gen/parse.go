@@ -33,10 +33,11 @@ type constant struct {
 var (
 	lineComment  = regexp.MustCompile(`//[^\n]*`)
 	blockComment = regexp.MustCompile(`(?s)/\*.*?\*/`)
-	kernelDecl   = regexp.MustCompile(`extern\s+"C"\s+__global__\s+void\s+__launch_bounds__\((\d+)(?:,\s*\d+)?\)\s+(\w+)\s*\(([^)]*)\)`)
-	structDecl   = regexp.MustCompile(`(?s)struct\s+(\w+)\s*\{([^}]*)\}`)
-	enumDecl     = regexp.MustCompile(`enum\s*\{([^}]*)\}`)
-	fieldDecl    = regexp.MustCompile(`^(.*?)(\w+)$`)
+	kernelDecl   = regexp.MustCompile(`extern\s+"C"\s+__global__\s+void\s+` +
+		`__launch_bounds__\((\d+)(?:,\s*\d+)?\)\s+(\w+)\s*\(([^)]*)\)`)
+	structDecl = regexp.MustCompile(`(?s)struct\s+(\w+)\s*\{([^}]*)\}`)
+	enumDecl   = regexp.MustCompile(`enum\s*\{([^}]*)\}`)
+	fieldDecl  = regexp.MustCompile(`^(.*?)(\w+)$`)
 )
 
 func stripComments(src string) string {
@@ -48,7 +49,8 @@ func parseKernels(src string) ([]kernel, error) {
 	src = stripComments(src)
 	found := kernelDecl.FindAllStringSubmatch(src, -1)
 	if n := strings.Count(src, "__global__"); n != len(found) {
-		return nil, fmt.Errorf(`%d kernels, of which %d are declared as extern "C" __global__ void __launch_bounds__(N) name(...)`, n, len(found))
+		return nil, fmt.Errorf(`%d kernels, of which %d are declared as extern "C" __global__ void __launch_bounds__(N) name(...)`, n,
+			len(found))
 	}
 	var ks []kernel
 	for _, m := range found {
@@ -91,7 +93,8 @@ func parseField(decl string) (field, error) {
 	case "float":
 		return field{m[2], "float32"}, nil
 	}
-	return field{}, fmt.Errorf("parameter %s has type %q; known are pointers, int32_t, uint32_t, int64_t, uint64_t, float", m[2], typ)
+	return field{}, fmt.Errorf("parameter %s has type %q; known are pointers, int32_t, uint32_t, int64_t, uint64_t, float", m[2],
+		typ)
 }
 
 // parseHeader finds the structs and the enumerators with explicit values.

@@ -11,8 +11,8 @@ type (
 	v int
 )
 
-// function is one assembly function. Go's assembler lacks many vector instructions: all of them are written as machine words, with the mnemonic of the
-// ARM manual beside them. What moves addresses, counts and branches is in Go's syntax.
+// function is one assembly function. Go's assembler lacks many vector instructions: all of them are written as machine words,
+// with the mnemonic of the ARM manual beside them. What moves addresses, counts and branches is in Go's syntax.
 type function struct {
 	name, doc string
 	body      strings.Builder

@@ -21,7 +21,8 @@ func TestEncodings(t *testing.T) {
 		if os.Getenv("ELLM_REQUIRE_LLVM") != "" {
 			t.Fatal(err)
 		}
-		t.Skip("SKIPPED: llvm-mc, which knows the encodings, is not installed; make test-jetson installs it (Debian: llvm) and runs this, also in CI")
+		t.Skip("SKIPPED: llvm-mc, which knows the encodings, is not installed; make test-jetson installs it (Debian: llvm) and runs " +
+			"this, also in CI")
 	}
 	for _, what := range files {
 		functions, data, err := generate(what)

@@ -39,9 +39,10 @@ const (
 // Vector registers with a fixed meaning.
 const (
 	vWeight v = 16 // four registers of 16 codes
-	vBits   v = 26 // four registers: which bits of a plane's byte j mod 8 belong to their lanes j, 2k in the lower half and 2k + 1 in the upper one
-	vPlane  v = 30 // the value of plane 0; of plane 1, the next
-	vLow    v = 15 // 0x0f
+	// four registers: which bits of a plane's byte j mod 8 belong to their lanes j, 2k in the lower half and 2k + 1 in the upper one
+	vBits  v = 26
+	vPlane v = 30 // the value of plane 0; of plane 1, the next
+	vLow   v = 15 // 0x0f
 )
 
 // dotData has the first of vBits.
@@ -99,8 +100,8 @@ func begin(f *function, planes int) {
 	f.raw("MOVD R%d, R%d", rSteps, rLeft)
 }
 
-// weights loads 64 codes to four registers. Signed codes are lower by half of their number: a plane then takes one instruction less for 16 of them, which
-// puts its bit in the place of all bits above, and what is missing is the same for all rows.
+// weights loads 64 codes to four registers. Signed codes are lower by half of their number: a plane then takes one instruction
+// less for 16 of them, which puts its bit in the place of all bits above, and what is missing is the same for all rows.
 func weights(f *function, planes int, signed bool) {
 	if planes < 0 {
 		f.ldpQ(vWeight, vWeight+1, rNib, 0)
@@ -146,9 +147,11 @@ func end(f *function, finish func()) {
 	f.raw("BNE row")
 }
 
-// dot multiplies rows with one token. Each of 16 sums of 32 bits takes up to 128 of a tile's 2,048 columns: 255 · 32,512 · 128 fits.
+// dot multiplies rows with one token. Each of 16 sums of 32 bits takes up to 128 of a tile's 2,048 columns: 255 · 32,512 · 128
+// fits.
 func dot(planes int) *function {
-	f := &function{name: fmt.Sprintf("dotNEONw%d", width(planes)), doc: "multiplies rows of codes with 16-bit numbers. It writes int64[rows]."}
+	f := &function{name: fmt.Sprintf("dotNEONw%d", width(planes)),
+		doc: "multiplies rows of codes with 16-bit numbers. It writes int64[rows]."}
 	signed := planes > 0
 	if signed {
 		f.doc += fmt.Sprintf(" The codes are taken as %d less than they are.", 8<<planes)
@@ -181,7 +184,8 @@ func dot(planes int) *function {
 	return f
 }
 
-// dotBlock is dot with a scale for every 16 or 32 columns. Column c goes to partial sum c mod 4, block after block; the row's is (0 + 1) + (2 + 3).
+// dotBlock is dot with a scale for every 16 or 32 columns. Column c goes to partial sum c mod 4, block after block; the row's is
+// (0 + 1) + (2 + 3).
 func dotBlock(planes, block int) *function {
 	f := &function{
 		name: fmt.Sprintf("dotBlockNEONw%db%d", width(planes), block),

@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// Offsets in type neonArgs of package cpu.
+// Offsets in type neonArgs of package cpu/vec.
 const (
 	fltDst     = 8 * iota // what is written
 	fltA                  // what is read
@@ -17,7 +17,7 @@ const (
 	fltValue              // float32: a factor, or a sum
 )
 
-// floats generates package cpu's kernels.
+// floats generates package vec's kernels.
 func floats() []*function {
 	return []*function{dot4(1), dot4(2), weighted(), half(), scaled(), expSum(), swiglu()}
 }
@@ -37,7 +37,8 @@ func (f *function) loop(label string, r x, step int) {
 
 // dot4 multiplies four rows with some tokens. Each product has eight sums: column c goes to sum c mod 8.
 func dot4(tokens int) *function {
-	f := &function{name: fmt.Sprintf("dot4NEON%d", tokens), doc: "adds the products of four rows of A with rows of B to Dst, [row of B][row of A]."}
+	f := &function{name: fmt.Sprintf("dot4NEON%d", tokens),
+		doc: "adds the products of four rows of A with rows of B to Dst, [row of B][row of A]."}
 	f.begin(fltDst, fltA, fltB, fltStrideA, fltStrideB, fltN)
 	row := func(r int) x { return x(8 + r) }
 	f.raw("MOVD R2, R%d", row(0))
@@ -152,7 +153,8 @@ func scaled() *function {
 	return f
 }
 
-// Constants of exp in registers: those of Cody and Waite's reduction x = n·ln(2) + r, the coefficients of r⁷ … r², and limits of x.
+// Constants of exp in registers: those of Cody and Waite's reduction x = n·ln(2) + r, the coefficients of r⁷ … r², and limits of
+// x.
 const (
 	eLog2e v = 16 + iota
 	eLn2Hi
@@ -167,7 +169,8 @@ const (
 // expConstants are in the order of the registers.
 func expConstants() []uint32 {
 	var c []uint32
-	for _, f := range []float32{1.44269504088896341, 0.693359375, -2.12194440e-4, 1. / 5040, 1. / 720, 1. / 120, 1. / 24, 1. / 6, 1. / 2, 1} {
+	for _, f := range []float32{1.44269504088896341, 0.693359375, -2.12194440e-4, 1. / 5040, 1. / 720, 1. / 120, 1. / 24,
+		1. / 6, 1. / 2, 1} {
 		c = append(c, math.Float32bits(f))
 	}
 	return append(c, 127, math.Float32bits(-87), math.Float32bits(88))
@@ -212,7 +215,8 @@ func (f *function) exp() {
 
 // expSum replaces numbers by exp(x − fltValue), 0 below eMin, and adds them up: column c goes to sum c mod 8.
 func expSum() *function {
-	f := &function{name: "expNEON", doc: "replaces the numbers Dst by exp(x − Value), 0 for arguments below −87, and sets Value to their sum."}
+	f := &function{name: "expNEON", doc: "replaces the numbers Dst by exp(x − Value), 0 for arguments below −87, and sets Value " +
+		"to their sum."}
 	f.begin(fltDst, fltN)
 	f.expBegin()
 	f.raw("ADD $%d, R0, R15", fltValue)

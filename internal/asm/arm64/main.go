@@ -1,7 +1,7 @@
 // Command arm64 generates the project's Go assembly for arm64 (ARMv8.0-A with NEON), with the standard library alone.
 //
 //	go run ./arm64 dot ../../cpu/dot/dot_arm64
-//	go run ./arm64 floats ../../cpu/floats_arm64
+//	go run ./arm64 floats ../../cpu/vec/floats_arm64
 //	go run ./arm64 linalg ../../internal/linalg/gemm_arm64
 //	go run ./arm64 count
 //
@@ -37,7 +37,7 @@ func run(args []string) error {
 		return err
 	}
 	pkg := filepath.Base(filepath.Dir(args[1]))
-	return os.WriteFile(args[1]+".go", []byte(declarations(pkg, functions)), 0o644)
+	return os.WriteFile(args[1]+".go", []byte(declarations(pkg, functions, layouts(args[0]))), 0o644)
 }
 
 // files are what generate makes.
@@ -67,9 +67,48 @@ func assembly(functions []*function, data string) string {
 	return b.String()
 }
 
-func declarations(pkg string, functions []*function) string {
+// layout lists the offsets that the assembly uses of an argument structure, which is declared in the package that calls it.
+type layout struct {
+	structure string
+	fields    []string // one every 8 bytes
+}
+
+// layouts returns the argument structures of one file.
+func layouts(what string) []layout {
+	switch what {
+	case "dot":
+		return []layout{
+			{"neonArgs", []string{argOut / 8: "out", argNibble / 8: "nibble", argNibbleStride / 8: "nibbleStride",
+				argBits / 8: "bits", argBitsStride / 8: "bitsStride",
+				argX / 8: "x", argSteps / 8: "steps", argRows / 8: "rows", argScale / 8: "scale", argScaleStride / 8: "scaleStride"}},
+			{"neonQuantArgs", []string{quantX / 8: "x", quantSteps / 8: "steps", quantOut / 8: "out", quantInv / 8: "inv",
+				quantSum / 8: "sum"}},
+		}
+	case "floats":
+		return []layout{{"neonArgs", []string{fltDst / 8: "dst", fltA / 8: "a", fltB / 8: "b", fltStrideA / 8: "strideA",
+			fltStrideB / 8: "strideB", fltN / 8: "n",
+			fltRows / 8: "rows", fltValue / 8: "value"}}}
+	case "linalg":
+		return []layout{{"tileArgs", []string{tileC / 8: "c", tileCRow / 8: "cRow", tileA / 8: "a", tileARow / 8: "aRow",
+			tileAK / 8: "aK", tileB / 8: "b",
+			tileBK / 8: "bK", tileK / 8: "k"}}}
+	}
+	return nil
+}
+
+// declarations returns the Go side: the functions, and constants that do not compile unless the argument structures have the
+// assembly's offsets.
+func declarations(pkg string, functions []*function, structures []layout) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%spackage %s\n", header, pkg)
+	fmt.Fprintf(&b, "%spackage %s\n\nimport \"unsafe\"\n\n", header, pkg)
+	b.WriteString("// The assembly reads arguments at these offsets: a constant below is negative, which does not compile, where " +
+		"a field lies elsewhere.\nconst (\n")
+	for _, l := range structures {
+		for i, f := range l.fields {
+			fmt.Fprintf(&b, "\t_ = -uint(unsafe.Offsetof(%s{}.%s) - %d)\n", l.structure, f, 8*i)
+		}
+	}
+	b.WriteString(")\n")
 	for _, f := range functions {
 		fmt.Fprintf(&b, "\n// %s %s\n//\n//go:noescape\nfunc %s(a *byte)\n", f.name, f.doc, f.name)
 	}

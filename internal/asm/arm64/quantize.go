@@ -72,7 +72,8 @@ func absMax() *function {
 	return f
 }
 
-// split multiplies by quantInv, rounds to the nearest whole numbers, even ones from the middle, and writes their high and low bytes and their sum.
+// split multiplies by quantInv, rounds to the nearest whole numbers, even ones from the middle, and writes their high and low
+// bytes and their sum.
 func split() *function {
 	f := &function{name: "splitNEON", doc: "rounds x · inv to whole numbers, as two bytes each, and adds them up."}
 	beginQuant(f)

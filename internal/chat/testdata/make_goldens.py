@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Writes goldens.json: conversations rendered by Jinja2, set up as the transformers library does.
+"""Writes goldens.json: conversations rendered by the transformers library.
 
-    pip install jinja2 && python3 make_goldens.py
+    pip install transformers jinja2 && python3 make_goldens.py
 
-The templates have the shapes found in models of each family, with texts of our own.
+The templates, some here and some in templates/, have the shapes found in models of each family, with texts of our own.
+A result of null stands for an error.
 """
 import datetime
 import json
 import pathlib
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers.utils import chat_template_utils
 
 CHATML_DEFAULT = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -193,45 +193,80 @@ OTHER = """{#- nothing that is built in -#}
 {{ bos_token ~ eos_token }}{{ ' A:' if add_generation_prompt else '' }}
 """
 
-TEMPLATES = [
-    ("chatml", "default system prompt", CHATML_DEFAULT), ("chatml", "plain", CHATML_PLAIN), ("jinja", "chatml, trimmed", CHATML_TRIM),
-    ("chatml", "tools", CHATML_TOOLS), ("llama3", "llama3", LLAMA3), ("llama3", "llama3 with date", LLAMA3_DATED),
-    ("gemma", "gemma2", GEMMA2), ("gemma", "gemma3", GEMMA3), ("phi3", "phi3", PHI3), ("mistral", "mistral", MISTRAL),
-    ("mistral", "mistral, system prompt last", MISTRAL_LAST), ("zephyr", "zephyr", ZEPHYR), ("jinja", "other", OTHER),
-]
+TEMPLATES = {
+    "chatml, default system prompt": CHATML_DEFAULT, "chatml": CHATML_PLAIN, "chatml, trimmed": CHATML_TRIM, "chatml, tools": CHATML_TOOLS,
+    "llama3": LLAMA3, "llama3, with date": LLAMA3_DATED, "gemma2": GEMMA2, "gemma3": GEMMA3, "phi3": PHI3, "mistral": MISTRAL,
+    "mistral, system prompt last": MISTRAL_LAST, "zephyr": ZEPHYR, "other": OTHER,
+}
 
 S, U, A = ({"role": r, "content": c} for r, c in [("system", " Be brief.\n "), ("user", " Hello\n"), ("assistant", "\tHi ")])
 V = {"role": "user", "content": "what's \"next\"? <b>é日😀</b>\\n"}
 T = {"role": "tool", "content": "42"}
-CONVERSATIONS = [[U], [V], [S, V], [S, U, A, V], [U, A], [S], [U, S, V], [U, V], [{"role": "user", "content": ""}], [U, A, T, A]]
+THOUGHT = {"role": "assistant", "content": "<think>\nhm, 1 < 2\n</think>\n\nYes."}
+REASONED = {"role": "assistant", "content": "Yes.", "reasoning_content": "hm,\n1 < 2"}
 
 
-def environment():
-    def raise_exception(message):
-        raise jinja2.exceptions.TemplateError(message)
+def call(name, arguments, id="abcdefgh1"):
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    env.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
-    env.globals["raise_exception"] = raise_exception
-    env.globals["strftime_now"] = lambda f: datetime.datetime(2025, 3, 7, 12).strftime(f)
-    return env
+
+CALL = {"role": "assistant", "content": "", "tool_calls": [call("get_weather", {"place": "Zürich", "days": 2, "exact": True, "near": 1.5, "no": None, "list": ["a", {"b": "<c>"}]})]}
+CALLS = {"role": "assistant", "content": "Two.", "tool_calls": [call("get_weather", {"place": "it's"}), call("now", {}, "abcdefgh2")]}
+RESULT = {"role": "tool", "content": '{"t": 21.5}', "tool_call_id": "abcdefgh1", "name": "get_weather"}
+RESULT2 = {"role": "tool", "content": "noon", "tool_call_id": "abcdefgh2", "name": "now"}
+TOOLS = [
+    {"type": "function", "function": {"name": "get_weather", "description": "The weather of a place, in °C & <b>words</b>", "parameters": {
+        "type": "object", "required": ["place"], "properties": {
+            "place": {"type": "string", "description": "City's name"}, "days": {"type": "integer", "default": 1}, "unit": {"type": "string", "enum": ["C", "F"], "default": "C"},
+            "tags": {"type": "array", "items": {"type": "string"}}, "grid": {"type": "array", "items": {"type": "object", "properties": {"x": {"type": "number"}}}},
+            "either": {"type": ["string", "null"]}, "near": {"type": "object", "additionalProperties": {"type": "boolean"}}}}}},
+    {"type": "function", "function": {"name": "now", "description": "The time", "parameters": {"type": "object", "properties": {}}}},
+]
+
+
+def requests():
+    for messages in ([U], [V], [S, V], [S, U, A, V], [U, A], [S], [U, S, V], [U, V], [{"role": "user", "content": ""}], [U, A, T, A],
+                     [U, THOUGHT, V], [U, REASONED, V], [U, REASONED], [S, U, THOUGHT]):
+        for generate in (False, True):
+            yield messages, None, {}, generate
+    for messages in ([U], [S, V], [U, CALL], [U, CALL, RESULT], [S, U, CALL, RESULT, A, V], [U, CALLS, RESULT, RESULT2], [U, CALLS, RESULT, RESULT2, A], [U, THOUGHT | {"tool_calls": CALL["tool_calls"]}, RESULT]):
+        yield messages, TOOLS, {}, True
+    yield [U, CALL, RESULT, A], TOOLS[:1], {}, False
+    for thinking in (False, True):
+        yield [S, U], None, {"enable_thinking": thinking}, True
+        yield [U, REASONED, V], TOOLS, {"enable_thinking": thinking, "thinking": thinking}, True
+    yield [U], TOOLS, {"tools_in_user_message": False, "builtin_tools": ["code_interpreter", "brave_search"], "date_string": "1 Jan"}, True
+    yield [U], None, {"reasoning_effort": "high", "controls": {"length": "short"}, "keep_past_thinking": True}, True
+    yield [S | {"content": "x /no_think"}, U], None, {}, True
+    yield [S | {"content": "/system_override only this"}, U], None, {}, True
+
+
+class Clock:
+    @staticmethod
+    def now():
+        return datetime.datetime(2025, 3, 7, 12)
 
 
 def main():
-    env = environment()
-    out = {"conversations": CONVERSATIONS, "templates": []}
-    for family, name, source in TEMPLATES:
-        template = env.from_string(source)
-        rendered = []  # per conversation: without and with generation prompt; null: an exception
-        for messages in CONVERSATIONS:
-            for generate in (False, True):
-                try:
-                    rendered.append(template.render(messages=messages, add_generation_prompt=generate, bos_token="<s>", eos_token="</s>"))
-                except jinja2.exceptions.TemplateError:
-                    rendered.append(None)
-        out["templates"].append({"family": family, "name": name, "source": source, "rendered": rendered})
-    path = pathlib.Path(__file__).with_name("goldens.json")
-    path.write_text(json.dumps(out, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    chat_template_utils.datetime = Clock
+    here = pathlib.Path(__file__).parent
+    templates = dict(TEMPLATES)
+    for path in sorted((here / "templates").iterdir()):
+        templates[path.name] = path.read_text(encoding="utf-8")
+    asked = list(requests())
+    out = {"requests": [{"messages": m, "tools": t, "options": o, "generate": g} for m, t, o, g in asked], "templates": []}
+    for name, source in templates.items():
+        rendered = []
+        for messages, tools, options, generate in asked:
+            try:
+                text, _ = chat_template_utils.render_jinja_template(
+                    [messages], tools=tools, chat_template=source, add_generation_prompt=generate, bos_token="<s>", eos_token="</s>", **options)
+                rendered.append(text[0])
+            except Exception:
+                rendered.append(None)
+        out["templates"].append({"name": name, "source": "" if name.endswith(".jinja") else source, "rendered": rendered})
+    text = json.dumps(out, ensure_ascii=False, separators=(",", ":")).replace('{"name":', '\n{"name":').replace('{"messages":', '\n{"messages":')
+    (here / "goldens.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from gguf import GGUFWriter, GGUFValueType as V, GGMLQuantizationType as T, GGML
 # byte positions of the float16 fields of a block, which get sensible values instead of random bits
 F16_FIELDS = {
     T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0], T.Q2_K: [80, 82], T.Q3_K: [108],
-    T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0], T.IQ4_XS: [0],
+    T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0], T.IQ4_XS: [0], T.IQ1_S: [0], T.IQ1_M: [],
+    T.IQ2_XXS: [0], T.IQ2_XS: [0], T.IQ2_S: [0], T.IQ3_XXS: [0], T.IQ3_S: [0], T.MXFP4: [],
 }
 rng = np.random.default_rng(1)
 w = GGUFWriter(sys.argv[1], "test")
@@ -25,6 +26,11 @@ for t, fields in F16_FIELDS.items():
     raw = rng.integers(0, 256, (rows * blocks, size), dtype=np.uint8)
     for at in fields:
         raw[:, at : at + 2] = (rng.standard_normal((len(raw), 1)) * 0.02).astype(np.float16).view(np.uint8)
+    if t == T.IQ1_M:  # the float16 is made of the top nibbles of four words
+        raw[:, 49::2] &= 0x0F
+        raw[:, [51, 53, 55]] |= np.array([0x10, 0x40, 0x20], np.uint8)
+    if t == T.MXFP4:  # exponents; 0 and 1 give subnormal numbers
+        raw[:, 0] = np.resize([0, 1, 2, 126, 128], len(raw))
     raw = raw.reshape(rows, blocks * size)
     w.add_tensor(t.name, raw, raw_dtype=t)
     w.add_tensor(t.name + ".f32", dequantize(raw, t).astype(np.float32))

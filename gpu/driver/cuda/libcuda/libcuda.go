@@ -5,10 +5,11 @@
 // A program linked with libcuda.so.1 does not start where there is no driver; one linked against a newer
 // libcuda does not start where the driver is older (CUDA 10.2 of JetPack lacks functions that gorgonia.org/cu names but
 // this project never calls); and gorgonia.org/cu ends the program while it starts when cuInit fails. So every function is
-// a forwarder here, filled in by Open, and cuInit is put off. The build still needs cuda.h and, for cgo's own check of
-// gorgonia.org/cu, a libcuda.so to link with (the toolkit's stub); --as-needed drops it again.
+// a forwarder here, filled in by Open, and cuInit is put off. The build uses the declarations in include/cuda.h and, for cgo's
+// own check of gorgonia.org/cu, a libcuda.so to link with (stub.c); --as-needed drops it again.
 package libcuda
 
+// #cgo CFLAGS: -I${SRCDIR}/include
 // #cgo LDFLAGS: -Wl,--as-needed -ldl
 // #include "libcuda.h"
 import "C"
@@ -23,6 +24,9 @@ func Open() (result int, msg string) {
 	}
 	return int(r), C.GoString(&buf[0])
 }
+
+// Version returns the driver's, as CUDA numbers it (10020 = 10.2); 0 = unknown.
+func Version() int { return int(C.ellm_driver_version()) }
 
 // HasGraphs tells whether the driver can capture launches; only then may the functions below be called. Their results are CUDA's.
 func HasGraphs() bool { return C.ellm_has_graphs() != 0 }

@@ -1,5 +1,0 @@
-//go:build !linux
-
-package cpu
-
-func planes(n int) []byte { return make([]byte, n) }

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package memory
+
+func rlimits() (addressSpace, data uint64) { return 0, 0 }
