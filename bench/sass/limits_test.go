@@ -160,22 +160,56 @@ func checkVectors(t *testing.T, m *module) {
 	assert.GreaterOrEqual(t, checked, 30)
 }
 
-// The committed counts are those of the kernels.
+// The committed counts are those of the kernels. Where the compiler cannot run at fixed addresses (cuda/kernels.cmake), its choice
+// of registers moves by a few, and some instructions with it; sameCounts has how much is allowed.
 func checkCounts(t *testing.T, modules []module) {
-	want, err := os.ReadFile("../../internal/predict/kernels.json")
+	text, err := os.ReadFile("../../internal/predict/kernels.json")
 	require.NoError(t, err)
+	var want countFile
+	require.NoError(t, json.Unmarshal(text, &want))
 	var kept []module
 	for _, arch := range []string{"sm_53", "sm_86", "sm_90"} {
 		i := slices.IndexFunc(modules, func(m module) bool { return m.arch == arch })
 		require.NotEqual(t, -1, i, "%s is not compiled", arch)
 		kept = append(kept, modules[i])
 	}
-	f, err := countAll(kept)
+	got, err := countAll(kept)
 	require.NoError(t, err)
-	if !strings.Contains(string(want), `"compiler": "`+f.Compiler+`"`) {
-		t.Skipf("SKIPPED: the counts are not from nvcc %s; CI has the version that they are from", f.Compiler)
+	if want.Compiler != got.Compiler {
+		t.Skipf("SKIPPED: the counts are not from nvcc %s; CI has the version that they are from", got.Compiler)
 	}
-	got, err := f.encode()
-	require.NoError(t, err)
-	assert.Equal(t, string(want), string(got), "run make kernel-counts")
+	require.Len(t, got.Kernels, len(want.Kernels), "run make kernel-counts")
+	for i, w := range want.Kernels {
+		assert.True(t, sameCounts(w, got.Kernels[i]), "run make kernel-counts: committed\n%+v\nfound\n%+v", w, got.Kernels[i])
+	}
+}
+
+// sameCounts says whether two counts are of the same code: registers within one step of their allocation (8), and of each class
+// of instructions at most 5 % or 3 more or fewer. Any change of a kernel's work is larger, or is none that a prediction notices.
+func sameCounts(a, b kernelCount) bool {
+	near := func(x, y map[string]int) bool {
+		for class := range classes {
+			if d := max(x[class], y[class]) - min(x[class], y[class]); d > max(3, x[class]/20) {
+				return false
+			}
+		}
+		d := max(x["int"], y["int"]) - min(x["int"], y["int"])
+		return d <= max(3, x["int"]/20)
+	}
+	return a.Kernel == b.Kernel && a.Arch == b.Arch && a.Shared == b.Shared && a.Weights == b.Weights &&
+		max(a.Registers, b.Registers)-min(a.Registers, b.Registers) <= 8 && near(a.Counts, b.Counts) && near(a.Around, b.Around)
+}
+
+func TestSameCounts(t *testing.T) {
+	count := func(registers, weights, half, integer int) kernelCount {
+		return kernelCount{Kernel: "k", Arch: "sm_86", Registers: registers, Weights: weights, Counts: map[string]int{"half": half, "int": integer}}
+	}
+	a := count(126, 64, 128, 90)
+	assert.True(t, sameCounts(a, count(125, 64, 128, 93)))
+	assert.False(t, sameCounts(a, count(112, 64, 128, 90)))
+	assert.False(t, sameCounts(a, count(126, 32, 128, 90)))
+	assert.False(t, sameCounts(a, count(126, 64, 144, 90)))
+	assert.False(t, sameCounts(a, count(126, 64, 128, 97)))
+	a.Arch = "sm_90"
+	assert.False(t, sameCounts(a, count(126, 64, 128, 90)))
 }
