@@ -160,8 +160,8 @@ func checkVectors(t *testing.T, m *module) {
 	assert.GreaterOrEqual(t, checked, 30)
 }
 
-// The committed counts are those of the kernels. Where the compiler cannot run at fixed addresses (cuda/kernels.cmake), its choice
-// of registers moves by a few, and some instructions with it; sameCounts has how much is allowed.
+// The committed counts are those of the kernels. Where the compiler cannot run at fixed addresses (cuda/kernels.cmake), its
+// choice of registers moves by a few, and some instructions with it; sameCounts has how much is allowed.
 func checkCounts(t *testing.T, modules []module) {
 	text, err := os.ReadFile("../../internal/predict/kernels.json")
 	require.NoError(t, err)
@@ -202,7 +202,8 @@ func sameCounts(a, b kernelCount) bool {
 
 func TestSameCounts(t *testing.T) {
 	count := func(registers, weights, half, integer int) kernelCount {
-		return kernelCount{Kernel: "k", Arch: "sm_86", Registers: registers, Weights: weights, Counts: map[string]int{"half": half, "int": integer}}
+		counts := map[string]int{"half": half, "int": integer}
+		return kernelCount{Kernel: "k", Arch: "sm_86", Registers: registers, Weights: weights, Counts: counts}
 	}
 	a := count(126, 64, 128, 90)
 	assert.True(t, sameCounts(a, count(125, 64, 128, 93)))
