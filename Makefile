@@ -51,13 +51,13 @@ $(STUB): gpu/driver/cuda/libcuda/stub.c gpu/driver/cuda/libcuda/functions.h
 	mkdir -p build/stub
 	$(CC) -shared -fPIC -O1 -Wl,-soname,libcuda.so.1 -o $@ $<
 
-kernels: ## the CUDA kernels with nvcc, into gpu/driver/cuda/kernels (embedded by build-cuda)
+kernels: ## the CUDA kernels with nvcc, compressed into gpu/driver/cuda/kernels (embedded by build-cuda)
 ifeq ($(NVCC),)
 	@echo 'nvcc was not found. "make nvcc" installs it on Debian and Ubuntu; elsewhere install the CUDA toolkit (10.2 to 12.9) and put nvcc on PATH.' >&2; exit 1
 else
 	$(call cmake_build,-DELLM_CUDA=ON -DELLM_NVCC=$(NVCC),kernels)
-	rm -f gpu/driver/cuda/kernels/*.cubin gpu/driver/cuda/kernels/*.ptx
-	cp build/kernels/*.cubin build/kernels/*.ptx gpu/driver/cuda/kernels/
+	rm -f gpu/driver/cuda/kernels/*
+	for f in build/kernels/*.cubin build/kernels/*.ptx; do gzip -nc $$f >gpu/driver/cuda/kernels/$${f##*/}.gz || exit 1; done
 endif
 
 emu: ## bin/ellm-emu, which runs the kernels on the CPU, and build/emu-driver/libcuda.so.1, a driver library that does
@@ -182,4 +182,4 @@ gpu-bundle: build-cuda jetson ## build/ellm-gpu-bundle.tar.xz: tests and measure
 
 clean: ## remove what was built (not models/)
 	rm -rf bin build
-	rm -f gpu/driver/cuda/kernels/*.cubin gpu/driver/cuda/kernels/*.ptx
+	rm -f gpu/driver/cuda/kernels/*

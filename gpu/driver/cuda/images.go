@@ -1,7 +1,10 @@
 package cuda
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"io/fs"
 	"regexp"
 	"sort"
@@ -9,14 +12,14 @@ import (
 	"strings"
 )
 
-// image is a compiled form of the kernels: sm_NN.cubin or compute_NN.ptx.
+// image is a compiled form of the kernels: sm_NN.cubin or compute_NN.ptx, or one of these compressed, with .gz after its name.
 type image struct {
 	path string
 	cc   int // compute capability × 10
 	ptx  bool
 }
 
-var imageName = regexp.MustCompile(`^(?:sm_(\d+)\.cubin|compute_(\d+)\.ptx)$`)
+var imageName = regexp.MustCompile(`^(?:sm_(\d+)\.cubin|compute_(\d+)\.ptx)(?:\.gz)?$`)
 
 // listImages finds the images in folder kernels.
 func listImages(files fs.ReadDirFS) ([]image, error) {
@@ -31,7 +34,7 @@ func listImages(files fs.ReadDirFS) ([]image, error) {
 		}
 		m := imageName.FindStringSubmatch(e.Name())
 		if m == nil {
-			return nil, fmt.Errorf("embedded kernels: %s is not named sm_NN.cubin or compute_NN.ptx", e.Name())
+			return nil, fmt.Errorf("embedded kernels: %s is not named sm_NN.cubin or compute_NN.ptx (.gz)", e.Name())
 		}
 		cc, err := strconv.Atoi(m[1] + m[2]) // one of the two is empty
 		if err != nil {
@@ -40,6 +43,28 @@ func listImages(files fs.ReadDirFS) ([]image, error) {
 		all = append(all, image{path: "kernels/" + e.Name(), cc: cc, ptx: m[2] != ""})
 	}
 	return all, nil
+}
+
+// mostImage bounds the bytes of an image; a compiler's are below a tenth of it.
+const mostImage = 256 << 20
+
+// read returns an image's bytes.
+func (im image) read(files fs.FS) ([]byte, error) {
+	data, err := fs.ReadFile(files, im.path)
+	if err != nil || !strings.HasSuffix(im.path, ".gz") {
+		return data, err
+	}
+	z, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", im.path, err)
+	}
+	if data, err = io.ReadAll(io.LimitReader(z, mostImage+1)); err != nil {
+		return nil, fmt.Errorf("%s: %w", im.path, err)
+	}
+	if len(data) > mostImage {
+		return nil, fmt.Errorf("%s: more than %d MiB", im.path, mostImage>>20)
+	}
+	return data, nil
 }
 
 // onTegra tells whether a compute capability (× 10) is that of NVIDIA's systems on a chip: Jetson boards.

@@ -14,7 +14,8 @@ import (
 	"gorgonia.org/cu"
 )
 
-// images are the compiled kernels; `make kernels` puts them there. Without them the folder holds only .keep.
+// images are the compiled kernels, each compressed: a program of a board carries those of every GPU. `make kernels` puts them
+// there. Without them the folder holds only .keep.
 //
 //go:embed kernels/*
 var images embed.FS
@@ -31,7 +32,7 @@ type modules struct {
 
 // loadImage reads an image; machine code is loaded at once.
 func loadImage(files fs.ReadDirFS, im image) (*modules, error) {
-	data, err := fs.ReadFile(files, im.path)
+	data, err := im.read(files)
 	if err != nil {
 		return nil, fmt.Errorf("embedded kernels: %w", err)
 	}

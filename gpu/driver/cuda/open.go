@@ -216,5 +216,7 @@ func reserve(total int64, unified bool) int64 {
 	return max(256<<20, int64(math.Round(0.03*float64(total))))
 }
 
-// name is the file's, without its folder.
-func (im image) name() string { return im.path[strings.LastIndexByte(im.path, '/')+1:] }
+// name is the file's, without its folder and compression.
+func (im image) name() string {
+	return strings.TrimSuffix(im.path[strings.LastIndexByte(im.path, '/')+1:], ".gz")
+}

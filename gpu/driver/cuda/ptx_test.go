@@ -58,7 +58,7 @@ var newer = regexp.MustCompile(`^cvt.*f16x2\.f32|\.relu|satfinite`)
 // The label of PTX says which drivers take it; the compiler's own label is newer than what the kernels use.
 func TestEmbeddedPTXUsesNothingNewerThanItsLabel(t *testing.T) {
 	for name, extra := range map[string]string{"compute_53.ptx": "", "compute_80.ptx": " cp ldmatrix mma "} {
-		data, err := os.ReadFile("kernels/" + name)
+		data, err := image{path: "kernels/" + name + ".gz"}.read(os.DirFS("."))
 		if err != nil {
 			t.Logf("SKIPPED: %v; make kernels", err)
 			continue
@@ -80,7 +80,7 @@ func TestEmbeddedPTXUsesNothingNewerThanItsLabel(t *testing.T) {
 
 // The embedded PTX, if it is there: every kernel is found, and its module is a small part of the whole.
 func TestSplitEmbeddedPTX(t *testing.T) {
-	data, err := os.ReadFile("kernels/compute_53.ptx")
+	data, err := image{path: "kernels/compute_53.ptx.gz"}.read(os.DirFS("."))
 	if err != nil {
 		t.Skip("SKIPPED: no compiled kernels; make kernels")
 	}
