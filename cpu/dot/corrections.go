@@ -35,18 +35,18 @@ func (k Kernels) correct(out []int32, w *Rows, x []int8) {
 		return
 	}
 	if len(w.Values) >= w.Steps*StepCols && len(w.Sums) > 1 {
-		correctRows(out, w, w.Values, w.Sums)
+		k.correctRows(out, w, w.Values, w.Sums)
 		return
 	}
 	var v [MaxSteps * StepCols]int16
 	var sums [CorrectionSums / 8]int32
 	k.join(&v, x, w.Steps)
-	correctRows(out, w, v[:], sums[:])
+	k.correctRows(out, w, v[:], sums[:])
 }
 
 // correctRows adds up the corrections of as many rows as `sums` has room for in one run, without a branch at the end of every
 // row: a row's sum is the difference of two running sums, which is right even where these wrap.
-func correctRows(out []int32, w *Rows, v []int16, sums []int32) {
+func (k Kernels) correctRows(out []int32, w *Rows, v []int16, sums []int32) {
 	for r := 0; r < w.Count; {
 		first, end := w.CorrectStart[r], r+1
 		for end < w.Count && int(w.CorrectStart[end+1]-first) < len(sums) {
@@ -58,11 +58,23 @@ func correctRows(out []int32, w *Rows, v []int16, sums []int32) {
 			r++
 			continue
 		}
+		if k.ISA == isa.AVX2 {
+			correctRowsAVX2(out[2*r:2*end], w.CorrectStart[r:end+1], list, correctInputs{v, sums, w.Ahead})
+			r = end
+			continue
+		}
 		runningSums(sums[:len(list)+1], list, v)
 		for ; r < end; r++ {
 			out[2*r+1] += sums[w.CorrectStart[r+1]-first] - sums[w.CorrectStart[r]-first]
 		}
 	}
+}
+
+// correctInputs are what corrections are multiplied with, memory for running sums, and what is fetched meanwhile.
+type correctInputs struct {
+	v     []int16
+	sums  []int32
+	ahead []byte
 }
 
 // runningSums sets sums[i] to the sum of the first i corrections.

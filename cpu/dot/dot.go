@@ -110,6 +110,7 @@ type Rows struct {
 	CorrectStart []uint32  // row r's are Correct[CorrectStart[r]:CorrectStart[r+1]]; nil: there are none
 	Values       []int16   // the activations as Kernels.Values gives them, or nil: Dot finds them itself
 	Sums         []int32   // memory for running sums of corrections, or nil
+	Ahead        []byte    // planes that are read next, fetched while corrections are added up; or nil
 	Scale        []float32 // Blocks only: row r's block scales start at r·ScaleStride
 	ScaleStride  int
 	Count        int

@@ -419,10 +419,25 @@ func words256(v *int16, x *int8, steps int)
 //go:noescape
 func addScaled256(acc *float32, hi *int32, lo *int32, fours int, scale float32, offset float64)
 
+// addPairs256 is addScaled256 with hi and lo of each number side by side.
+//
+//go:noescape
+func addPairs256(acc *float32, sums *int32, fours int, scale float32, offset float64)
+
 // raise256 adds the lowest byte of n to steps · 64 bytes.
 //
 //go:noescape
 func raise256(b *byte, steps int, n uint64)
+
+// correctRows256 adds the corrections of some rows to the second parts of their sums, and fetches memory that is read next.
+//
+//go:noescape
+func correctRows256(a *byte)
+
+// fetchLines fetches memory into the cache, without waiting. Addresses that are not mapped are allowed.
+//
+//go:noescape
+func fetchLines(p *byte, bytes int)
 
 // gemmWords512x1 multiplies 4 rows of codes of one byte each with 1 tokens with AVX-512 VNNI.
 //

@@ -22490,6 +22490,42 @@ four:
 	VZEROUPPER
 	RET
 
+// func addPairs256(acc *float32, sums *int32, fours int, scale float32, offset float64)
+// Requires: AVX, AVX2, SSE, SSE2
+TEXT ·addPairs256(SB), NOSPLIT, $0-40
+	MOVQ         acc+0(FP), AX
+	MOVQ         sums+8(FP), CX
+	MOVQ         fours+16(FP), DX
+	MOVSS        scale+24(FP), X0
+	VBROADCASTSS X0, X0
+	MOVSD        offset+32(FP), X2
+	VBROADCASTSD X2, Y1
+	MOVQ         $0x4070000000000000, BX
+	VMOVQ        BX, X2
+	MOVQ         $0x3ff0000000000000, BX
+	VMOVQ        BX, X3
+	VPUNPCKLQDQ  X3, X2, X2
+	VINSERTI128  $0x01, X2, Y2, Y2
+
+four:
+	VCVTDQ2PD  (CX), Y3
+	VCVTDQ2PD  16(CX), Y4
+	VMULPD     Y2, Y3, Y3
+	VMULPD     Y2, Y4, Y4
+	VHADDPD    Y4, Y3, Y3
+	VPERMPD    $0xd8, Y3, Y3
+	VADDPD     Y1, Y3, Y3
+	VCVTPD2PSY Y3, X3
+	VMULPS     X0, X3, X3
+	VADDPS     (AX), X3, X3
+	VMOVUPS    X3, (AX)
+	ADDQ       $0x10, AX
+	ADDQ       $0x20, CX
+	DECQ       DX
+	JNZ        four
+	VZEROUPPER
+	RET
+
 // func raise256(b *byte, steps int, n uint64)
 // Requires: AVX, AVX2, SSE2
 TEXT ·raise256(SB), NOSPLIT, $0-24
@@ -22507,6 +22543,114 @@ step:
 	DECQ    CX
 	JNZ     step
 	VZEROUPPER
+	RET
+
+// func correctRows256(a *byte)
+// Requires: MMX+
+TEXT ·correctRows256(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 16(AX), CX
+	MOVQ 24(AX), DX
+	MOVQ 32(AX), BX
+	MOVQ 56(AX), SI
+	MOVQ 64(AX), DI
+	XORL R9, R9
+	MOVL R9, (BX)
+	MOVQ 48(AX), R8
+	SUBQ $0x04, R8
+	JL   rest
+
+four:
+	PREFETCHT1 (SI)
+	ADDQ       DI, SI
+	MOVWQSX    (CX), R10
+	MOVL       R10, R11
+	ANDL       $0x000007ff, R11
+	SARL       $0x0b, R10
+	MOVWLSX    (DX)(R11*2), R11
+	IMULL      R10, R11
+	ADDL       R11, R9
+	MOVL       R9, 4(BX)
+	MOVWQSX    2(CX), R10
+	MOVL       R10, R11
+	ANDL       $0x000007ff, R11
+	SARL       $0x0b, R10
+	MOVWLSX    (DX)(R11*2), R11
+	IMULL      R10, R11
+	ADDL       R11, R9
+	MOVL       R9, 8(BX)
+	MOVWQSX    4(CX), R10
+	MOVL       R10, R11
+	ANDL       $0x000007ff, R11
+	SARL       $0x0b, R10
+	MOVWLSX    (DX)(R11*2), R11
+	IMULL      R10, R11
+	ADDL       R11, R9
+	MOVL       R9, 12(BX)
+	MOVWQSX    6(CX), R10
+	MOVL       R10, R11
+	ANDL       $0x000007ff, R11
+	SARL       $0x0b, R10
+	MOVWLSX    (DX)(R11*2), R11
+	IMULL      R10, R11
+	ADDL       R11, R9
+	MOVL       R9, 16(BX)
+	ADDQ       $0x08, CX
+	ADDQ       $0x10, BX
+	SUBQ       $0x04, R8
+	JGE        four
+
+rest:
+	ADDQ $0x04, R8
+	JZ   rows
+
+one:
+	MOVWQSX (CX), SI
+	MOVL    SI, DI
+	ANDL    $0x000007ff, DI
+	SARL    $0x0b, SI
+	MOVWLSX (DX)(DI*2), DI
+	IMULL   SI, DI
+	ADDL    DI, R9
+	MOVL    R9, 4(BX)
+	ADDQ    $0x02, CX
+	ADDQ    $0x04, BX
+	DECQ    R8
+	JNZ     one
+
+rows:
+	MOVQ (AX), CX
+	MOVQ 8(AX), DX
+	MOVQ 40(AX), SI
+	MOVQ 32(AX), BX
+	MOVL (DX), AX
+	XORL DI, DI
+
+row:
+	MOVL 4(DX), R8
+	SUBL AX, R8
+	MOVL (BX)(R8*4), R8
+	MOVL R8, R9
+	SUBL DI, R9
+	MOVL R8, DI
+	ADDL R9, 4(CX)
+	ADDQ $0x04, DX
+	ADDQ $0x08, CX
+	DECQ SI
+	JNZ  row
+	RET
+
+// func fetchLines(p *byte, bytes int)
+// Requires: MMX+
+TEXT ·fetchLines(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ bytes+8(FP), CX
+
+line:
+	PREFETCHT0 (AX)
+	ADDQ       $0x40, AX
+	SUBQ       $0x40, CX
+	JG         line
 	RET
 
 // func gemmWords512x1(a *byte)

@@ -283,3 +283,35 @@ func panelAVX2(dst, codes []byte, stride, steps int) {
 
 // sumJoined is never reached: Available does not return NEON.
 func sumJoined(*[MaxSteps * StepCols]int16, []int8, int) int64 { return 0 }
+
+type correctArgs struct {
+	out, start, list, v, sums unsafe.Pointer
+	rows, entries             int
+	ahead                     unsafe.Pointer
+	aheadStep                 int
+}
+
+// fetchedByDot is how far ahead of what they multiply kernels fetch planes (internal/asm).
+const fetchedByDot = 8192
+
+// correctRowsAVX2 adds the corrections of rows, `list`, to the second parts of their sums.
+func correctRowsAVX2(out []int32, start []uint32, list []uint16, in correctInputs) {
+	if len(list) == 0 {
+		return
+	}
+	a := correctArgs{out: unsafe.Pointer(&out[:2*(len(start)-1)][0]), start: unsafe.Pointer(&start[0]),
+		list: unsafe.Pointer(&list[0]), v: unsafe.Pointer(&in.v[0]), sums: unsafe.Pointer(&in.sums[:len(list)+1][0]),
+		rows: len(start) - 1, entries: len(list)}
+	a.ahead = a.list
+	if len(in.ahead) > fetchedByDot {
+		a.ahead, a.aheadStep = unsafe.Pointer(&in.ahead[fetchedByDot]), 64
+	}
+	correctRows256((*byte)(unsafe.Pointer(&a)))
+}
+
+// Fetch fetches memory into the cache, without waiting for it.
+func Fetch[T any](s []T) {
+	if len(s) > 0 {
+		fetchLines((*byte)(unsafe.Pointer(&s[0])), len(s)*int(unsafe.Sizeof(s[0])))
+	}
+}

@@ -29,8 +29,14 @@ func wordsAVX2([]int16, []int8, int) {}
 func (Kernels) gemmWordsASM(out []int32, codes []byte, stride, rows, steps int, x Words) {
 	gemmWordsGeneric(out, codes, stride, rows, steps, x)
 }
-func addScaledAVX2([]float32, []int32, []int32, float32, int64) {}
-func raiseAVX2([]byte, uint8)                                   {}
+func addScaledAVX2([]float32, []int32, []int32, float32, int64)  {}
+func addPairsAVX2([]float32, []int32, float32, int64)            {}
+func raiseAVX2([]byte, uint8)                                    {}
+func correctRowsAVX2([]int32, []uint32, []uint16, correctInputs) {}
+
+// Fetch does nothing: where there is a function for it, it fetches memory into the cache.
+func Fetch[T any]([]T) {}
+
 func joinAVX2(v *[MaxSteps * StepCols]int16, x []int8, steps int) {
 	With(isa.Generic).join(v, x, steps)
 }

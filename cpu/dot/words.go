@@ -78,6 +78,19 @@ func (k Kernels) AddScaled(acc []float32, hi, lo []int32, scale float32, offset 
 	}
 }
 
+// AddPairs is AddScaled with hi and lo of each number side by side, as Dot writes them.
+func (k Kernels) AddPairs(acc []float32, sums []int32, scale float32, offset int64) {
+	i := 0
+	if k.ISA == isa.AVX2 || k.ISA == isa.AVX512 {
+		if i = len(acc) &^ 3; i > 0 {
+			addPairsAVX2(acc[:i], sums, scale, offset)
+		}
+	}
+	for ; i < len(acc); i++ {
+		acc[i] += float32(scale * float32(int64(sums[2*i])<<8+int64(sums[2*i+1])+offset))
+	}
+}
+
 // Raise adds n to whole steps of bytes, none of which may overflow.
 func (k Kernels) Raise(b []byte, n uint8) {
 	if len(b) > 0 && (k.ISA == isa.AVX2 || k.ISA == isa.AVX512) {

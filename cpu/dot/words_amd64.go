@@ -92,4 +92,9 @@ func addScaledAVX2(acc []float32, hi, lo []int32, scale float32, offset int64) {
 	addScaled256(&acc[0], &hi[:n][0], &lo[:n][0], n/4, scale, float64(offset))
 }
 
+func addPairsAVX2(acc []float32, sums []int32, scale float32, offset int64) {
+	n := len(acc)
+	addPairs256(&acc[0], &sums[:2*n][0], n/4, scale, float64(offset))
+}
+
 func raiseAVX2(b []byte, n uint8) { raise256(&b[0], len(b)/StepCols, uint64(n)) }

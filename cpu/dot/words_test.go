@@ -89,11 +89,16 @@ func TestAddScaledRoundsExactSumsOnce(t *testing.T) {
 		}
 		scale, offset := rng.Float32(), rng.Int64N(1<<41)-1<<40
 		for _, k := range Available() {
-			got := append([]float32{}, acc...)
+			got, pairs, sums := append([]float32{}, acc...), append([]float32{}, acc...), make([]int32, 0, 2*n)
+			for i := range hi {
+				sums = append(sums, hi[i], lo[i])
+			}
 			k.AddScaled(got, hi, lo, scale, offset)
+			k.AddPairs(pairs, sums, scale, offset)
 			for i := range got {
 				want := acc[i] + float32(scale*float32(int64(hi[i])*256+int64(lo[i])+offset))
 				require.Equal(t, want, got[i], "%s", k)
+				require.Equal(t, want, pairs[i], "%s, side by side", k)
 			}
 		}
 	}

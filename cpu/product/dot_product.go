@@ -15,7 +15,7 @@ func (w *Worker) dotTile(p *tileProduct, acc []float32) {
 	for t := range p.Tokens {
 		x := p.activationsOf(t, 1)
 		if p.Rows.CorrectStart != nil {
-			p.Rows.Values, p.Rows.Sums = p.Q.valuesOf(p.QFirst+t, p.From), w.running
+			p.Rows.Values, p.Rows.Sums, p.Rows.Ahead = p.Q.valuesOf(p.QFirst+t, p.From), w.running, p.Next()
 		}
 		p.Q.dot.Dot(w.sums, &p.Rows, x.Q)
 		if lowBits > 0 {
@@ -23,42 +23,32 @@ func (w *Worker) dotTile(p *tileProduct, acc []float32) {
 		}
 		scale, offset := p.scaleOf(t)
 		out, sums := acc[t*n:][:n], w.sums[:2*n]
-		more := w.exceptionSums(p, t)
-		if more == nil && lowBits == 0 {
-			for r := range out {
-				out[r] += float32(scale * float32(int64(sums[2*r])<<8+int64(sums[2*r+1])+offset)) // rounded, then added
-			}
+		if lowBits == 0 {
+			w.addExceptionPairs(p, t, sums)
+			w.dot.AddPairs(out, sums, scale, offset) // rounded, then added
 			continue
 		}
+		lowSums := w.lowSums[:2*n]
+		w.addExceptionPairs(p, t, lowSums)
 		for r := range out {
-			v := int64(sums[2*r])<<8 + int64(sums[2*r+1])
-			if lowBits > 0 {
-				v = v<<lowBits + int64(w.lowSums[2*r])<<8 + int64(w.lowSums[2*r+1])
-			}
-			if more != nil {
-				v += more[r]
-			}
+			v := (int64(sums[2*r])<<8+int64(sums[2*r+1]))<<lowBits + int64(lowSums[2*r])<<8 + int64(lowSums[2*r+1])
 			out[r] += float32(scale * float32(v+offset))
 		}
 	}
 }
 
-// exceptionSums returns what exception entries add to each row's sum for token t, or nil if the row block has none.
-func (w *Worker) exceptionSums(p *tileProduct, t int) []int64 {
-	if len(p.Exceptions) == 0 {
-		return nil
-	}
-	sums, x := w.wideSums[:p.Block.N], p.Q.token(p.QFirst+t)
-	clear(sums)
+// addExceptionPairs adds what exception entries contribute to the sums of token t, two parts of each row.
+func (w *Worker) addExceptionPairs(p *tileProduct, t int, sums []int32) {
+	x := p.Q.token(p.QFirst + t)
 	for _, e := range p.Exceptions {
-		if o := format.UnpackOutlier(e); o.Col >= p.From && o.Col < p.End {
-			sums[o.Row] += int64(o.Delta) * p.Q.dot.At(x, o.Col)
+		o := format.UnpackOutlier(e)
+		if o.Col < p.From || o.Col >= p.End {
+			continue
 		}
+		v, d := p.Q.dot.At(x, o.Col), int32(o.Delta<<p.Block.Shift)
+		sums[2*o.Row] += d * int32(v>>8)
+		sums[2*o.Row+1] += d * int32(v&0xff)
 	}
-	for r := range sums {
-		sums[r] <<= p.Block.Shift
-	}
-	return sums
 }
 
 // dotScaledTile adds a tile's products with few tokens to acc, for codes with scales of blocks.

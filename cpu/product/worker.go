@@ -18,7 +18,6 @@ type Worker struct {
 	sums       []int32                              // results of package dot
 	results    []float32                            // the same, for block scales
 	lowSums    []int32                              // results of low bits that are decoded separately
-	wideSums   []int64                              // of the rows of a row block
 	tokenScale []float32                            // of a tile
 	fourRest   [dot.BlockRows * blockTokens]float32 // see restOf
 	running    []int32                              // sums of corrections
@@ -43,7 +42,6 @@ func (s *Sizes) Worker(k *vec.Kernels, d dot.Kernels, dry bool) (w Worker, bytes
 		bytes += buffer.Reserve(&w.lowSums, max(2*s.BlockRows, 2*dot.PanelRows*s.Batch), dry)
 	}
 	bytes += buffer.Reserve(&w.results, s.BlockRows+4, dry)
-	bytes += buffer.Reserve(&w.wideSums, s.BlockRows, dry)
 	bytes += buffer.Reserve(&w.panel, dot.PanelBytes(format.MaxTileSteps), dry)
 	bytes += buffer.Reserve(&w.running, dot.CorrectionSums, dry)
 	bytes += buffer.Reserve(&w.weights, floatRows*floatCols, dry)

@@ -24,7 +24,7 @@ const (
 	// entryBits is what an exception entry costs, in bits read in the same time.
 	entryBits = 128
 	// correctionBits is what a correction costs in the same unit; narrowCorrectionBits where 8-bit activations make products fast.
-	correctionBits       = 24
+	correctionBits       = 60
 	narrowCorrectionBits = 56
 	// thinEscapeBits is what planes of 3 bits with escapes cost besides: they have the most instructions per weight.
 	thinEscapeBits = 0.2

@@ -104,6 +104,7 @@ func (r *Reader) Block(m *Matrix, i int) *RowBlock {
 		b.Base += int64(p.offset) << m.LowBits
 		b.Scales = p.scales.slice(first)
 		b.exceptions, b.Shift = p.exceptions[p.start[i]:p.start[i+1]], p.shift
+		b.fetch()
 		return b
 	}
 	b.Shift, b.exceptions = m.outlierShift, m.outliers(i)
@@ -116,6 +117,19 @@ func (r *Reader) Block(m *Matrix, i int) *RowBlock {
 		b.Scales.fill(r.k, m, first, n, 0)
 	}
 	return b
+}
+
+// fetch fetches what is read once the rows are multiplied. Each of it is a run of a few lines, too short for the processor to
+// notice where it goes on.
+func (b *RowBlock) fetch() {
+	m := b.matrix
+	if m.RowScale != nil {
+		dot.Fetch(m.RowScale[b.First:][:b.N])
+	}
+	if m.Order != nil {
+		dot.Fetch(m.Order[b.First:][:b.N])
+	}
+	dot.Fetch(b.exceptions)
 }
 
 // Tile is a tile of a row block: stored numbers, and what is to be added to them.
@@ -136,6 +150,10 @@ func (r *Reader) Tile(t *Tile, b *RowBlock, k int) {
 	if b.planes != nil {
 		*w = b.planes.tile(m, b.Index, k)
 		w.Scratch = r.escapes
+		if w.CorrectStart != nil {
+			dot.Fetch(w.Correct[w.CorrectStart[0]:w.CorrectStart[w.Count]])
+			dot.Fetch(w.CorrectStart[w.Count:min(2*w.Count, cap(w.CorrectStart))]) // of the next tile
+		}
 	} else {
 		*w = dot.Rows{Count: b.N, Steps: steps, Width: max(7, m.Width), Below: m.Width, NibbleStride: steps * format.StepCols,
 			Nibble: r.bytes}

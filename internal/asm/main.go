@@ -86,7 +86,10 @@ func dots() {
 	panel256()
 	words256()
 	addScaled256()
+	addPairs256()
 	raise256()
+	correctRows256()
+	fetchLines()
 	for tokens := 1; tokens <= wordTokens512; tokens++ {
 		gemmWords512(tokens)
 	}

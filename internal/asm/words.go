@@ -299,6 +299,45 @@ func addScaled256() {
 	RET()
 }
 
+// addPairs256 generates addScaled256 for sums whose two parts lie side by side.
+func addPairs256() {
+	TEXT("addPairs256", NOSPLIT, "func(acc *float32, sums *int32, fours int, scale float32, offset float64)")
+	Pragma("noescape")
+	Doc("addPairs256 is addScaled256 with hi and lo of each number side by side.")
+	acc, sums, left := Load(Param("acc"), GP64()), Load(Param("sums"), GP64()), Load(Param("fours"), GP64())
+	s, scale, offset, factors, t := XMM(), XMM(), YMM(), YMM(), GP64()
+	Load(Param("scale"), s)
+	VBROADCASTSS(s, scale)
+	x, one := XMM(), XMM()
+	Load(Param("offset"), x)
+	VBROADCASTSD(x, offset)
+	MOVQ(U64(math.Float64bits(256)), t)
+	VMOVQ(t, x)
+	MOVQ(U64(math.Float64bits(1)), t)
+	VMOVQ(t, one)
+	VPUNPCKLQDQ(one, x, x)
+	VINSERTI128(Imm(1), x, x.AsY(), factors)
+	Label("four")
+	a, b, v := YMM(), YMM(), XMM()
+	VCVTDQ2PD(Mem{Base: sums}, a)
+	VCVTDQ2PD(Mem{Base: sums, Disp: 16}, b)
+	VMULPD(factors, a, a)
+	VMULPD(factors, b, b)
+	VHADDPD(b, a, a) // 0, 2, 1, 3
+	VPERMPD(Imm(0xd8), a, a)
+	VADDPD(offset, a, a)
+	VCVTPD2PSY(a, v)
+	VMULPS(scale, v, v)
+	VADDPS(Mem{Base: acc}, v, v)
+	VMOVUPS(v, Mem{Base: acc})
+	ADDQ(Imm(16), acc)
+	ADDQ(Imm(32), sums)
+	DECQ(left)
+	JNZ(LabelRef("four"))
+	VZEROUPPER()
+	RET()
+}
+
 // raise256 generates what adds a number to bytes.
 func raise256() {
 	TEXT("raise256", NOSPLIT, "func(b *byte, steps int, n uint64)")
