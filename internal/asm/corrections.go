@@ -7,15 +7,15 @@ import (
 
 // Offsets in type correctArgs of cpu/dot.
 const (
-	correctOut     = 8 * iota // int32[rows][2]
-	correctStart              // uint32[rows + 1]
-	correctList               // uint16[entries], the first row's first
-	correctV                  // int16: the activations
-	correctSums               // int32[entries + 1]
-	correctRows               // at least 1
-	correctEntries            // start[rows] − start[0]
-	correctAhead              // what is fetched meanwhile
-	correctAheadStep          // bytes; 0: nothing
+	correctOut       = 8 * iota // int32[rows][2]
+	correctStart                // uint32[rows + 1]
+	correctList                 // uint16[entries], the first row's first
+	correctV                    // int16: the activations
+	correctSums                 // int32[entries + 1]
+	correctRows                 // at least 1
+	correctEntries              // start[rows] − start[0]
+	correctAhead                // what is fetched meanwhile
+	correctAheadStep            // bytes; 0: nothing
 )
 
 // correctRows256 generates what adds corrections to the sums of rows. The running sums of all rows' corrections come first, so
