@@ -12,6 +12,7 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/cpu"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
+	"github.com/ellm-gpu/ellm-gpu/internal/race"
 	"github.com/ellm-gpu/ellm-gpu/internal/sample"
 )
 
@@ -20,7 +21,7 @@ func cpuEngine(t *testing.T, opt engine.LoadOptions) *engine.Engine {
 	t.Helper()
 	b := cpu.New()
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
-	opt.Plan, opt.Threads = engine.PlanFused, 2
+	opt.Plan, opt.Threads = engine.PlanResident, 2
 	e, err := engine.New(context.Background(), runs()[0].container(t), b, opt)
 	require.NoError(t, err)
 	return e
@@ -29,6 +30,15 @@ func cpuEngine(t *testing.T, opt engine.LoadOptions) *engine.Engine {
 // repeating is a prompt whose continuation can be looked up in it.
 const repeating = "the quick brown fox jumps over the lazy dog and sees the quick brown fox jumps over the lazy dog and " +
 	"sees the quick brown"
+
+// repetitions returns how often a test repeats what has no concurrency of its own: few times with -short under the race detector,
+// where an instruction takes ten times as long.
+func repetitions(many, few int) int {
+	if race.Enabled && testing.Short() {
+		return few
+	}
+	return many
+}
 
 func ask(prompt []int32, n int, how engine.Speculation, o sample.Options) engine.Request {
 	return engine.Request{Prompt: prompt, MaxTokens: n, IgnoreEnd: true, Speculate: how, Sampler: sample.New(o)}
@@ -41,18 +51,18 @@ func TestSpeculationChangesNoToken(t *testing.T) {
 	draft := cpu.New()
 	t.Cleanup(func() { require.NoError(t, draft.Close()) })
 	require.NoError(t, e.UseDraft(context.Background(), runs()[0].container(t), draft, engine.LoadOptions{Threads: 2}))
-	prompt := e.RawTokens(repeating)
+	prompt, n := e.RawTokens(repeating), repetitions(200, 48)
 	for _, o := range []sample.Options{
 		{}, {Temperature: 0.8, TopK: 40, Seed: 5}, {Temperature: 1, Seed: 6, RepeatPenalty: 1.2, PenaltyWindow: 32},
 	} {
-		plain, err := e.Generate(context.Background(), ask(prompt, 200, engine.SpeculateOff, o))
+		plain, err := e.Generate(context.Background(), ask(prompt, n, engine.SpeculateOff, o))
 		require.NoError(t, err)
-		require.Equal(t, 200, plain.Speculation.Passes)
+		require.Equal(t, n, plain.Speculation.Passes)
 		for _, how := range []engine.Speculation{engine.SpeculateNgram, engine.SpeculateDraft} {
-			r, err := e.Generate(context.Background(), ask(prompt, 200, how, o))
+			r, err := e.Generate(context.Background(), ask(prompt, n, how, o))
 			require.NoError(t, err)
 			require.Equal(t, plain.Tokens, r.Tokens, "%s, %+v", how, o)
-			require.Equal(t, 200, r.Speculation.Passes+r.Speculation.Accepted)
+			require.Equal(t, n, r.Speculation.Passes+r.Speculation.Accepted)
 			t.Logf("%s at temperature %g: %+v", how, o.Temperature, r.Speculation)
 		}
 	}
@@ -60,7 +70,8 @@ func TestSpeculationChangesNoToken(t *testing.T) {
 
 // The first two tokens have the distribution of the model, whatever is proposed: Pearson's χ² over pairs of tokens.
 func TestSpeculationKeepsTheDistribution(t *testing.T) {
-	const draws, topK = 1500, 3
+	const topK = 3
+	draws := repetitions(1500, 150)
 	e := cpuEngine(t, engine.LoadOptions{NCtx: nCtx, Sequences: 8})
 	prompt := e.RawTokens(repeating)
 	next := func(tokens []int32) map[int32]float64 {
@@ -112,11 +123,12 @@ func TestSpeculationKeepsTheDistribution(t *testing.T) {
 	require.Greater(t, proposed, draws/2)
 	chi2, rare, rareSeen := 0.0, 0.0, 0.0
 	for pair, p := range want {
-		if p*draws < 5 {
-			rare, rareSeen = rare+p*draws, rareSeen+seen[pair]
+		expected := p * float64(draws)
+		if expected < 5 {
+			rare, rareSeen = rare+expected, rareSeen+seen[pair]
 			continue
 		}
-		chi2 += math.Pow(seen[pair]-p*draws, 2) / (p * draws)
+		chi2 += math.Pow(seen[pair]-expected, 2) / expected
 	}
 	if rare >= 5 {
 		chi2 += math.Pow(rareSeen-rare, 2) / rare

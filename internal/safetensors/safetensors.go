@@ -60,7 +60,8 @@ type Tensor struct {
 	Shape []int // outermost first; empty for a scalar
 	Size  int64 // in bytes
 
-	file  *os.File
+	from  io.ReaderAt
+	path  string // of what it is read from, for errors
 	start int64
 }
 
@@ -135,9 +136,9 @@ func (m *Model) addIndexed(dir string, b []byte) error {
 	for i := range m.Tensors {
 		t := &m.Tensors[i]
 		if first := found[t.Name]; first != "" {
-			return fmt.Errorf("tensor %q is both in %s and in %s", t.Name, first, filepath.Base(t.file.Name()))
+			return fmt.Errorf("tensor %q is both in %s and in %s", t.Name, first, filepath.Base(t.path))
 		}
-		found[t.Name] = filepath.Base(t.file.Name())
+		found[t.Name] = filepath.Base(t.path)
 	}
 	for tensor, name := range index.WeightMap {
 		if found[tensor] != name {
@@ -170,15 +171,30 @@ func (m *Model) add(path string) error {
 	if !st.Mode().IsRegular() {
 		return fmt.Errorf("%s: is a directory or device, not a safetensors file", path)
 	}
-	tensors, err := parse(f, st.Size())
+	tensors, err := read(path, f, st.Size())
+	m.Tensors = append(m.Tensors, tensors...)
+	return err
+}
+
+// Read reads what a file of size bytes holds, such as a bytes.Reader's; path is its name in errors. Closing the model does not
+// close r.
+func Read(path string, r io.ReaderAt, size int64) (*Model, error) {
+	tensors, err := read(path, r, size)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return nil, err
+	}
+	return &Model{Tensors: tensors}, nil
+}
+
+func read(path string, r io.ReaderAt, size int64) ([]Tensor, error) {
+	tensors, err := parse(r, size)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	for i := range tensors {
-		tensors[i].file = f
+		tensors[i].from, tensors[i].path = r, path
 	}
-	m.Tensors = append(m.Tensors, tensors...)
-	return nil
+	return tensors, nil
 }
 
 // parse reads and checks the header of a file of size bytes.
@@ -282,8 +298,8 @@ func (t *Tensor) ReadAt(p []byte, off int64) error {
 	if off < 0 || int64(len(p)) > t.Size || off > t.Size-int64(len(p)) {
 		return fmt.Errorf("tensor %q has %d bytes, %d at %d were asked for", t.Name, t.Size, len(p), off)
 	}
-	if _, err := t.file.ReadAt(p, t.start+off); err != nil {
-		return fmt.Errorf("%s: tensor %q: %w", t.file.Name(), t.Name, err)
+	if _, err := t.from.ReadAt(p, t.start+off); err != nil {
+		return fmt.Errorf("%s: tensor %q: %w", t.path, t.Name, err)
 	}
 	return nil
 }

@@ -125,39 +125,3 @@ func readModel(m Model) {
 		}
 	}
 }
-
-// FuzzAdapter merges arbitrary adapters into a small model, and reads everything of what is accepted.
-func FuzzAdapter(f *testing.F) {
-	dir := f.TempDir()
-	require.NoError(f, os.WriteFile(filepath.Join(dir, configName), tinyConfig(nil), 0o600))
-	header, size := headerOf(f, tiny(false))
-	model := append(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), header...)
-	require.NoError(f, os.WriteFile(filepath.Join(dir, "model.safetensors"), append(model, make([]byte, size)...), 0o600))
-	header, size = headerOf(f, loraTensors())
-	f.Add(loraJSON(nil), header, uint16(size))
-	tensors := loraTensors()
-	tensors[qModule+".lora_magnitude_vector"] = tensorValues{"F32", []int{8}, 1}
-	tensors["base_model.model.lm_head.weight"] = tensorValues{"F32", []int{16, 6}, 1}
-	tensors["base_model.model.model.norm.weight"] = tensorValues{"F16", []int{6}, 1}
-	header, size = headerOf(f, tensors)
-	f.Add(loraJSON(map[string]any{"use_dora": true, "use_rslora": true, "alpha_pattern": map[string]any{"q_.*": 3}}), header,
-		uint16(size))
-	header, size = headerOf(f, map[string]tensorValues{embed + ".lora_embedding_A": {"F32", []int{2, 16}, 1},
-		embed + ".lora_embedding_B": {"BF16", []int{6, 2}, 1}})
-	f.Add(loraJSON(map[string]any{"rank_pattern": map[string]any{"embed_tokens": 2}}), header, uint16(size))
-	data := make([]byte, 1<<16)
-	f.Fuzz(func(t *testing.T, config []byte, header string, n uint16) {
-		weights := append(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), header...)
-		require.NoError(t, os.WriteFile(filepath.Join(dir, adapterConfig), config, 0o600))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, adapterWeights), append(weights, data[:n]...), 0o600))
-		src, err := Open(dir)
-		require.NoError(t, err)
-		m, err := Adapt(src, []Adapter{{dir, 1}})
-		if err != nil {
-			require.NoError(t, src.Close())
-			return
-		}
-		defer m.Close()
-		readModel(m)
-	})
-}

@@ -25,8 +25,9 @@ type adaptedModel struct {
 	Model
 	adapters []*adapter
 	infos    []TensorInfo
-	uses     [][]loraUse // parallel to infos
-	last     factors     // those that were read last
+	specs    []model.TensorSpec // what the architecture says of each tensor, parallel to infos
+	uses     [][]loraUse        // parallel to infos
+	last     factors            // those that were read last
 }
 
 // loraUse is a module of an adapter that changes a tensor.
@@ -40,32 +41,43 @@ type loraUse struct {
 
 // Adapt returns m with adapters merged into its weights in float32. Closing it closes m. On errors m stays open.
 func Adapt(m Model, adapters []Adapter) (_ Model, err error) {
-	s := &adaptedModel{Model: m, infos: slices.Clone(m.Tensors())}
-	s.uses = make([][]loraUse, len(s.infos))
-	defer func() {
-		if err != nil {
-			_ = s.closeAdapters()
-		}
-	}()
-	specs, err := s.specs()
+	s, err := newAdapted(m)
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range adapters {
 		x, err := openAdapter(a.Dir, a.Scale)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = s.add(x)
 		}
-		s.adapters = append(s.adapters, x)
-		if err := s.use(x, specs); err != nil {
-			return nil, fmt.Errorf("%s: %w", filepath.Join(a.Dir, adapterWeights), err)
+		if err != nil {
+			_ = s.closeAdapters()
+			return nil, err
 		}
 	}
 	return s, nil
 }
 
-// specs returns what the architecture says of each tensor, parallel to infos.
-func (s *adaptedModel) specs() ([]model.TensorSpec, error) {
+// newAdapted returns m without adapters.
+func newAdapted(m Model) (*adaptedModel, error) {
+	s := &adaptedModel{Model: m, infos: slices.Clone(m.Tensors())}
+	s.uses = make([][]loraUse, len(s.infos))
+	var err error
+	s.specs, err = s.specsOf()
+	return s, err
+}
+
+// add merges a further adapter, which s closes from then on, also after an error.
+func (s *adaptedModel) add(x *adapter) error {
+	s.adapters = append(s.adapters, x)
+	if err := s.use(x); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(x.dir, adapterWeights), err)
+	}
+	return nil
+}
+
+// specsOf returns what the architecture says of each tensor, parallel to infos.
+func (s *adaptedModel) specsOf() ([]model.TensorSpec, error) {
 	c, err := s.Config()
 	if err != nil {
 		return nil, err
@@ -88,10 +100,10 @@ func (s *adaptedModel) specs() ([]model.TensorSpec, error) {
 }
 
 // use finds the tensors that the adapter's modules change. All modules must change some.
-func (s *adaptedModel) use(x *adapter, specs []model.TensorSpec) error {
+func (s *adaptedModel) use(x *adapter) error {
 	used := map[*safetensors.Tensor]bool{}
-	for i := range specs {
-		spec, info := &specs[i], &s.infos[i]
+	for i := range s.specs {
+		spec, info := &s.specs[i], &s.infos[i]
 		name, isBias := strings.CutSuffix(spec.HF, ".bias")
 		u := loraUse{loraModule: x.modules[strings.TrimSuffix(name, ".weight")], head: spec.HeadDim, offset: spec.Offset}
 		rows := info.Rows
@@ -264,7 +276,9 @@ func (s *adaptedModel) ReadRows(i, r0, r1 int, dst []float32) error {
 				}
 			}
 			if f.left != nil {
-				u.merge(f, u.first+storedRow(r, u.head), sum, row)
+				if err := u.merge(f, u.first+storedRow(r, u.head), sum, row); err != nil {
+					return fmt.Errorf("%s: %w", s.infos[i].Name, err)
+				}
 			}
 		}
 	}
@@ -297,7 +311,7 @@ func (u *loraUse) replace(vector bool, r int, row []float32) error {
 }
 
 // merge adds row r of scale·left·right to a row of weights; sum is scratch.
-func (u *loraUse) merge(f factor, r int, sum, row []float32) {
+func (u *loraUse) merge(f factor, r int, sum, row []float32) error {
 	clear(sum)
 	for k, x := range f.left[r*u.rank:][:u.rank] {
 		for c, y := range f.right[k*len(row):][:len(row)] {
@@ -309,13 +323,18 @@ func (u *loraUse) merge(f factor, r int, sum, row []float32) {
 		row[c] += float32(u.scale * d)
 		square += float64(row[c]) * float64(row[c])
 	}
-	if f.magnitude == nil {
-		return
+	if f.magnitude == nil || square == 0 && f.magnitude[r] == 0 { // a row of zeros that keeps its length is one
+		return nil
 	}
 	factor := f.magnitude[r] / float32(math.Sqrt(square))
+	if square == 0 || math.IsInf(square, 0) || factor-factor != 0 {
+		return fmt.Errorf("tensor %s: row %d of the matrix has the length %g and is to have %g: expected finite numbers, and no "+
+			"length for a row of zeros", u.magnitude.Name, r, math.Sqrt(square), f.magnitude[r])
+	}
 	for c := range row {
 		row[c] *= factor
 	}
+	return nil
 }
 
 func (s *adaptedModel) ReadBlocks(i, r0, r1 int, dst *Blocks) error {

@@ -64,20 +64,25 @@ func readLoRAConfig(dir string) (*loraConfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, raw := &loraConfig{Rank: 8, Alpha: 8}, map[string]json.RawMessage{}
-	if err := errors.Join(infile.DecodeJSON(b, c), infile.DecodeJSON(b, &raw)); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	for option, what := range refusedLoRA {
-		if v := string(raw[option]); !slices.Contains([]string{"", "null", "false", "[]", "{}"}, v) {
-			return nil, fmt.Errorf("%s: %s is %.80s: %s cannot be merged here (merge it with PEFT's merge_and_unload, and compress the "+
-				"result)", path, option, v, what)
-		}
-	}
-	if err := c.check(); err != nil {
+	c, err := parseLoRAConfig(b)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
+}
+
+func parseLoRAConfig(b []byte) (*loraConfig, error) {
+	c, raw := &loraConfig{Rank: 8, Alpha: 8}, map[string]json.RawMessage{}
+	if err := errors.Join(infile.DecodeJSON(b, c), infile.DecodeJSON(b, &raw)); err != nil {
+		return nil, err
+	}
+	for option, what := range refusedLoRA {
+		if v := string(raw[option]); !slices.Contains([]string{"", "null", "false", "[]", "{}"}, v) {
+			return nil, fmt.Errorf("%s is %.80s: %s cannot be merged here (merge it with PEFT's merge_and_unload, and compress the "+
+				"result)", option, v, what)
+		}
+	}
+	return c, c.check()
 }
 
 func (c *loraConfig) check() error {
@@ -147,7 +152,7 @@ func (c *loraConfig) forModule(name string) (rank int, scale float64, err error)
 
 // loraModule is what an adapter has for one module of the model. Its matrix W becomes W + scale·B·A, for embeddings
 // W + scale·(B·A)ᵀ. With magnitudes (DoRA: Liu et al., "Weight-Decomposed Low-Rank Adaptation", 2024, equation 5)
-// row r of the sum is brought to the length magnitude[r].
+// row r of the sum is brought to the length magnitude[r]; a row of zeros has no direction and can keep the length 0 only.
 type loraModule struct {
 	name      string              // Hugging Face's, without ".weight"
 	a, b      *safetensors.Tensor // nil: the adapter adds nothing
@@ -167,28 +172,32 @@ type adapter struct {
 }
 
 // openAdapter opens the adapter in dir; scale multiplies what it adds.
-func openAdapter(dir string, scale float64) (_ *adapter, err error) {
+func openAdapter(dir string, scale float64) (*adapter, error) {
 	c, err := readLoRAConfig(dir)
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, adapterWeights)
-	x := &adapter{dir: dir, modules: map[string]*loraModule{}}
-	if x.weights, err = safetensors.Open(path); err != nil {
+	weights, err := safetensors.Open(filepath.Join(dir, adapterWeights))
+	if err != nil {
 		if _, bin := os.Stat(filepath.Join(dir, "adapter_model.bin")); errors.Is(err, os.ErrNotExist) && bin == nil {
 			err = fmt.Errorf("%w (adapter_model.bin is a PyTorch checkpoint, which is not supported: save the adapter as safetensors)",
 				err)
 		}
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			x.weights.Close()
-			err = fmt.Errorf("%s: %w", path, err)
-		}
-	}()
-	for i := range x.weights.Tensors {
-		if err := x.take(&x.weights.Tensors[i]); err != nil {
+	x, err := newAdapter(dir, c, weights, scale)
+	if err != nil {
+		weights.Close()
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, adapterWeights), err)
+	}
+	return x, nil
+}
+
+// newAdapter finds the modules of an adapter. It closes nothing.
+func newAdapter(dir string, c *loraConfig, weights *safetensors.Model, scale float64) (*adapter, error) {
+	x := &adapter{dir: dir, weights: weights, modules: map[string]*loraModule{}}
+	for i := range weights.Tensors {
+		if err := x.take(&weights.Tensors[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -258,6 +267,9 @@ func (m *loraModule) check(c *loraConfig, scale float64) error {
 		return err
 	}
 	m.rank, m.scale = rank, float32(s*scale)
+	if m.scale-m.scale != 0 {
+		return fmt.Errorf("module %s: rank, lora_alpha and scale multiply what it adds by %g, expected at most 3.4e38", m.name, s*scale)
+	}
 	a, b := m.a.Shape, m.b.Shape
 	switch {
 	case len(a) != 2 || len(b) != 2 || a[0] != rank || b[1] != rank:

@@ -1,10 +1,13 @@
 package source
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -97,6 +100,7 @@ func TestAdapterErrors(t *testing.T) {
 		"[[0,1]]: repeated layers":               {map[string]any{"layer_replication": [][]int{{0, 1}}}, nil},
 		`init_lora_weights is "pissa"`:           {map[string]any{"init_lora_weights": "pissa_niter_4"}, nil},
 		"r is 0":                                 {map[string]any{"r": 0}, nil},
+		"multiply what it adds by 5e+38":         {map[string]any{"lora_alpha": 1e39}, nil},
 		"cannot unmarshal string":                {map[string]any{"r": "two"}, nil},
 		`alpha_pattern "q_(" is not`:             {map[string]any{"alpha_pattern": map[string]any{"q_(": 1}}, nil},
 		"gives model.layers.1.self_attn.":        {map[string]any{"rank_pattern": map[string]any{"q_proj": 0}}, nil},
@@ -156,4 +160,73 @@ func TestAdapterErrors(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "adapter_model.bin"), nil, 0o600))
 	_, err = adapt(t, nil, Adapter{dir, 1})
 	require.ErrorContains(t, err, "adapter_model.bin is a PyTorch checkpoint")
+}
+
+// setRow overwrites row r of an F32 tensor of a safetensors file.
+func setRow(t *testing.T, path, tensor string, r int, values ...float32) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var header map[string]struct {
+		DType   string `json:"dtype"`
+		Offsets []int  `json:"data_offsets"`
+	}
+	n := binary.LittleEndian.Uint64(b)
+	require.NoError(t, json.Unmarshal(b[8:8+n], &header))
+	require.Equal(t, "F32", header[tensor].DType)
+	row := b[8+int(n)+header[tensor].Offsets[0]+4*len(values)*r:]
+	for i, v := range values {
+		binary.LittleEndian.PutUint32(row[4*i:], math.Float32bits(v))
+	}
+	require.NoError(t, os.WriteFile(path, b, 0o600))
+}
+
+// A row of zeros has no direction: with the length 0 it stays, with another one it is an error. (PEFT divides by the row's length
+// and gets NaN.) Lengths that are not finite are errors, too.
+func TestRowsOfZerosWithMagnitudes(t *testing.T) {
+	lora, model := loraTensors(), tiny(false)
+	lora[qModule+".lora_B.weight"] = tensorValues{"F32", []int{8, 2}, 1}
+	lora[qModule+".lora_magnitude_vector"] = tensorValues{"F32", []int{8}, 1}
+	model["model.layers.1.self_attn.q_proj.weight"] = tensorValues{"F32", []int{8, 6}, 1}
+	const r = 2 // in the file; it is row 1 of its head in GGUF's order
+	read := func(weights []float32, b []float32, magnitude float32) ([]float32, error) {
+		adapter, base := loraDir(t, loraJSON(map[string]any{"use_dora": true}), lora), hfDir(t, nil, model)
+		setRow(t, filepath.Join(base, "model.safetensors"), "model.layers.1.self_attn.q_proj.weight", r, weights...)
+		setRow(t, filepath.Join(adapter, adapterWeights), qModule+".lora_B.weight", r, b...)
+		setRow(t, filepath.Join(adapter, adapterWeights), qModule+".lora_magnitude_vector", r, magnitude)
+		src, err := Open(base)
+		require.NoError(t, err)
+		m, err := Adapt(src, []Adapter{{adapter, 1}})
+		require.NoError(t, err)
+		defer m.Close()
+		i, info := find(t, m, "blk.1.attn_q.weight")
+		values := make([]float32, info.Rows*info.Cols)
+		return values, m.ReadRows(i, 0, info.Rows, values)
+	}
+	zeros, cancelled := make([]float32, 6), []float32{-2, -4, -6, -8, -10, -12} // of −2·(1, 0)·A
+	for name, x := range map[string]struct{ weights, b []float32 }{"zeros": {zeros, []float32{0, 0}},
+		"sum": {cancelled, []float32{1, 0}}} {
+		values, err := read(x.weights, x.b, 0)
+		require.NoError(t, err, name)
+		at := slices.IndexFunc([]int{0, 1, 2, 3}, func(i int) bool { return storedRow(i, 4) == r })
+		for i := range 8 {
+			square := 0.0
+			for _, v := range values[6*i:][:6] {
+				square += float64(v) * float64(v)
+			}
+			want := float64(storedRow(i, 4) + 1)
+			if i == at {
+				want = 0
+			}
+			require.InDelta(t, want, math.Sqrt(square), 1e-5, "%s, row %d", name, i)
+		}
+		for _, magnitude := range []float64{1, -1e-30, math.Inf(1), math.NaN()} {
+			_, err := read(x.weights, x.b, float32(magnitude))
+			require.ErrorContains(t, err, "q_proj.lora_magnitude_vector: row 2 of the matrix has the length 0 and is to have", name)
+		}
+	}
+	_, err := read(zeros, []float32{1, 0}, float32(math.NaN()))
+	require.ErrorContains(t, err, "is to have NaN")
+	_, err = read([]float32{3e38, 3e38, 0, 0, 0, 0}, []float32{1e38, 1e38}, 1)
+	require.ErrorContains(t, err, "has the length +Inf")
 }
