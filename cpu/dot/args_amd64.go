@@ -26,6 +26,8 @@ const (
 	_ = -uint(unsafe.Offsetof(packArgs{}.nibble) - 8)
 	_ = -uint(unsafe.Offsetof(packArgs{}.bits) - 16)
 	_ = -uint(unsafe.Offsetof(packArgs{}.steps) - 24)
+	_ = -uint(unsafe.Offsetof(unpackArgs{}.packArgs) - 0)
+	_ = -uint(unsafe.Offsetof(unpackArgs{}.add) - 32)
 	_ = -uint(unsafe.Offsetof(escapeArgs{}.packArgs) - 0)
 	_ = -uint(unsafe.Offsetof(escapeArgs{}.escape) - 32)
 	_ = -uint(unsafe.Offsetof(escapeArgs{}.low) - 40)

@@ -178,7 +178,7 @@ func (k Kernels) Unpack(width int, codes, nibble, bits []byte, steps int) {
 	case k.ISA == isa.AVX512 && steps > 0:
 		unpackAVX512(width, codes, nibble, bits, steps)
 	case k.ISA == isa.AVX2 && steps > 0 && width >= 4:
-		unpackAVX2(width, codes, nibble, bits, steps)
+		unpackAVX2(width, codes, nibble, bits, steps, 0)
 	default:
 		k.unpackGeneric(width, codes, nibble, bits, steps)
 	}

@@ -84,7 +84,7 @@ func unpackRows512w4(a *byte)
 //go:noescape
 func pack256w4(a *byte)
 
-// unpack256w4 turns a row of planes into codes of one byte each.
+// unpack256w4 turns a row of planes into codes of one byte each, plus a number.
 //
 //go:noescape
 func unpack256w4(a *byte)
@@ -139,7 +139,7 @@ func unpackRows512w5(a *byte)
 //go:noescape
 func pack256w5(a *byte)
 
-// unpack256w5 turns a row of planes into codes of one byte each.
+// unpack256w5 turns a row of planes into codes of one byte each, plus a number.
 //
 //go:noescape
 func unpack256w5(a *byte)
@@ -194,7 +194,7 @@ func unpackRows512w6(a *byte)
 //go:noescape
 func pack256w6(a *byte)
 
-// unpack256w6 turns a row of planes into codes of one byte each.
+// unpack256w6 turns a row of planes into codes of one byte each, plus a number.
 //
 //go:noescape
 func unpack256w6(a *byte)

@@ -1760,23 +1760,26 @@ step:
 // func unpack256w4(a *byte)
 // Requires: AVX, AVX2
 TEXT ·unpack256w4(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
-	MOVQ    (AX), CX
-	MOVQ    8(AX), DX
-	MOVQ    16(AX), BX
-	MOVQ    24(AX), AX
-	VMOVDQU bytes15<>+0(SB), Y0
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), BX
+	VPBROADCASTB 32(AX), Y0
+	VMOVDQU      bytes15<>+0(SB), Y1
 
 step:
-	VPAND   (DX), Y0, Y1
-	VMOVDQU Y1, (CX)
-	VMOVDQU (DX), Y1
-	VPSRLW  $0x04, Y1, Y1
-	VPAND   Y0, Y1, Y1
-	VMOVDQU Y1, 32(CX)
+	VPAND   (DX), Y1, Y2
+	VPADDB  Y0, Y2, Y2
+	VMOVDQU Y2, (CX)
+	VMOVDQU (DX), Y2
+	VPSRLW  $0x04, Y2, Y2
+	VPAND   Y1, Y2, Y2
+	VPADDB  Y0, Y2, Y2
+	VMOVDQU Y2, 32(CX)
 	ADDQ    $0x00000040, CX
 	ADDQ    $0x00000020, DX
-	DECQ    AX
+	DECQ    BX
 	JNZ     step
 	VZEROUPPER
 	RET
@@ -2577,32 +2580,35 @@ step:
 // func unpack256w5(a *byte)
 // Requires: AVX, AVX2
 TEXT ·unpack256w5(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
-	MOVQ    (AX), CX
-	MOVQ    8(AX), DX
-	MOVQ    16(AX), BX
-	MOVQ    24(AX), AX
-	VMOVDQU bytes15<>+0(SB), Y0
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	VPBROADCASTB 32(AX), Y0
+	VMOVDQU      bytes15<>+0(SB), Y1
 
 step:
-	VPAND        (DX), Y0, Y1
-	VPBROADCASTQ (BX), Y2
-	VPSLLVQ      left4321<>+0(SB), Y2, Y2
-	VPAND        bytes16<>+0(SB), Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, (CX)
-	VMOVDQU      (DX), Y1
-	VPSRLW       $0x04, Y1, Y1
-	VPAND        Y0, Y1, Y1
-	VPBROADCASTQ (BX), Y2
-	VPSRLVQ      right0123<>+0(SB), Y2, Y2
-	VPAND        bytes16<>+0(SB), Y2, Y2
-	VPOR         Y2, Y1, Y1
-	VMOVDQU      Y1, 32(CX)
+	VPAND        (DX), Y1, Y2
+	VPBROADCASTQ (BX), Y3
+	VPSLLVQ      left4321<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y2, Y2
+	VPADDB       Y0, Y2, Y2
+	VMOVDQU      Y2, (CX)
+	VMOVDQU      (DX), Y2
+	VPSRLW       $0x04, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VPBROADCASTQ (BX), Y3
+	VPSRLVQ      right0123<>+0(SB), Y3, Y3
+	VPAND        bytes16<>+0(SB), Y3, Y3
+	VPOR         Y3, Y2, Y2
+	VPADDB       Y0, Y2, Y2
+	VMOVDQU      Y2, 32(CX)
 	ADDQ         $0x00000040, CX
 	ADDQ         $0x00000020, DX
 	ADDQ         $0x00000008, BX
-	DECQ         AX
+	DECQ         SI
 	JNZ          step
 	VZEROUPPER
 	RET
@@ -3445,32 +3451,35 @@ step:
 // func unpack256w6(a *byte)
 // Requires: AVX, AVX2
 TEXT ·unpack256w6(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
-	MOVQ    (AX), CX
-	MOVQ    8(AX), DX
-	MOVQ    16(AX), BX
-	MOVQ    24(AX), AX
-	VMOVDQU bytes15<>+0(SB), Y0
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         24(AX), SI
+	VPBROADCASTB 32(AX), Y0
+	VMOVDQU      bytes15<>+0(SB), Y1
 
 step:
-	VPAND          (DX), Y0, Y1
-	VBROADCASTI128 (BX), Y2
-	VPSLLVQ        left4422<>+0(SB), Y2, Y2
-	VPAND          bytes48<>+0(SB), Y2, Y2
-	VPOR           Y2, Y1, Y1
-	VMOVDQU        Y1, (CX)
-	VMOVDQU        (DX), Y1
-	VPSRLW         $0x04, Y1, Y1
-	VPAND          Y0, Y1, Y1
-	VBROADCASTI128 (BX), Y2
-	VPSRLVQ        right0022<>+0(SB), Y2, Y2
-	VPAND          bytes48<>+0(SB), Y2, Y2
-	VPOR           Y2, Y1, Y1
-	VMOVDQU        Y1, 32(CX)
+	VPAND          (DX), Y1, Y2
+	VBROADCASTI128 (BX), Y3
+	VPSLLVQ        left4422<>+0(SB), Y3, Y3
+	VPAND          bytes48<>+0(SB), Y3, Y3
+	VPOR           Y3, Y2, Y2
+	VPADDB         Y0, Y2, Y2
+	VMOVDQU        Y2, (CX)
+	VMOVDQU        (DX), Y2
+	VPSRLW         $0x04, Y2, Y2
+	VPAND          Y1, Y2, Y2
+	VBROADCASTI128 (BX), Y3
+	VPSRLVQ        right0022<>+0(SB), Y3, Y3
+	VPAND          bytes48<>+0(SB), Y3, Y3
+	VPOR           Y3, Y2, Y2
+	VPADDB         Y0, Y2, Y2
+	VMOVDQU        Y2, 32(CX)
 	ADDQ           $0x00000040, CX
 	ADDQ           $0x00000020, DX
 	ADDQ           $0x00000010, BX
-	DECQ           AX
+	DECQ           SI
 	JNZ            step
 	VZEROUPPER
 	RET

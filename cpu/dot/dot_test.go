@@ -106,7 +106,7 @@ func TestExact(t *testing.T) {
 					k.Unpack(width, back, w.Nibble, w.Bits, steps)
 					require.Equal(t, codes[:len(back)], back, name)
 					all := make([]byte, len(codes))
-					k.UnpackRows(w, all)
+					k.UnpackRows(w, all, 0)
 					require.Equal(t, codes, all, name)
 					out := make([]int32, 2*rows)
 					k.Dot(out, w, q)

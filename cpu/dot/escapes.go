@@ -74,8 +74,20 @@ func (k Kernels) UnpackRow(w *Rows, r int, codes []byte) {
 	}
 }
 
-// UnpackRows sets codes to all rows, each 64·Steps bytes after the one before.
-func (k Kernels) UnpackRows(w *Rows, codes []byte) {
+// UnpackRows sets codes to all rows plus add, each 64·Steps bytes after the one before. No sum may be above 255.
+func (k Kernels) UnpackRows(w *Rows, codes []byte, add uint8) {
+	whole := w.NibbleStride == w.Steps*NibbleBytes(w.Width) && w.BitsStride == w.Steps*BitBytes(w.Width)
+	if k.ISA == isa.AVX2 && w.Steps > 0 && w.Count > 0 && w.Width >= 4 && w.Width < 7 && !w.Escaped && whole {
+		unpackAVX2(w.Width, codes, w.Nibble, w.Bits, w.Steps*w.Count, add)
+		return
+	}
+	k.unpackRows(w, codes)
+	if add > 0 {
+		k.Raise(codes[:w.Count*w.Steps*StepCols], add)
+	}
+}
+
+func (k Kernels) unpackRows(w *Rows, codes []byte) {
 	if k.ISA == isa.AVX512 && w.Steps > 0 && w.Count > 0 && w.Width < 7 {
 		unpackRowsAVX512(codes, w)
 		return

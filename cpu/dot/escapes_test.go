@@ -52,7 +52,7 @@ func TestEscapes(t *testing.T) {
 					out, row := make([]int32, 2*rows), make([]byte, steps*StepCols)
 					k.Dot(out, w, q)
 					all := make([]byte, len(codes))
-					k.UnpackRows(w, all)
+					k.UnpackRows(w, all, 0)
 					for r := range rows {
 						k.UnpackRow(w, r, row)
 						require.Equal(t, row, all[r*len(row):][:len(row)], name)
@@ -115,7 +115,7 @@ func BenchmarkUnpackRows(b *testing.B) {
 				}
 				b.Run(fmt.Sprintf("%s/width=%d/escapes=%v/steps=%d", k, form.Width, form.Escaped, steps), func(b *testing.B) {
 					for b.Loop() {
-						k.UnpackRows(w, codes)
+						k.UnpackRows(w, codes, 0)
 					}
 					b.ReportMetric(float64(len(codes))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gweights/s")
 				})

@@ -212,8 +212,13 @@ func packAVX2(width int, nibble, bits, codes []byte, steps int) {
 	}
 }
 
-func unpackAVX2(width int, codes, nibble, bits []byte, steps int) {
-	var a packArgs
+type unpackArgs struct {
+	packArgs
+	add uint8
+}
+
+func unpackAVX2(width int, codes, nibble, bits []byte, steps int, add uint8) {
+	a := unpackArgs{add: add}
 	a.set(width, codes, nibble, bits, steps)
 	p := (*byte)(unsafe.Pointer(&a))
 	switch width {

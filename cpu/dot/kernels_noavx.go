@@ -9,7 +9,7 @@ import "github.com/ellm-gpu/ellm-gpu/internal/isa"
 func packAVX2(width int, nibble, bits, codes []byte, steps int) {
 	With(isa.AVX2).packGeneric(width, nibble, bits, codes, steps)
 }
-func unpackAVX2(width int, codes, nibble, bits []byte, steps int) {
+func unpackAVX2(width int, codes, nibble, bits []byte, steps int, _ uint8) {
 	With(isa.AVX2).unpackGeneric(width, codes, nibble, bits, steps)
 }
 func packAVX512(width int, nibble, bits, codes []byte, steps int) {
@@ -22,7 +22,7 @@ func packEscapesAVX512(w *Rows, low int, nibble, bits, escape, codes []byte) int
 	return With(isa.Generic).PackEscapes(w, low, nibble, bits, escape, codes)
 }
 
-func unpackRowsAVX512(codes []byte, w *Rows) { With(isa.Generic).UnpackRows(w, codes) }
+func unpackRowsAVX512(codes []byte, w *Rows) { With(isa.Generic).unpackRows(w, codes) }
 
 func wordsAVX2([]int16, []int8, int) {}
 

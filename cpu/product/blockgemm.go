@@ -22,7 +22,7 @@ func (w *Worker) scaledGemm(p *Product, b *weights.RowBlock) {
 	for k := range p.Q.tiles {
 		tile := tileProduct{Product: p}
 		w.Tile(&tile.Tile, b, k)
-		tile.Rows.Nibble, tile.Rows.Width = w.Unpack(&tile.Tile)
+		tile.Rows.Nibble, tile.Rows.Width = w.Unpack(&tile.Tile, 0), tile.Bits()
 		tile.Rows.NibbleStride = tile.Rows.Steps * format.StepCols
 		for t := range p.Tokens {
 			w.tokenScale[t], _ = tile.scaleOf(t)

@@ -20,6 +20,11 @@ func (w *Worker) gemmTile(p *tileProduct, acc []float32) {
 		if low != nil {
 			w.gemmRows(w.lowSums, p, low[first*stride:], rows, p.M.LowBits)
 		}
+		if low == nil {
+			w.addExceptions(p, w.sums, first, rows)
+		} else {
+			w.addExceptions(p, w.lowSums, first, rows)
+		}
 		for t := range p.Tokens {
 			w.addPanel(p, t, first, acc[t*n+first:][:rows])
 		}
@@ -46,12 +51,10 @@ func (w *Worker) addPanel(p *tileProduct, t, first int, out []float32) {
 	hi, lo := w.sums[2*t*dot.PanelRows:][:len(out)], w.sums[(2*t+1)*dot.PanelRows:][:len(out)]
 	lowBits := p.M.LowBits
 	if lowBits == 0 {
-		w.addExceptions(p, t, first, hi, lo)
 		w.dot.AddScaled(out, hi, lo, scale, offset)
 		return
 	}
 	lowHi, lowLo := w.lowSums[2*t*dot.PanelRows:][:len(out)], w.lowSums[(2*t+1)*dot.PanelRows:][:len(out)]
-	w.addExceptions(p, t, first, lowHi, lowLo)
 	for r := range out {
 		v := (int64(hi[r])<<8+int64(lo[r]))<<lowBits + int64(lowHi[r])<<8 + int64(lowLo[r])
 		out[r] += float32(scale * float32(v+offset))
@@ -62,16 +65,15 @@ func (w *Worker) addPanel(p *tileProduct, t, first int, out []float32) {
 // exceptions into the bytes as far as these hold them; p.Exceptions are those that are left.
 func (w *Worker) gemmBytes(p *tileProduct) (bytes []byte, width int) {
 	stride := p.Rows.Steps * format.StepCols
-	bytes, width = w.Unpack(&p.Tile)
+	width = p.Bits()
 	fold := len(p.Exceptions) > 0 && p.M.LowBits == 0
 	if p.Rows.CorrectStart == nil && !fold || width > 6 {
-		return bytes, width
+		return w.Unpack(&p.Tile, 0), width
 	}
 	// A bit more than the numbers have leaves room for differences below and above them; up to 7 bits every instruction set
 	// multiplies fast.
 	const room = -dot.MinCorrection
-	width = max(6, width+1)
-	w.dot.Raise(bytes[:p.Block.N*stride], room)
+	bytes, width = w.Unpack(&p.Tile, room), max(6, width+1)
 	p.raised = room << p.M.LowBits
 	for r := range p.Block.N {
 		for _, e := range p.Rows.Corrections(r) {
@@ -85,20 +87,19 @@ func (w *Worker) gemmBytes(p *tileProduct) (bytes []byte, width int) {
 	return bytes, width
 }
 
-// addExceptions adds what exception entries contribute to the sums of token t and rows first … first+len(hi)−1.
-func (w *Worker) addExceptions(p *tileProduct, t, first int, hi, lo []int32) {
-	if len(p.Exceptions) == 0 {
-		return
-	}
-	x := p.Q.token(p.QFirst + t)
+// addExceptions adds what exception entries contribute to the sums, [token][2][dot.PanelRows], of rows first … first+n−1.
+func (w *Worker) addExceptions(p *tileProduct, sums []int32, first, n int) {
 	for _, e := range p.Exceptions {
 		o := format.UnpackOutlier(e)
 		r := o.Row - first
-		if r < 0 || r >= len(hi) || o.Col < p.From || o.Col >= p.End {
+		if r < 0 || r >= n || o.Col < p.From || o.Col >= p.End {
 			continue
 		}
-		v, d := p.Q.dot.At(x, o.Col), int32(o.Delta<<p.Block.Shift)
-		hi[r] += d * int32(v>>8)
-		lo[r] += d * int32(v&0xff)
+		d := int32(o.Delta << p.Block.Shift)
+		for t := range p.Tokens {
+			v, at := p.Q.dot.At(p.Q.token(p.QFirst+t), o.Col), 2*t*dot.PanelRows+r
+			sums[at] += d * int32(v>>8)
+			sums[at+dot.PanelRows] += d * int32(v&0xff)
+		}
 	}
 }

@@ -190,24 +190,36 @@ func (r *Reader) Low(t *Tile) dot.Rows {
 	return w
 }
 
-// Unpack returns the stored numbers of the tile's rows as bytes below 1<<width, without corrections; after the last row there is
-// memory for a whole panel.
-func (r *Reader) Unpack(t *Tile) (bytes []byte, width int) {
+// Bits returns the bits of the tile's stored numbers, without corrections.
+func (t *Tile) Bits() int {
 	if t.Block.planes == nil {
-		return t.Rows.Nibble, t.Block.matrix.Width
+		return t.Block.matrix.Width
 	}
-	if w := &t.Rows; w.Width == 8 && !w.Escaped && w.Count == dot.PanelRows {
-		return w.Nibble, w.Width
+	return t.Rows.CodeBits()
+}
+
+// Unpack returns the stored numbers of the tile's rows plus add as bytes, without corrections; after the last row there is memory
+// for a whole panel. No sum may be above 255; numbers of 8 bits take add = 0.
+func (r *Reader) Unpack(t *Tile, add uint8) []byte {
+	w := &t.Rows
+	switch {
+	case t.Block.planes == nil:
+		if add > 0 {
+			r.dot.Raise(w.Nibble[:w.Count*w.NibbleStride], add)
+		}
+		return w.Nibble
+	case w.Width == 8 && !w.Escaped && w.Count == dot.PanelRows:
+		return w.Nibble
 	}
-	r.dot.UnpackRows(&t.Rows, r.plain)
-	return r.plain, t.Rows.CodeBits()
+	r.dot.UnpackRows(w, r.plain, add)
+	return r.plain
 }
 
 // UnpackLow returns the low bits of the tile, which must be decoded separately, as Unpack does.
 func (r *Reader) UnpackLow(t *Tile) []byte {
 	rows := r.Low(t)
 	if t.Block.planes != nil {
-		r.dot.UnpackRows(&rows, r.low)
+		r.dot.UnpackRows(&rows, r.low, 0)
 	}
 	return r.low
 }

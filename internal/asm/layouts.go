@@ -59,6 +59,7 @@ func dotLayouts() []layout {
 			{"startStride", dotStartStride}, {"trips", dotTrips}, {"expanded", dotExpanded}, {"current", dotCurrent},
 		}},
 		{"packArgs", []field{{"codes", 0}, {"nibble", 8}, {"bits", 16}, {"steps", 24}}},
+		{"unpackArgs", []field{{"packArgs", 0}, {"add", unpackAdd}}},
 		{"escapeArgs", []field{{"packArgs", 0}, {"escape", packEscape}, {"low", packLow}, {"scratch", packScratch}}},
 		{"quantArgs", []field{{"x", quantX}, {"steps", quantSteps}, {"out", quantOut}, {"inv", quantInv}, {"sum", quantSum}}},
 		{"narrowArgs", []field{{"x", narrowX}, {"steps", narrowSteps}, {"out", narrowOut}, {"scales", narrowScales},

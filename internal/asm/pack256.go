@@ -8,17 +8,24 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// unpack256 is unpack512 for AVX2.
+// unpackAdd is the offset of the number that unpack256 adds to codes, in type unpackArgs of cpu/dot.
+const unpackAdd = 32
+
+// unpack256 is unpack512 for AVX2, and adds a number to the codes.
 func unpack256(width int, c *avx2Consts) {
 	name := fmt.Sprintf("unpack256w%d", width)
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Pragma("noescape")
-	Doc(name + " turns a row of planes into codes of one byte each.")
-	_, codes, nibble, bits, steps := packRegisters()
+	Doc(name + " turns a row of planes into codes of one byte each, plus a number.")
+	args, codes, nibble, bits, steps := packRegisters()
+	add := YMM()
+	VPBROADCASTB(Mem{Base: args, Disp: unpackAdd}, add)
 	u := newUnpacker256(width, c)
 	Label("step")
 	for half := range 2 {
-		VMOVDQU(u.half(nibble, bits, 0, half), Mem{Base: codes, Disp: 32 * half})
+		w := u.half(nibble, bits, 0, half)
+		VPADDB(add, w, w)
+		VMOVDQU(w, Mem{Base: codes, Disp: 32 * half})
 	}
 	ADDQ(U32(64), codes)
 	ADDQ(U32(32), nibble)
