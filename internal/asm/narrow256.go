@@ -139,6 +139,9 @@ func (d *narrowDotter) step(rows, j int) {
 		if j*d.mainSize%64 == 0 {
 			prefetch(Mem{Base: d.nib[r], Disp: j * d.mainSize})
 		}
+		if j == 0 && d.u != nil && d.u.high > 0 {
+			prefetch(Mem{Base: d.bits[r]})
+		}
 		var sum, upper VecVirtual
 		for half := range 2 {
 			w, s := d.codes(r, j, half), YMM()
