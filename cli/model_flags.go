@@ -24,7 +24,7 @@ func deviceFlags() []cli.Flag {
 		&cli.StringFlag{Name: "kv-type", Value: engine.KVF16,
 			Usage: "type of the KV cache's values: f16, or q8_0 (about half the memory)"},
 		&cli.IntFlag{Name: "activations", Value: 16,
-			Usage: "`BITS` of activations in products on the CPU: 16, or 8 (half the multiplications with AVX2, 1 to 2 % more divergence)"},
+			Usage: "`BITS` of activations in products on the CPU: 16, or 8 (AVX2: half the multiplications, 1 to 2 % more divergence)"},
 		&cli.StringFlag{Name: "memory", Aliases: []string{"memory-budget"},
 			Usage: "memory that the model may take, for example 2GiB; default: what is free"},
 	}
