@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// whole encodes a word without looking it up or cutting it into blocks.
+// whole encodes a word without looking it up or cutting it into blocks, and one pair at a time.
 func whole(t *Tokenizer, w string) []int32 {
 	m := newMerger(len(w))
 	if t.kind == byteLevel {
@@ -23,7 +23,10 @@ func whole(t *Tokenizer, w string) []int32 {
 			m.block = append(m.block, t.runes[r])
 		}
 	}
-	m.mergeMany(&t.pairs)
+	if len(m.block) > 0 {
+		m.findPairs(&t.pairs)
+		m.mergeHeap(&t.pairs)
+	}
 	return m.block
 }
 

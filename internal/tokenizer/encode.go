@@ -179,8 +179,8 @@ func (e *encoder) characters(w string) {
 			e.reserve(n)
 			reserved = len(w) - n
 		}
-		r, n := utf8.DecodeRuneInString(w)
-		if id, ok := t.runes[r]; ok && (r != utf8.RuneError || n > 1) {
+		id, n := t.character(w)
+		if id >= 0 {
 			e.out = e.m.add(t, id, e.out)
 			unknown = false
 		} else {
@@ -191,6 +191,18 @@ func (e *encoder) characters(w string) {
 		w = w[n:]
 	}
 	e.out = e.m.flush(t, e.out)
+}
+
+// character returns the token of the character that w begins with, −1 if it has none, and its length in bytes.
+func (t *Tokenizer) character(w string) (id int32, n int) {
+	if w[0] < utf8.RuneSelf {
+		return t.ascii[w[0]], 1
+	}
+	r, n := utf8.DecodeRuneInString(w)
+	if id, ok := t.runes[r]; ok && (r != utf8.RuneError || n > 1) {
+		return id, n
+	}
+	return -1, n
 }
 
 // fallback encodes a character without token: its bytes, or UNK, once for a run if the tokenizer fuses them.

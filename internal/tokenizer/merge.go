@@ -107,13 +107,13 @@ type merger struct {
 	start   int     // where the word's tokens begin in the output
 	block   []int32 // symbols of the last tokens and of the block; then its tokens
 
-	pairs  []mergePair // of a short block
+	pairs  []mergePair // of the block
 	nodes  []mergeNode // of a long one
 	heap   []uint64
 	recent []pairEntry // looked up lately, by hash, a power of two: the whole table is in no near cache
 }
 
-// mergePair is the merge of a token with the one after it.
+// mergePair is the merge of a token with the one after it; the last token has none.
 type mergePair struct {
 	rank   uint32 // noRank: none
 	result int32
@@ -152,11 +152,7 @@ func (m *merger) flush(t *Tokenizer, out []int32) []int32 {
 		}
 		m.size = max(fewSymbols, min(4*len(m.block), manySymbols))
 		m.block = append(m.block, m.symbols...)
-		if len(m.block) <= 2*fewSymbols {
-			m.mergeFew(&t.pairs)
-		} else {
-			m.mergeMany(&t.pairs)
-		}
+		m.merge(&t.pairs)
 		if at == m.start || m.block[0] == out[at] {
 			out = out[:at]
 			break
@@ -177,15 +173,50 @@ func (m *merger) find(p *pairTable, left, right int32) (rank uint32, result int3
 	return c.rank, c.result
 }
 
-// mergeFew merges the symbols of m.block in place: it looks for the lowest rank among all pairs, each time.
-func (m *merger) mergeFew(p *pairTable) {
-	b := m.block
-	m.pairs = m.pairs[:0]
-	for i := range b[1:] {
-		rank, result := m.find(p, b[i], b[i+1])
-		m.pairs = append(m.pairs, mergePair{rank, result})
+// merge merges the symbols of m.block: in rounds while one pair is frequent, as in texts that repeat themselves, then one pair at a
+// time.
+func (m *merger) merge(p *pairTable) {
+	m.findPairs(p)
+	for {
+		best, count := noRank, 0
+		for i := range m.pairs {
+			switch rank := m.pairs[i].rank; {
+			case rank < best:
+				best, count = rank, 1
+			case rank == best:
+				count++
+			}
+		}
+		switch {
+		case best == noRank:
+			return
+		case count >= max(2, len(m.block)/frequent) && m.round(p, best):
+		case len(m.block) <= 2*fewSymbols:
+			m.mergeFew(p)
+			return
+		default:
+			m.mergeHeap(p)
+			return
+		}
 	}
-	for pairs := m.pairs; ; {
+}
+
+// findPairs looks up the pairs of the symbols of m.block.
+func (m *merger) findPairs(p *pairTable) {
+	m.pairs = m.pairs[:0]
+	for i, id := range m.block {
+		pair := mergePair{rank: noRank}
+		if i+1 < len(m.block) {
+			pair.rank, pair.result = m.find(p, id, m.block[i+1])
+		}
+		m.pairs = append(m.pairs, pair)
+	}
+}
+
+// mergeFew merges the symbols of m.block, whose pairs are m.pairs: it looks for the lowest rank among all, each time.
+func (m *merger) mergeFew(p *pairTable) {
+	b, pairs := m.block, m.pairs
+	for {
 		best := uint64(noRank) << 8
 		for i := range pairs {
 			best = min(best, uint64(pairs[i].rank)<<8|uint64(i))
@@ -195,9 +226,9 @@ func (m *merger) mergeFew(p *pairTable) {
 		}
 		at := int(best & 0xFF)
 		b[at] = pairs[at].result
-		b = append(b[:at+1], b[at+2:]...)
-		pairs = append(pairs[:at], pairs[at+1:]...)
-		if at < len(pairs) {
+		b, pairs = append(b[:at+1], b[at+2:]...), append(pairs[:at], pairs[at+1:]...)
+		pairs[at].rank = noRank
+		if at+1 < len(b) {
 			pairs[at].rank, pairs[at].result = m.find(p, b[at], b[at+1])
 		}
 		if at > 0 {
@@ -207,7 +238,37 @@ func (m *merger) mergeFew(p *pairTable) {
 	m.block = b
 }
 
-// mergeNode is a token in the linked list of mergeMany.
+// frequent is the share of symbols that a pair begins at for which a round over all symbols takes less time than the heap.
+const frequent = 16
+
+// round merges all pairs of a rank, the lowest there is, in m.block and m.pairs. It ends early, with false, if what it merged makes
+// a pair that comes before the next one of that rank.
+func (m *merger) round(p *pairTable, rank uint32) bool {
+	b, pairs, n, ok := m.block, m.pairs, 0, true
+	for i := 0; i < len(b); {
+		if !ok || pairs[i].rank != rank {
+			b[n], pairs[n] = b[i], pairs[i]
+			i, n = i+1, n+1
+			continue
+		}
+		merged, right := pairs[i].result, mergePair{rank: noRank}
+		if i+2 < len(b) {
+			right.rank, right.result = m.find(p, merged, b[i+2])
+		}
+		ok = right.rank >= rank
+		if n > 0 {
+			left := &pairs[n-1]
+			left.rank, left.result = m.find(p, b[n-1], merged)
+			ok = ok && left.rank > rank
+		}
+		i++
+		b[i], pairs[i] = merged, right
+	}
+	m.block, m.pairs = b[:n], pairs[:n]
+	return ok
+}
+
+// mergeNode is a token in the linked list of mergeHeap.
 type mergeNode struct {
 	id         int32
 	prev, next int32
@@ -215,20 +276,21 @@ type mergeNode struct {
 	result     int32  // of that pair
 }
 
-// mergeMany merges the symbols of m.block. A heap of rank<<32 | position holds the candidates, stale ones among them.
-func (m *merger) mergeMany(p *pairTable) {
+// mergeHeap merges the symbols of m.block, whose pairs are m.pairs. A heap of rank<<32 | position holds the candidates, stale ones
+// among them.
+func (m *merger) mergeHeap(p *pairTable) {
 	if cap(m.nodes) < len(m.block) {
 		m.nodes = make([]mergeNode, len(m.block)+manySymbols)
 	}
 	m.nodes = m.nodes[:len(m.block)]
+	m.heap = m.heap[:0]
 	for i, id := range m.block {
-		m.nodes[i] = mergeNode{id: id, prev: int32(i) - 1, next: int32(i) + 1}
+		m.nodes[i] = mergeNode{id, int32(i) - 1, int32(i) + 1, m.pairs[i].rank, m.pairs[i].result}
+		if rank := m.pairs[i].rank; rank != noRank {
+			m.push(uint64(rank)<<32 | uint64(uint32(i)))
+		}
 	}
 	m.nodes[len(m.nodes)-1].next = -1
-	m.heap = m.heap[:0]
-	for i := range m.nodes {
-		m.candidate(p, int32(i))
-	}
 	for len(m.heap) > 0 {
 		top := m.pop()
 		at := int32(uint32(top))

@@ -80,9 +80,10 @@ type Tokenizer struct {
 	splitters []splitter
 	pieces    []string // bytes of every token
 	bytes     [256]int32
-	runes     map[rune]int32   // sentencePiece: tokens of one character
-	whole     map[string]int32 // bytes → token, only with ignoreMerges
-	longest   int              // bytes of the longest key of whole
+	runes     map[rune]int32       // sentencePiece: tokens of one character
+	ascii     [utf8.RuneSelf]int32 // those of one byte, again; −1: none
+	whole     map[string]int32     // bytes → token, only with ignoreMerges
+	longest   int                  // bytes of the longest key of whole
 	pairs     pairTable
 	special   *specialTokens
 	eog       map[int32]bool
@@ -251,6 +252,9 @@ func (t *Tokenizer) indexCharacters() error {
 	for b := range t.bytes {
 		t.bytes[b] = -1
 	}
+	for b := range t.ascii {
+		t.ascii[b] = -1
+	}
 	t.runes = map[rune]int32{}
 	for id := range t.tokens {
 		t.indexToken(int32(id))
@@ -284,6 +288,9 @@ func (t *Tokenizer) indexToken(id int32) {
 	if r, n := utf8.DecodeRuneInString(text); n > 0 && n == len(text) && (r != utf8.RuneError || n > 1) {
 		if _, dup := t.runes[r]; !dup {
 			t.runes[r] = id
+			if r < utf8.RuneSelf {
+				t.ascii[r] = id
+			}
 		}
 	}
 }
