@@ -173,8 +173,7 @@ func (m *merger) find(p *pairTable, left, right int32) (rank uint32, result int3
 	return c.rank, c.result
 }
 
-// merge merges the symbols of m.block: in rounds while one pair is frequent, as in texts that repeat themselves, then one pair at a
-// time.
+// merge merges the symbols of m.block: in rounds while one pair is frequent, as in texts that repeat themselves, then one by one.
 func (m *merger) merge(p *pairTable) {
 	m.findPairs(p)
 	for {
@@ -241,8 +240,8 @@ func (m *merger) mergeFew(p *pairTable) {
 // frequent is the share of symbols that a pair begins at for which a round over all symbols takes less time than the heap.
 const frequent = 16
 
-// round merges all pairs of a rank, the lowest there is, in m.block and m.pairs. It ends early, with false, if what it merged makes
-// a pair that comes before the next one of that rank.
+// round merges all pairs of a rank, the lowest there is, in m.block and m.pairs. It ends early, with false, if what it merged
+// makes a pair that comes before the next one of that rank.
 func (m *merger) round(p *pairTable, rank uint32) bool {
 	b, pairs, n, ok := m.block, m.pairs, 0, true
 	for i := 0; i < len(b); {
@@ -276,8 +275,8 @@ type mergeNode struct {
 	result     int32  // of that pair
 }
 
-// mergeHeap merges the symbols of m.block, whose pairs are m.pairs. A heap of rank<<32 | position holds the candidates, stale ones
-// among them.
+// mergeHeap merges the symbols of m.block, whose pairs are m.pairs. A heap of rank<<32 | position holds the candidates, stale
+// ones among them.
 func (m *merger) mergeHeap(p *pairTable) {
 	if cap(m.nodes) < len(m.block) {
 		m.nodes = make([]mergeNode, len(m.block)+manySymbols)
