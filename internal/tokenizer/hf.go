@@ -43,7 +43,8 @@ type hfModel struct {
 // maxMerges bounds merges: the largest known vocabulary, of 262144 tokens, has 514906.
 const maxMerges = 1 << 20
 
-// hfMerges takes the memory that it needs at once: growing lists take more than twice as much.
+// hfMerges takes the memory that it needs at once: growing lists take more than twice as much. The loop that counts is not
+// infile.CheckJSON's, which counts brackets and commas of a whole text at any depth: this one needs the depth, that one no depth.
 type hfMerges []hfMerge
 
 func (m *hfMerges) UnmarshalJSON(b []byte) error {
