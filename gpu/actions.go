@@ -52,10 +52,10 @@ func (p *pass) addLaunch(n int64) launch {
 	return launch{kernel: kernels.AddID, grid: driver.D1(int(min((n+threads-1)/threads, int64(blocksPerSM*p.sms))))}
 }
 
-// normHeadsAction normalizes every head of a buffer.
+// normHeadsAction normalizes every head of a buffer, or of what each head of a wider one begins with.
 type normHeadsAction struct {
 	header
-	buffer model.Buffer
+	a, dst model.Buffer
 	weight driver.DevicePtr
 	heads  int
 	eps    float32
@@ -66,8 +66,8 @@ func (a *normHeadsAction) launch(n int) launch {
 }
 
 func (a *normHeadsAction) run(p *pass, s tokenRange) error {
-	args := kernels.NormHeadsArgs{X: p.at(a.buffer, s.first), Weight: a.weight,
-		Dim: int32(p.prog.Width(a.buffer) / a.heads), Eps: a.eps}
+	args := kernels.NormHeadsArgs{X: p.at(a.a, s.first), Y: p.at(a.dst, s.first), Weight: a.weight,
+		Dim: int32(p.prog.Width(a.dst) / a.heads), Stride: int32(p.prog.Width(a.a) / a.heads), Eps: a.eps}
 	return p.NormHeads(a.launch(s.n).grid, args)
 }
 

@@ -56,10 +56,12 @@ func (c *collector) node(n *model.Node) error {
 	switch n.Op {
 	case model.OpAttention:
 		c.caches++
-	case model.OpShortConv:
-		return checkShortConv(c.prog, n)
-	case model.OpConv, model.OpDelta, model.OpGateHeads:
-		return fmt.Errorf("%s: the gated delta rule of %s has no kernels (use --device cpu)", n.Op, c.prog.Config.Architecture)
+	case model.OpShortConv, model.OpConv:
+		return checkConv(c.prog, n)
+	case model.OpDelta:
+		return checkDelta(c.prog, n)
+	case model.OpGateHeads:
+		return checkGateHeads(c.prog, n)
 	case model.OpEmbed, model.OpRMSNorm, model.OpMatMul, model.OpRoPE, model.OpGLU, model.OpAdd:
 	default:
 		return fmt.Errorf("the GPU does not know operation %d", n.Op)

@@ -32,8 +32,12 @@ func costOf(a action, p *pass, s tokenRange) []predict.Work {
 		return []predict.Work{a.launch(s.n).work(predict.WorkItem{Tensor: a.w.Name})}
 	case *addAction:
 		return []predict.Work{p.addCost(p.values(a.dst, s))}
-	case *shortConvAction:
+	case *convAction:
 		return []predict.Work{a.cost(p, s)}
+	case *deltaAction:
+		return []predict.Work{a.cost(p, s)}
+	case *gateHeadsAction:
+		return []predict.Work{a.launch(s.n).work()}
 	case *normHeadsAction:
 		return []predict.Work{a.launch(s.n).work()}
 	case *prepareAction:

@@ -87,7 +87,7 @@ func (s *scheduler) node(nodes []model.Node, caches *[]cachePair) (int, error) {
 	case model.OpEmbed:
 		s.add(&embedAction{h, s.byName[n.Weight], n.Dst, factor(n)})
 	case model.OpRMSNorm:
-		if n.Heads > 1 {
+		if n.Heads > 1 || s.p.prog.Width(n.A) != s.p.prog.Width(n.Dst) {
 			return 1, s.normHeads(h, n)
 		}
 		a := s.prepare(h, n.A, n.Dst)
@@ -101,8 +101,12 @@ func (s *scheduler) node(nodes []model.Node, caches *[]cachePair) (int, error) {
 		s.ropes[n.Dst] = n.Rope + 1
 	case model.OpAttention:
 		return 1, s.attend(h, n, caches)
-	case model.OpShortConv:
-		s.shortConv(h, n)
+	case model.OpShortConv, model.OpConv:
+		s.conv(h, n)
+	case model.OpDelta:
+		s.delta(h, n)
+	case model.OpGateHeads:
+		s.add(&gateHeadsAction{h, n.Dst, n.A, n.Heads})
 	case model.OpMatMul:
 		return s.products(nodes), nil
 	default:
@@ -119,12 +123,13 @@ func factor(n *model.Node) float32 {
 	return n.Scale
 }
 
-// normHeads schedules the normalization of every head of a buffer.
+// normHeads schedules the normalization of every head of a buffer, or of what each head of a wider one begins with.
 func (s *scheduler) normHeads(h header, n *model.Node) error {
-	if n.A != n.Dst {
-		return fmt.Errorf("%s: the GPU normalizes heads in place", h.where)
+	heads := max(n.Heads, 1)
+	if from, to := s.p.prog.Width(n.A), s.p.prog.Width(n.Dst); from%heads != 0 || to%heads != 0 || from < to {
+		return fmt.Errorf("%s: %d values do not have %d normalized ones of %d heads", h.where, from, to, heads)
 	}
-	s.add(&normHeadsAction{header: h, buffer: n.Dst, weight: s.byName[n.Weight].vector, heads: n.Heads, eps: n.Eps})
+	s.add(&normHeadsAction{header: h, a: n.A, dst: n.Dst, weight: s.byName[n.Weight].vector, heads: heads, eps: n.Eps})
 	return nil
 }
 

@@ -59,45 +59,64 @@ func (p *pass) placeStates(b engine.Batch) error {
 	return p.Dev.CopyHtoDOn(p.Stream, s.moves, bytesOf(s.host))
 }
 
-// shortConvAction is a gated short convolution.
-type shortConvAction struct {
-	header
-	a, dst model.Buffer
-	weight driver.DevicePtr
-	state  driver.DevicePtr // the node's part of the first place
-	kernel int
-}
-
-func (s *scheduler) shortConv(h header, n *model.Node) {
+// state returns where the first place's part of a node's state is, and goes on to the next node's.
+func (s *scheduler) state(n *model.Node) driver.DevicePtr {
 	st := &s.p.states
-	s.add(&shortConvAction{header: h, a: n.A, dst: n.Dst, weight: s.byName[n.Weight].vector, kernel: n.Kernel,
-		state: st.dev + driver.DevicePtr(4*st.next)})
+	at := st.dev + driver.DevicePtr(4*st.next)
 	st.next += s.p.prog.StateFloats(n)
+	return at
 }
 
-func (a *shortConvAction) launch(p *pass) launch {
-	return launch{kernel: kernels.ShortConvID, grid: driver.D1(ceilDiv(p.prog.Width(a.dst), convBlock))}
+// convAction is a convolution: a gated one, or one with SiLU.
+type convAction struct {
+	header
+	kernelID kernels.ID
+	a, dst   model.Buffer
+	weight   driver.DevicePtr
+	state    driver.DevicePtr // the node's part of the first place
+	kernel   int
 }
 
-func (a *shortConvAction) run(p *pass, s tokenRange) error {
+func (s *scheduler) conv(h header, n *model.Node) {
+	id := kernels.ShortConvID
+	if n.Op == model.OpConv {
+		id = kernels.ConvSiluID
+	}
+	s.add(&convAction{header: h, kernelID: id, a: n.A, dst: n.Dst, weight: s.byName[n.Weight].vector, kernel: n.Kernel,
+		state: s.state(n)})
+}
+
+func (a *convAction) launch(p *pass) launch {
+	return launch{kernel: a.kernelID, grid: driver.D1(ceilDiv(p.prog.Width(a.dst), convBlock))}
+}
+
+func (a *convAction) run(p *pass, s tokenRange) error {
 	st := &p.states
-	return p.ShortConv(a.launch(p).grid, kernels.ShortConvArgs{X: p.at(a.a, 0), Y: p.at(a.dst, 0), Weights: a.weight,
+	args := kernels.ShortConvArgs{X: p.at(a.a, 0), Y: p.at(a.dst, 0), Weights: a.weight,
 		States: a.state, From: st.moves, To: st.moves + driver.DevicePtr(4*p.batch), Tokens: int32(s.n),
 		Width:  int32(p.prog.Width(a.dst)),
-		Kernel: int32(a.kernel), Place: int64(st.place)})
+		Kernel: int32(a.kernel), Place: int64(st.place)}
+	if a.kernelID == kernels.ConvSiluID {
+		return p.ConvSilu(a.launch(p).grid, kernels.ConvSiluArgs(args))
+	}
+	return p.ShortConv(a.launch(p).grid, args)
 }
 
-// cost: a thread reads three values of each token and writes one, one token after the other.
-func (a *shortConvAction) cost(p *pass, s tokenRange) predict.Work {
+// cost: a thread reads up to three values of each token and writes one, one token after the other.
+func (a *convAction) cost(p *pass, s tokenRange) predict.Work {
 	const bytes = 16
 	w := a.launch(p).work(predict.WorkItem{Bytes: bytes * float64(p.values(a.dst, s))})
 	w.Rounds = float64(s.n)
 	return w
 }
 
-// checkShortConv returns an error for a convolution that the kernel does not take.
-func checkShortConv(p *model.Program, n *model.Node) error {
-	if n.Kernel < 2 || n.Kernel > convTaps || p.Width(n.Dst) < 1 || p.Width(n.A) != 3*p.Width(n.Dst) {
+// checkConv returns an error for a convolution that the kernel does not take.
+func checkConv(p *model.Program, n *model.Node) error {
+	inputs := 3 // of a channel
+	if n.Op == model.OpConv {
+		inputs = 1
+	}
+	if n.Kernel < 2 || n.Kernel > convTaps || p.Width(n.Dst) < 1 || p.Width(n.A) != inputs*p.Width(n.Dst) {
 		return fmt.Errorf("a convolution over %d positions of %d channels; the GPU takes 2 to %d positions (use --device cpu)",
 			n.Kernel, p.Width(n.Dst), convTaps)
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ellm-gpu/ellm-gpu/gpu/driver"
+	"github.com/ellm-gpu/ellm-gpu/gpu/kernels"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/model"
 )
@@ -52,35 +53,45 @@ func followStates(runs []engine.Run, all []float32, place, first, n int, step fu
 }
 
 // Convolutions of sequences in a batch start from their states, within the batch too, and keep those that are asked for.
-func TestShortConvOfManySequences(t *testing.T) {
+func TestConvolutionsOfManySequences(t *testing.T) {
+	t.Run("gated", func(t *testing.T) { convolutionsOfManySequences(t, model.OpShortConv, kernels.ShortConvID, 3) })
+	t.Run("SiLU", func(t *testing.T) { convolutionsOfManySequences(t, model.OpConv, kernels.ConvSiluID, 1) })
+}
+
+func convolutionsOfManySequences(t *testing.T, op model.Op, id kernels.ID, inputs int) {
 	const tokens, places = 12, 5
 	for _, width := range []int{8, 64, 100} {
 		for kernel := 2; kernel <= convTaps; kernel++ {
 			r := newRig(t)
 			prog := &model.Program{Config: model.Config{NEmbd: width, NLayers: 1, Layers: "c", ConvKernel: kernel}}
 			prog.Nodes = []model.Node{
-				{Op: model.OpShortConv, Dst: model.BufMix, A: model.BufIn, Weight: "unused", Kernel: kernel}, // so that a place has two parts
-				{Op: model.OpShortConv, Dst: model.BufMix, A: model.BufIn, Weight: "w", Kernel: kernel},
+				{Op: op, Dst: model.BufMix, A: model.BufIn, Weight: "unused", Kernel: kernel}, // so that a place has two parts
+				{Op: op, Dst: model.BufMix, A: model.BufIn, Weight: "w", Kernel: kernel},
 			}
 			p, states := statesPass(r, prog, places, tokens)
-			x, w := normals(testRand(), tokens*3*width), normals(testRand(), width*kernel)
+			x, w := normals(testRand(), tokens*inputs*width), normals(testRand(), width*kernel)
 			p.buffers[model.BufIn], p.buffers[model.BufMix] = up(r, x), room[float32](r, tokens*width)
 			runs := mixedRuns()
 			r.ok(p.placeStates(engine.Batch{Runs: runs}))
 			own := (kernel - 1) * width
-			a := &shortConvAction{a: model.BufIn, dst: model.BufMix, weight: up(r, w), kernel: kernel,
+			a := &convAction{kernelID: id, a: model.BufIn, dst: model.BufMix, weight: up(r, w), kernel: kernel,
 				state: p.states.dev + driver.DevicePtr(4*own)}
 			r.ok(a.run(p, tokenRange{0, tokens}))
 			want, wantStates := make([]float32, tokens*width), slices.Clone(states)
 			followStates(runs, wantStates, 2*own, own, own, func(token int, seen []float32) {
 				for c := range width {
-					in := x[token*3*width+c:]
-					now := in[0] * in[2*width]
+					in := x[token*inputs*width+c:]
+					now := in[0]
+					if inputs == 3 {
+						now *= in[2*width]
+					}
 					sum := w[c*kernel+kernel-1] * now
 					for k := range kernel - 1 {
 						sum += w[c*kernel+k] * seen[k*width+c]
 					}
-					want[token*width+c] = in[width] * sum
+					if want[token*width+c] = float32(float64(sum) * logistic(sum)); inputs == 3 {
+						want[token*width+c] = in[width] * sum
+					}
 					for k := range kernel - 2 {
 						seen[k*width+c] = seen[(k+1)*width+c]
 					}
@@ -99,6 +110,6 @@ func TestShortConvOfManySequences(t *testing.T) {
 // What the kernel cannot do is refused before anything is allocated.
 func TestConvolutionsOverMorePositionsAreRefused(t *testing.T) {
 	prog := &model.Program{Config: model.Config{NEmbd: 8, Layers: "c"}}
-	err := checkShortConv(prog, &model.Node{Op: model.OpShortConv, Dst: model.BufMix, A: model.BufIn, Kernel: convTaps + 1})
+	err := checkConv(prog, &model.Node{Op: model.OpShortConv, Dst: model.BufMix, A: model.BufIn, Kernel: convTaps + 1})
 	require.ErrorContains(t, err, "--device cpu")
 }

@@ -158,6 +158,7 @@ const (
 	AttentionTilesF16ID
 	AttentionTilesQ8ID
 	BlockScalesID
+	ConvSiluID
 	CopyWordsID
 	DecodeChunksFloatID
 	DecodeChunksI32ID
@@ -170,8 +171,10 @@ const (
 	DecodeOutliersFloatID
 	DecodeOutliersI32ID
 	DecodeOutliersU8ID
+	DeltaRuleID
 	EmbedRowsID
 	EmbedRowsCodedID
+	GateHeadsID
 	GemmBf16ID
 	GemmF16ID
 	GemmF32ID
@@ -297,6 +300,7 @@ var table = [Count]struct {
 	{"attention_tiles_f16", 3, 128},
 	{"attention_tiles_q8", 3, 128},
 	{"block_scales", 14, 256},
+	{"conv_silu", 10, 64},
 	{"copy_words", 3, 256},
 	{"decode_chunks_float", 4, 256},
 	{"decode_chunks_i32", 4, 256},
@@ -309,8 +313,10 @@ var table = [Count]struct {
 	{"decode_outliers_float", 4, 128},
 	{"decode_outliers_i32", 4, 128},
 	{"decode_outliers_u8", 4, 128},
+	{"delta_rule", 14, 128},
 	{"embed_rows", 4, 256},
 	{"embed_rows_coded", 4, 32},
+	{"gate_heads", 3, 256},
 	{"gemm_bf16", 10, 256},
 	{"gemm_f16", 10, 256},
 	{"gemm_f32", 10, 256},
@@ -411,7 +417,7 @@ var table = [Count]struct {
 	{"measure_issue", 2, 256},
 	{"measure_read", 3, 256},
 	{"measure_tables", 4, 256},
-	{"norm_heads", 4, 256},
+	{"norm_heads", 6, 256},
 	{"pack_codes", 8, 256},
 	{"pack_count", 5, 256},
 	{"pack_starts", 3, 256},
@@ -517,6 +523,25 @@ func (l *Launcher) BlockScales(grid driver.Dim, a BlockScalesArgs) error {
 	return l.launch(BlockScalesID, grid, 0, uint64(a.D), uint64(a.DMin), uint64(a.Sub), uint64(a.SubMin), uint64(uint32(a.Rows)), uint64(uint32(a.Blocks)), uint64(uint32(a.Stride)), uint64(uint32(a.PerSuper)), uint64(uint32(a.SubBits)), uint64(uint32(a.SubBias)), uint64(math.Float32bits(a.InvUnit)), uint64(math.Float32bits(a.InvMinUnit)), uint64(a.Out), uint64(a.OutMin))
 }
 
+// ConvSiluArgs are the arguments of kernel conv_silu (cuda/short_conv.cu).
+type ConvSiluArgs struct {
+	X       driver.DevicePtr
+	Y       driver.DevicePtr
+	Weights driver.DevicePtr
+	States  driver.DevicePtr
+	From    driver.DevicePtr
+	To      driver.DevicePtr
+	Tokens  int32
+	Width   int32
+	Kernel  int32
+	Place   int64
+}
+
+// ConvSilu launches conv_silu. grid: blocks.
+func (l *Launcher) ConvSilu(grid driver.Dim, a ConvSiluArgs) error {
+	return l.launch(ConvSiluID, grid, 0, uint64(a.X), uint64(a.Y), uint64(a.Weights), uint64(a.States), uint64(a.From), uint64(a.To), uint64(uint32(a.Tokens)), uint64(uint32(a.Width)), uint64(uint32(a.Kernel)), uint64(a.Place))
+}
+
 // CopyWordsArgs are the arguments of kernel copy_words (cuda/copy_words.cu).
 type CopyWordsArgs struct {
 	Dst driver.DevicePtr
@@ -542,6 +567,29 @@ func (l *Launcher) Decode(k ID, grid driver.Dim, shared int, a DecodeArgs) error
 	return l.launch(k, grid, shared, uint64(a.W), uint64(uint32(a.FirstGroup)), uint64(uint32(a.NGroups)), uint64(a.Plane))
 }
 
+// DeltaRuleArgs are the arguments of kernel delta_rule (cuda/delta_rule.cu).
+type DeltaRuleArgs struct {
+	X        driver.DevicePtr
+	Alpha    driver.DevicePtr
+	Beta     driver.DevicePtr
+	Y        driver.DevicePtr
+	Decays   driver.DevicePtr
+	Biases   driver.DevicePtr
+	States   driver.DevicePtr
+	From     driver.DevicePtr
+	To       driver.DevicePtr
+	Tokens   int32
+	KeyHeads int32
+	Keys     int32
+	Values   int32
+	Place    int64
+}
+
+// DeltaRule launches delta_rule. grid: blocks.
+func (l *Launcher) DeltaRule(grid driver.Dim, a DeltaRuleArgs) error {
+	return l.launch(DeltaRuleID, grid, 0, uint64(a.X), uint64(a.Alpha), uint64(a.Beta), uint64(a.Y), uint64(a.Decays), uint64(a.Biases), uint64(a.States), uint64(a.From), uint64(a.To), uint64(uint32(a.Tokens)), uint64(uint32(a.KeyHeads)), uint64(uint32(a.Keys)), uint64(uint32(a.Values)), uint64(a.Place))
+}
+
 // EmbedRowsArgs are the arguments of kernels embed_rows… (cuda/embed_rows.cu).
 type EmbedRowsArgs struct {
 	W        driver.DevicePtr
@@ -553,6 +601,18 @@ type EmbedRowsArgs struct {
 // EmbedRows launches kernel k, one of kernels embed_rows…. grid: blocks; shared: bytes of dynamic shared memory of a block.
 func (l *Launcher) EmbedRows(k ID, grid driver.Dim, shared int, a EmbedRowsArgs) error {
 	return l.launch(k, grid, shared, uint64(a.W), uint64(a.TokenIds), uint64(a.Y), uint64(math.Float32bits(a.Scale)))
+}
+
+// GateHeadsArgs are the arguments of kernel gate_heads (cuda/gate_heads.cu).
+type GateHeadsArgs struct {
+	X     driver.DevicePtr
+	Gates driver.DevicePtr
+	Dim   int32
+}
+
+// GateHeads launches gate_heads. grid: blocks.
+func (l *Launcher) GateHeads(grid driver.Dim, a GateHeadsArgs) error {
+	return l.launch(GateHeadsID, grid, 0, uint64(a.X), uint64(a.Gates), uint64(uint32(a.Dim)))
 }
 
 // GemmArgs are the arguments of kernels gemm… (cuda/gemm_resident.cu).
@@ -640,14 +700,16 @@ func (l *Launcher) MeasureTables(grid driver.Dim, a MeasureTablesArgs) error {
 // NormHeadsArgs are the arguments of kernel norm_heads (cuda/norm_heads.cu).
 type NormHeadsArgs struct {
 	X      driver.DevicePtr
+	Y      driver.DevicePtr
 	Weight driver.DevicePtr
 	Dim    int32
+	Stride int32
 	Eps    float32
 }
 
 // NormHeads launches norm_heads. grid: blocks.
 func (l *Launcher) NormHeads(grid driver.Dim, a NormHeadsArgs) error {
-	return l.launch(NormHeadsID, grid, 0, uint64(a.X), uint64(a.Weight), uint64(uint32(a.Dim)), uint64(math.Float32bits(a.Eps)))
+	return l.launch(NormHeadsID, grid, 0, uint64(a.X), uint64(a.Y), uint64(a.Weight), uint64(uint32(a.Dim)), uint64(uint32(a.Stride)), uint64(math.Float32bits(a.Eps)))
 }
 
 // PackCodesArgs are the arguments of kernel pack_codes (cuda/pack_codes.cu).

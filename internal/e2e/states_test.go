@@ -11,6 +11,8 @@ import (
 
 	"github.com/ellm-gpu/ellm-gpu/cpu"
 	"github.com/ellm-gpu/ellm-gpu/format"
+	"github.com/ellm-gpu/ellm-gpu/gpu"
+	"github.com/ellm-gpu/ellm-gpu/gpu/driver/emu"
 	"github.com/ellm-gpu/ellm-gpu/internal/engine"
 	"github.com/ellm-gpu/ellm-gpu/internal/sample"
 	"github.com/ellm-gpu/ellm-gpu/internal/source"
@@ -106,6 +108,65 @@ func TestSequencesWithStatesTogetherAreAsAlone(t *testing.T) {
 			t.Logf("%d preemptions, %d tokens from the cache, %d proposed", preempted, cached, proposed)
 		})
 	}
+}
+
+// The same on the GPU, in the emulator: states are loaded, kept on the way and gone back to, whatever tokens share a pass.
+func TestSequencesWithStatesOnTheGPU(t *testing.T) {
+	path := emulatorPath(t)
+	for _, name := range statefulFamilies() {
+		t.Run(name, func(t *testing.T) {
+			f := statefulFile(t, name)
+			load := func(opt engine.LoadOptions) *engine.Engine {
+				dev, err := emu.Open(emu.Options{Path: path, Memory: 64 << 20, Poison: true})
+				require.NoError(t, err)
+				b := gpu.New(dev)
+				t.Cleanup(func() { require.NoError(t, b.Close()) })
+				opt.Plan = engine.PlanFused
+				e, err := engine.New(context.Background(), f, b, opt)
+				require.NoError(t, err)
+				return e
+			}
+			rng := rand.New(rand.NewPCG(3, 4))
+			var prompts [][]int32
+			for i := range 3 {
+				var p []int32
+				for range 9 + 30*i {
+					p = append(p, int32(3+rng.IntN(250)))
+				}
+				prompts = append(prompts, p)
+			}
+			want := make([][]int32, len(prompts))
+			alone := load(engine.LoadOptions{NCtx: 128})
+			for i, p := range prompts {
+				r, err := alone.Generate(context.Background(), gpuRequest(p, engine.SpeculateOff, true))
+				require.NoError(t, err)
+				want[i] = r.Tokens
+			}
+			for _, how := range []engine.Speculation{engine.SpeculateOff, engine.SpeculateNgram} {
+				e := load(engine.LoadOptions{NCtx: 128, Sequences: 3, MaxBatch: 20})
+				got := make([][]int32, len(prompts))
+				var wg sync.WaitGroup
+				for i, p := range prompts {
+					wg.Go(func() {
+						r, err := e.Generate(context.Background(), gpuRequest(p, how, false))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						got[i] = r.Tokens
+					})
+				}
+				wg.Wait()
+				require.Equal(t, want, got, "%q", how)
+			}
+		})
+	}
+}
+
+func gpuRequest(prompt []int32, how engine.Speculation, alone bool) engine.Request {
+	r := statefulRequest(prompt, how, alone)
+	r.MaxTokens = 8
+	return r
 }
 
 func statefulRequest(prompt []int32, how engine.Speculation, alone bool) engine.Request {

@@ -54,5 +54,5 @@ func TestOperationsAreFoundInOneHop(t *testing.T) {
 			}
 		}
 	}
-	assert.Equal(t, 8, rows)
+	assert.Equal(t, 10, rows)
 }
