@@ -69,7 +69,7 @@ func (n *normalizer) apply(s string) string {
 	for i := 0; i < len(n.steps); i++ {
 		switch step := n.steps[i]; step {
 		case stepLower:
-			s = strings.ToLower(strings.ReplaceAll(s, "İ", "i\u0307")) // the only character that becomes two
+			s = lower(strings.ReplaceAll(s, "İ", "i\u0307")) // the only character that becomes two
 		case stepStripL:
 			s = strings.TrimLeftFunc(s, unicode.IsSpace)
 		case stepStripR:
@@ -77,7 +77,7 @@ func (n *normalizer) apply(s string) string {
 		case stepCollapse:
 			s = manySpaces.ReplaceAllLiteralString(s, " ")
 		case stepWords:
-			s = strings.Join(strings.FieldsFunc(s, unicode.IsSpace), " ")
+			s = words(s)
 			s = strings.ReplaceAll(s, " "+spaceMark, spaceMark) // a word that begins with the mark gets no other
 		case stepGraphemes:
 			s = n.chars.graphemes(s)
@@ -89,6 +89,33 @@ func (n *normalizer) apply(s string) string {
 		}
 	}
 	return s
+}
+
+// lower is strings.ToLower, which takes several times the memory of its result if that is longer than s.
+func lower(s string) string {
+	n := 0
+	for _, r := range s {
+		n += utf8.RuneLen(unicode.ToLower(r))
+	}
+	var b strings.Builder
+	b.Grow(n)
+	for _, r := range s {
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// words joins the words of s with single spaces, without a list of them.
+func words(s string) string {
+	var b strings.Builder
+	b.Grow(len(s))
+	for word := range strings.FieldsFuncSeq(s, unicode.IsSpace) {
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(word)
+	}
+	return b.String()
 }
 
 // charsMap replaces characters by texts. It is SentencePiece's precompiled_charsmap: u32 length of the trie, the trie as a
