@@ -21,7 +21,10 @@ func cpuEngine(t *testing.T, opt engine.LoadOptions) *engine.Engine {
 	t.Helper()
 	b := cpu.New()
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
-	opt.Plan, opt.Threads = engine.PlanResident, 2
+	opt.Plan, opt.Threads = engine.PlanFused, 2
+	if race.Enabled {
+		opt.Plan = engine.PlanResident // decoding in every product takes the detector half an hour
+	}
 	e, err := engine.New(context.Background(), runs()[0].container(t), b, opt)
 	require.NoError(t, err)
 	return e
