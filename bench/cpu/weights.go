@@ -178,6 +178,8 @@ func quantized(k dot.Kernels, steps int) []int8 {
 		x[i] = float32(rng.NormFloat64())
 	}
 	q := make([]int8, 2*len(x))
-	k.Quantize(q, x)
+	for at := 0; at < len(x); at += dot.MaxSteps * dot.StepCols { // a tile at a time
+		k.Quantize(q[2*at:], x[at:min(len(x), at+dot.MaxSteps*dot.StepCols)])
+	}
 	return q
 }

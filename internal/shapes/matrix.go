@@ -47,16 +47,16 @@ func repeat(c *format.Coded, rows, firstTable int) *format.Coded {
 	whole, tiles := c.Rows/c.Coding.RowsPerGroup, c.Tiles()
 	for g := range out.Groups() {
 		from := g % whole
-		first, last := from*tiles, (from+1)*tiles
-		for k := first; k < last; k++ {
+		for k := from * tiles; k < (from+1)*tiles; k++ {
 			out.ChunkTable = append(out.ChunkTable, c.ChunkTable[k]+uint8(firstTable))
-			words := int(c.ChunkOffset[k+1]-c.ChunkOffset[k]) * out.GroupRows(g) / c.Coding.RowsPerGroup // the last group may be lower
-			out.ChunkOffset = append(out.ChunkOffset, out.ChunkOffset[len(out.ChunkOffset)-1]+uint32(words))
+			appendChunk(out, c, k, out.GroupRows(g))
 		}
-		out.MainWords = append(out.MainWords, c.MainWords[first:last]...)
-		out.LaneTail = append(out.LaneTail, c.LaneTail[huffman.Lanes*first:huffman.Lanes*last]...)
 		if out.OutlierStart != nil {
-			out.Outliers = append(out.Outliers, c.Outliers[c.OutlierStart[from]:c.OutlierStart[from+1]]...)
+			for _, o := range c.Outliers[c.OutlierStart[from]:c.OutlierStart[from+1]] {
+				if format.UnpackOutlier(o).Row < out.GroupRows(g) {
+					out.Outliers = append(out.Outliers, o)
+				}
+			}
 			out.OutlierStart = append(out.OutlierStart, uint32(len(out.Outliers)))
 		}
 	}
@@ -65,4 +65,24 @@ func repeat(c *format.Coded, rows, firstTable int) *format.Coded {
 		out.Low = make([]uint32, out.LowOffset(out.Groups(), 0))
 	}
 	return out
+}
+
+// chunkAlign is what the words of a chunk are padded to a multiple of (docs/format.md).
+const chunkAlign = 8
+
+// appendChunk appends the lengths of c's chunk k; where a group has fewer rows, those of as much of it.
+func appendChunk(out, c *format.Coded, k, rows int) {
+	words, main := int(c.ChunkOffset[k+1]-c.ChunkOffset[k]), c.MainWords[k]
+	tails := c.LaneTail[huffman.Lanes*k:][:huffman.Lanes]
+	if rows < c.Coding.RowsPerGroup { // all lanes are about as long
+		words = words * rows / c.Coding.RowsPerGroup
+		main, tails = uint16(words/huffman.Lanes), make([]uint8, huffman.Lanes)
+		for i := range words % huffman.Lanes {
+			tails[i] = 1
+		}
+		words = (words + chunkAlign - 1) / chunkAlign * chunkAlign
+	}
+	out.ChunkOffset = append(out.ChunkOffset, out.ChunkOffset[len(out.ChunkOffset)-1]+uint32(words))
+	out.MainWords = append(out.MainWords, main)
+	out.LaneTail = append(out.LaneTail, tails...)
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/ellm-gpu/ellm-gpu/internal/huffman"
 )
 
 // A stand-in has as many weights as the model is known for, and takes what was asked for.
@@ -50,6 +52,15 @@ func TestRepeat(t *testing.T) {
 		assert.Equal(t, sample.ChunkOffset[from+c.Tiles()]-sample.ChunkOffset[from],
 			c.ChunkOffset[(g+1)*c.Tiles()]-c.ChunkOffset[g*c.Tiles()])
 		assert.Less(t, int(slices.Max(c.ChunkTable[g*c.Tiles():(g+1)*c.Tiles()])), 3+len(tables))
+	}
+	// Decoders believe these lengths: in the last, lower group, too, a chunk's words are those of its lanes.
+	for i := range c.Chunks() {
+		words := huffman.Lanes * int(c.MainWords[i])
+		for _, tail := range c.LaneTail[huffman.Lanes*i:][:huffman.Lanes] {
+			words += int(tail)
+		}
+		words = (words + chunkAlign - 1) / chunkAlign * chunkAlign
+		assert.Equal(t, words, int(c.ChunkOffset[i+1]-c.ChunkOffset[i]), "chunk %d", i)
 	}
 	perRow := float64(sample.ChunkOffset[whole*sample.Tiles()]) / float64(whole*sample.Coding.RowsPerGroup)
 	assert.InEpsilon(t, perRow*rows, len(c.Stream)-c.GuardWords(), 0.02)
