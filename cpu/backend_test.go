@@ -124,7 +124,7 @@ func TestForwardReturnsTheLastRows(t *testing.T) {
 
 func TestForwardDoesNotAllocate(t *testing.T) {
 	if race.Enabled {
-		t.Skip("SKIPPED: the race detector allocates")
+		t.Skip("SKIPPED: the race detector allocates; make test and CI run this without it")
 	}
 	for i, o := range []tinyOptions{{arch: "llama", recipe: 0}, {arch: "qwen2", recipe: 5}} {
 		m := newTiny(t, o)

@@ -110,7 +110,7 @@ func TestRunsOfOneSequenceAndCopiedPages(t *testing.T) {
 
 func TestBatchedForwardDoesNotAllocate(t *testing.T) {
 	if race.Enabled {
-		t.Skip("SKIPPED: the race detector allocates")
+		t.Skip("SKIPPED: the race detector allocates; make test and CI run this without it")
 	}
 	m := newTiny(t, tinyOptions{arch: "llama", recipe: 3})
 	b := load(t, m, cputest.Machines()[0], engine.LoadOptions{NCtx: 64, Threads: 2, Sequences: 4})

@@ -179,7 +179,7 @@ func peak(f func()) uint64 {
 // a time.
 func TestSmallFilesCannotTakeMuchMemory(t *testing.T) {
 	if race.Enabled {
-		t.Skip("SKIPPED: the race detector allocates")
+		t.Skip("SKIPPED: the race detector allocates; make test and CI run this without it")
 	}
 	spaces := func(n int) []byte { return append(bytes.Repeat([]byte{' '}, n), "{}"...) }
 	list := func(n int, entry string) []byte {

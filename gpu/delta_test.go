@@ -67,6 +67,9 @@ func TestDeltaRuleOfManySequences(t *testing.T) {
 		x, alpha, beta := normals(rng, tokens*width), normals(rng, tokens*heads), normals(rng, tokens*heads)
 		decays, biases := normals(rng, heads), normals(rng, heads)
 		alpha[0] = 40 // exp of it plus 1 is not a sum of float32
+		for i := range 2 * c.DeltaKeyHeads * keys {
+			x[i] *= 1e-3 // so short that what is added to squared lengths matters
+		}
 		for i := range decays {
 			decays[i] = -decays[i] * decays[i]
 		}

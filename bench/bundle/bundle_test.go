@@ -42,7 +42,7 @@ done
 func bundle(t *testing.T, test string) string {
 	t.Helper()
 	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("SKIPPED: no python3")
+		t.Skip("SKIPPED: no python3; CI has it")
 	}
 	dir := t.TempDir()
 	machine, err := exec.Command("uname", "-m").Output()
@@ -230,7 +230,7 @@ func TestOldToolsOfJetPack(t *testing.T) {
 func TestCompilerWithoutOldGPUs(t *testing.T) {
 	cmake, err := exec.LookPath("cmake")
 	if err != nil {
-		t.Skip("SKIPPED: no cmake")
+		t.Skip("SKIPPED: no cmake; CI has it, since make emu needs it")
 	}
 	dir := t.TempDir()
 	nvcc := filepath.Join(dir, "nvcc")

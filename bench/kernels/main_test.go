@@ -37,7 +37,7 @@ func TestOnTheEmulator(t *testing.T) {
 // Every rate that descriptions assume is measured; on the emulator the numbers mean nothing, but every kernel runs.
 func TestAllRatesAreMeasured(t *testing.T) {
 	if _, err := os.Stat(os.Getenv("ELLM_EMU")); err != nil {
-		t.Skip("SKIPPED: ELLM_EMU names no emulator (make test)")
+		t.Skip("SKIPPED: ELLM_EMU names no emulator; make test builds it and runs this")
 	}
 	path := filepath.Join(t.TempDir(), "rates.json")
 	require.NoError(t, (&options{device: "emu", rates: path}).run())

@@ -43,9 +43,15 @@ func TestCorrections(t *testing.T) {
 				w.Correct, w.CorrectStart = list, start
 				out := make([]int32, 2*rows)
 				k.Dot(out, w, q)
+				// As backends do for few tokens; 100 sums are less than some rows have.
+				w.Values, w.Sums, w.Ahead = make([]int16, steps*StepCols), make([]int32, 100), make([]byte, 9000)
+				k.Values(w.Values, q, steps)
+				again := make([]int32, 2*rows)
+				k.Dot(again, w, q)
 				for r := range rows {
 					require.Equal(t, want[r], int64(out[2*r])*256+int64(out[2*r+1]), "%s, %d steps, one in %d", k, steps, every)
 				}
+				require.Equal(t, out, again, "%s, %d steps, one in %d, with memory", k, steps, every)
 			}
 		}
 	}

@@ -108,6 +108,12 @@ func TestExact(t *testing.T) {
 					all := make([]byte, len(codes))
 					k.UnpackRows(w, all, 0)
 					require.Equal(t, codes, all, name)
+					if width < 8 {
+						k.UnpackRows(w, all, 16)
+						for i, u := range codes {
+							require.Equal(t, u+16, all[i], name)
+						}
+					}
 					out := make([]int32, 2*rows)
 					k.Dot(out, w, q)
 					for r := range rows {

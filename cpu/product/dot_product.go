@@ -23,18 +23,58 @@ func (w *Worker) dotTile(p *tileProduct, acc []float32) {
 		}
 		scale, offset := p.scaleOf(t)
 		out, sums := acc[t*n:][:n], w.sums[:2*n]
-		if lowBits == 0 {
+		fit := p.exceptionsFit()
+		if lowBits == 0 && fit {
 			w.addExceptionPairs(p, t, sums)
 			w.dot.AddPairs(out, sums, scale, offset) // rounded, then added
 			continue
 		}
-		lowSums := w.lowSums[:2*n]
-		w.addExceptionPairs(p, t, lowSums)
+		var more []int64
+		if !fit {
+			more = p.exceptionSums(t)
+		} else {
+			w.addExceptionPairs(p, t, w.lowSums)
+		}
 		for r := range out {
-			v := (int64(sums[2*r])<<8+int64(sums[2*r+1]))<<lowBits + int64(lowSums[2*r])<<8 + int64(lowSums[2*r+1])
+			v := int64(sums[2*r])<<8 + int64(sums[2*r+1])
+			if lowBits > 0 {
+				v = v<<lowBits + int64(w.lowSums[2*r])<<8 + int64(w.lowSums[2*r+1])
+			}
+			if more != nil {
+				v += more[r]
+			}
 			out[r] += float32(scale * float32(v+offset))
 		}
 	}
+}
+
+// exceptionsFit reports whether 32-bit sums hold what exception entries contribute, however these are spread over columns: a
+// quarter of these for exceptions of up to 128 << Shift times activations of 16 bits in two parts of 8. Only a row of hardly
+// anything else has more.
+func (p *tileProduct) exceptionsFit() bool {
+	most := 1 << 14 >> p.Block.Shift
+	if len(p.Exceptions) <= most {
+		return true
+	}
+	var rows [format.MaxRowsPerGroup]int
+	for _, e := range p.Exceptions {
+		row := format.UnpackOutlier(e).Row
+		if rows[row]++; rows[row] > most {
+			return false
+		}
+	}
+	return true
+}
+
+// exceptionSums returns what exception entries contribute to each row for token t, where it may not fit 32 bits.
+func (p *tileProduct) exceptionSums(t int) []int64 {
+	sums, x := make([]int64, p.Block.N), p.Q.token(p.QFirst+t)
+	for _, e := range p.Exceptions {
+		if o := format.UnpackOutlier(e); o.Col >= p.From && o.Col < p.End {
+			sums[o.Row] += int64(o.Delta) << p.Block.Shift * p.Q.dot.At(x, o.Col)
+		}
+	}
+	return sums
 }
 
 // addExceptionPairs adds what exception entries contribute to the sums of token t, two parts of each row.

@@ -17,14 +17,12 @@ func (w *Worker) gemmTile(p *tileProduct, acc []float32) {
 	for first := 0; first < n; first += dot.PanelRows {
 		rows := min(dot.PanelRows, n-first)
 		w.gemmRows(w.sums, p, bytes[first*stride:], rows, width)
+		sums := w.sums // of the numbers that exceptions are differences of
 		if low != nil {
-			w.gemmRows(w.lowSums, p, low[first*stride:], rows, p.M.LowBits)
+			sums = w.lowSums
+			w.gemmRows(sums, p, low[first*stride:], rows, p.M.LowBits)
 		}
-		if low == nil {
-			w.addExceptions(p, w.sums, first, rows)
-		} else {
-			w.addExceptions(p, w.lowSums, first, rows)
-		}
+		w.addExceptions(p, sums, first, rows)
 		for t := range p.Tokens {
 			w.addPanel(p, t, first, acc[t*n+first:][:rows])
 		}

@@ -20,7 +20,7 @@ import (
 //	exception        | stored with                             | added by
 //	escape           | planes, AVX-512                         | package dot, which puts it into the row
 //	correction       | planes, AVX2 and NEON                   | dot.Kernels.Dot to the sums; gemmBytes to the bytes
-//	exception entry  | planes; outliers of a decoded group     | addException(Pair)s, restOf; gemmBytes to the bytes
+//	exception entry  | planes; outliers of a decoded group     | addExceptions, addExceptionPairs, restOf; gemmBytes to the bytes
 //	low bits         | planes or the file, decoded separately  | dotTile and gemmTile, as a second product
 
 // Product is Y = M · X (+ Bias) for some tokens.
@@ -94,7 +94,7 @@ func (w *Worker) Multiply(p *Product, i int) {
 		switch {
 		case p.Q.block > 0:
 			w.dotScaledTile(&t, acc)
-		case few:
+		case few || !t.exceptionsFit():
 			w.dotTile(&t, acc)
 		default:
 			w.gemmTile(&t, acc)

@@ -170,6 +170,33 @@ func checkProduct(t *testing.T, name string, mc cputest.Machine, c *format.Coded
 	return corrections
 }
 
+// Rows that are nothing but exceptions, several for each weight, have sums beyond 32 bits: they are as exact, whatever the plan
+// and the number of tokens.
+func TestRowsOfExceptions(t *testing.T) {
+	const rows, cols, tokens = 33, 2112, 5
+	rng := rand.New(rand.NewPCG(5, 8))
+	x := make([]float32, tokens*cols)
+	for i := range x {
+		x[i] = 1 + rng.Float32()/8
+	}
+	for _, coding := range []format.Coding{{Levels: 8, LowBits: 6, Zero: -256}, {Levels: 32, LowBits: 3, Zero: -128}, {Levels: 16}} {
+		m := &codec.Matrix{Rows: rows, Cols: cols, Coding: coding, Scale: format.Scale{Kind: format.ScaleTensor, Scale: 1e-3},
+			Codes: make([]int32, rows*cols)}
+		for i := range m.Codes {
+			if m.Codes[i] = int32(rng.IntN(coding.Levels << coding.LowBits)); i/cols%8 == 3 {
+				m.Codes[i] += 1200 << coding.LowBits // 10 entries
+			}
+		}
+		c, tables, err := codec.EncodeMatrix(m)
+		require.NoError(t, err)
+		values, err := codec.Decode(c, tables)
+		require.NoError(t, err)
+		for _, mc := range cputest.Machines() {
+			checkProduct(t, fmt.Sprintf("%d low bits, %s", coding.LowBits, mc.Dot), mc, c, tables, values, x, tokens)
+		}
+	}
+}
+
 // TestNarrowProductsAreTheSameEverywhere compares products with 8-bit activations of all instruction sets bit for bit: AVX2
 // multiplies bytes and factors, the others the same numbers in 16 bits.
 func TestNarrowProductsAreTheSameEverywhere(t *testing.T) {

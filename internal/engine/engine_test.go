@@ -276,7 +276,7 @@ func TestContextIsShifted(t *testing.T) {
 // Once buffers have grown, a step allocates nothing.
 func TestStepsDoNotAllocate(t *testing.T) {
 	if race.Enabled {
-		t.Skip("SKIPPED: the race detector allocates")
+		t.Skip("SKIPPED: the race detector allocates; make test and CI run this without it")
 	}
 	for _, spec := range []Speculation{SpeculateOff, SpeculateNgram} {
 		e, b := alphabetEngine(t, LoadOptions{NCtx: 4096, Sequences: 4, MaxBatch: 64})

@@ -178,7 +178,7 @@ func TestBadLogits(t *testing.T) {
 
 func TestNextDoesNotAllocate(t *testing.T) {
 	if race.Enabled {
-		t.Skip("SKIPPED: the race detector allocates")
+		t.Skip("SKIPPED: the race detector allocates; make test and CI run this without it")
 	}
 	logits := randomLogits(5000, 3)
 	for _, o := range []Options{{}, {Temperature: 1, TopK: 40, TopP: 0.95, MinP: 0.05, RepeatPenalty: 1.1, PenaltyWindow: 64},

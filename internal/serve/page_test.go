@@ -29,7 +29,7 @@ func browser(t *testing.T) context.Context {
 		if os.Getenv("ELLM_REQUIRE_CHROMIUM") != "" {
 			t.Fatal("Chromium was not found")
 		}
-		t.Skip("SKIPPED: the page was not tested: there is no Chromium (Debian, Ubuntu: package chromium)")
+		t.Skip("SKIPPED: the page was not tested: there is no Chromium (Debian, Ubuntu: package chromium); CI installs it")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(2*time.Minute))

@@ -481,7 +481,7 @@ func TestLibraryNames(t *testing.T) {
 
 func TestCount(t *testing.T) {
 	if os.Getenv("ELLM_TEST_COUNT") == "" {
-		t.Skip("run by TestLibraryNames")
+		t.Skip("SKIPPED: TestLibraryNames runs this, in a process of its own")
 	}
 	n, err := Count()
 	require.NoError(t, err)

@@ -82,7 +82,7 @@ func TestEmbeddedPTXUsesNothingNewerThanItsLabel(t *testing.T) {
 func TestSplitEmbeddedPTX(t *testing.T) {
 	data, err := image{path: "kernels/compute_53.ptx.gz"}.read(os.DirFS("."))
 	if err != nil {
-		t.Skip("SKIPPED: no compiled kernels; make kernels")
+		t.Skip("SKIPPED: no compiled kernels; make test-kernels compiles them and runs this, also in CI")
 	}
 	m := splitPTX(string(data))
 	assert.Len(t, m.kernels, strings.Count(string(data), ".entry "))
